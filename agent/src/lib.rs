@@ -1,0 +1,1 @@
+//! The node: pods, runtimes, network, volumes, manifests. The only user of `bollard`.

@@ -1,0 +1,53 @@
+//! `v1` Pod.
+
+use super::BASE;
+use crate::{BuiltIn, NodeName, Object, Shard, Subresource};
+
+pub static POD: BuiltIn = BuiltIn {
+    kind: "Pod",
+    plural: "pods",
+    singular: "pod",
+    short_names: &["po"],
+    categories: &["all"],
+    subresources: &[
+        Subresource::Status,
+        Subresource::Log,
+        Subresource::Exec,
+        Subresource::Attach,
+        Subresource::PortForward,
+        Subresource::Binding,
+        Subresource::Eviction,
+        Subresource::EphemeralContainers,
+    ],
+    schema_type: "core/v1.Pod",
+    selectable_fields: &[
+        "spec.nodeName",
+        "spec.restartPolicy",
+        "spec.schedulerName",
+        "spec.serviceAccountName",
+        "spec.hostNetwork",
+        "status.phase",
+        "status.podIP",
+        "status.nominatedNodeName",
+    ],
+    has_generation: true,
+    deletion_grace_seconds: grace,
+    shard,
+    ..BASE
+};
+
+fn shard(pod: &Object) -> Shard {
+    match pod.str_at(&["spec", "nodeName"]) {
+        "" => Shard::Unscheduled,
+        node => Shard::Node(NodeName(node.into())),
+    }
+}
+
+/// A pod that no node has, or that has ended, goes at once; else it gets what its spec says (30 s by default).
+fn grace(pod: &Object) -> Option<i64> {
+    let ended = matches!(pod.str_at(&["status", "phase"]), "Succeeded" | "Failed");
+    if pod.str_at(&["spec", "nodeName"]).is_empty() || ended {
+        return Some(0);
+    }
+    Some(pod.at(&["spec", "terminationGracePeriodSeconds"]).and_then(|v| v.as_i64()).unwrap_or(30))
+}

@@ -1,0 +1,16 @@
+//! What an object is: kinds, schemas, selectors, quantities, patches, validation, manifests.
+//!
+//! No I/O, no async, no clock: every function here is a pure function of its arguments, so that the server, the
+//! agents, the command line and the tests share one meaning of an object. An object is a JSON tree ([`Object`]) plus
+//! a schema ([`Kind::schema_type`]); nothing unknown is silently lost.
+
+mod key;
+mod kind;
+pub mod kinds;
+mod object;
+mod status;
+
+pub use key::{GroupResource, NodeName, ObjectKey, Revision, Shard, Uid};
+pub use kind::{BuiltIn, Column, ColumnType, Kind, Registry, Scope, Subresource};
+pub use object::Object;
+pub use status::{Cause, ErrorList, FieldError, Reason, Status};

@@ -1,0 +1,1 @@
+//! Request, object, SQLite, event: the API server.

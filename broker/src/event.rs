@@ -1,0 +1,36 @@
+//! What travels: one change of one object.
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+use warren_api::{GroupResource, ObjectKey, Revision, Shard, Uid};
+
+/// A resource and a shard of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Stream {
+    pub resource: GroupResource,
+    pub shard: Shard,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EventType {
+    Added,
+    Modified,
+    Deleted,
+}
+
+/// A change as the fabric carries it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The incarnation of the server's database.
+    pub epoch: u64,
+    pub revision: Revision,
+    pub uid: Uid,
+    pub key: ObjectKey,
+    pub event_type: EventType,
+    /// The shards that the event is published to, the object's own first, each with the revision of the event before
+    /// it in that stream (0 for none).
+    pub shards: SmallVec<[(Shard, Revision); 2]>,
+    /// The object as JSON; its metadata only where the kind is published so. The message's body is
+    /// `{"type":"ADDED","object":<this>}`.
+    pub object: Bytes,
+}

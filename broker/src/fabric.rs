@@ -1,0 +1,75 @@
+//! The contract between writers and readers of events.
+
+use async_trait::async_trait;
+use warren_api::{GroupResource, NodeName, Revision};
+
+use crate::{Event, Stream};
+
+/// What a reader wants to see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subscription {
+    /// A node's durable queue, which the server declared and bound: the node's own shards, the shard `all`, and what
+    /// its pods refer to.
+    Node(NodeName),
+    /// A controller process: every event of these resources, all shards. `instance` is unique among the processes that
+    /// run now; the queue goes with the process.
+    Controller { name: String, instance: String, resources: Vec<GroupResource> },
+}
+
+/// Confirms a delivery. Dropped without [`Ack::ack`], the delivery comes again.
+#[async_trait]
+pub trait Ack: Send {
+    /// Call it after the event is in the reader's own storage (or in memory, for readers that relist at start).
+    async fn ack(self: Box<Self>);
+}
+
+pub enum Delivery {
+    Event(Event, Box<dyn Ack>),
+    /// Something on a node's queue that the server did not send: a person's or a program's command. `publisher` is the
+    /// account that the broker vouched for, `None` where there is none.
+    Command {
+        body: bytes::Bytes,
+        message_id: Option<String>,
+        publisher: Option<String>,
+        ack: Box<dyn Ack>,
+    },
+    /// Events may be missing. List these streams (all of the subscription where empty), then go on; everything that is
+    /// delivered after this is newer than `at_least`. The first delivery of a subscription is always a relist.
+    Relist {
+        streams: Vec<Stream>,
+        at_least: Revision,
+        reason: &'static str,
+    },
+    /// The fabric is out of reach since now; events will follow a [`Delivery::Relist`]. Readers may fall back to HTTP
+    /// watch meanwhile.
+    Down {
+        reason: String,
+    },
+}
+
+#[async_trait]
+pub trait Subscriber: Send {
+    /// The next delivery. Cancellation safe. It never ends: outages are reported and mended inside.
+    async fn next(&mut self) -> Delivery;
+}
+
+#[async_trait]
+pub trait Fabric: Send + Sync {
+    /// Events are buffered from the moment this answers; list after it, then read.
+    async fn subscribe(&self, subscription: Subscription) -> Box<dyn Subscriber>;
+}
+
+/// Where the relay reads what it must publish: the server's journal. Implemented by the server.
+#[async_trait]
+pub trait Outbox: Send + Sync {
+    fn epoch(&self) -> u64;
+    /// Up to where everything is confirmed; persisted across restarts.
+    fn cursor(&self) -> Revision;
+    /// Moves the cursor; everything up to here is confirmed.
+    fn confirmed(&self, up_to: Revision);
+    /// Up to `limit` events after a revision, oldest first. `Err(floor)` where that history is gone: the relay then
+    /// publishes the floor, so that readers who have seen less relist, and goes on from there.
+    async fn read(&self, after: Revision, limit: usize) -> Result<Vec<Event>, Revision>;
+    /// Waits until there is something after the revision. Cancellation safe.
+    async fn wait(&self, after: Revision);
+}

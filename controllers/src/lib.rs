@@ -1,0 +1,1 @@
+//! Controllers and the scheduler: `decide` is pure, `execute` has no choices left.

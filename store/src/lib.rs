@@ -1,0 +1,12 @@
+//! SQLite opened one way, and the journal.
+//!
+//! The only user of `rusqlite`: every database of the project, the server's and the agents', is opened here with the
+//! same pragmas, migrations and integrity checks. The [`Journal`] is the server's: one row a change is the body, the
+//! watch history and the outbox at once.
+
+mod journal;
+
+pub use journal::{
+    Batch, Body, Change, CommitError, Durability, Expected, HistoryError, Item, Journal, Loaded,
+    Op, OpenError, Options, StreamPosition, Write,
+};

@@ -1,0 +1,1 @@
+//! What the black-box suites and the benchmarks share: a cluster under test and its clients.
