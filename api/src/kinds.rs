@@ -4,13 +4,52 @@
 use crate::{BuiltIn, Scope, Shard};
 
 mod config_map;
+mod deployment;
+mod endpoint_slice;
+mod endpoints;
+mod event;
+mod job;
+mod lease;
+mod namespace;
+mod node;
 mod pod;
+mod replica_set;
+mod secret;
+mod service;
+mod service_account;
 
 pub use config_map::CONFIG_MAP;
+pub use deployment::DEPLOYMENT;
+pub use endpoint_slice::ENDPOINT_SLICE;
+pub use endpoints::ENDPOINTS;
+pub use event::EVENT;
+pub use job::JOB;
+pub use lease::LEASE;
+pub use namespace::NAMESPACE;
+pub use node::NODE;
 pub use pod::POD;
+pub use replica_set::REPLICA_SET;
+pub use secret::SECRET;
+pub use service::SERVICE;
+pub use service_account::SERVICE_ACCOUNT;
 
 /// Every built-in kind, sorted by group, then by plural.
-pub static ALL: &[&BuiltIn] = &[&CONFIG_MAP, &POD];
+pub static ALL: &[&BuiltIn] = &[
+    &CONFIG_MAP,
+    &ENDPOINTS,
+    &EVENT,
+    &NAMESPACE,
+    &NODE,
+    &POD,
+    &SECRET,
+    &SERVICE_ACCOUNT,
+    &SERVICE,
+    &DEPLOYMENT,
+    &REPLICA_SET,
+    &JOB,
+    &LEASE,
+    &ENDPOINT_SLICE,
+];
 
 /// What a kind has unless it says otherwise: namespaced, no subresources, nothing to default or to validate.
 const BASE: BuiltIn = BuiltIn {
@@ -38,3 +77,6 @@ const BASE: BuiltIn = BuiltIn {
     shard: |_| Shard::None,
     publishes_metadata_only: false,
 };
+
+#[cfg(test)]
+mod tests;

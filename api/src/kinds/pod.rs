@@ -28,13 +28,30 @@ pub static POD: BuiltIn = BuiltIn {
         "spec.hostNetwork",
         "status.phase",
         "status.podIP",
+        "status.podIPs",
         "status.nominatedNodeName",
     ],
+    field: Some(field),
     has_generation: true,
     deletion_grace_seconds: grace,
     shard,
     ..BASE
 };
+
+fn field(pod: &Object, path: &str) -> Option<String> {
+    match path {
+        "spec.hostNetwork" => {
+            Some(pod.at(&["spec", "hostNetwork"]).is_some_and(|v| v == true).to_string())
+        }
+        "status.podIPs" => {
+            let ips = pod.at(&["status", "podIPs"]).and_then(|v| v.as_array());
+            let ips: Vec<&str> =
+                ips.into_iter().flatten().filter_map(|ip| ip["ip"].as_str()).collect();
+            Some(ips.join(","))
+        }
+        _ => None,
+    }
+}
 
 fn shard(pod: &Object) -> Shard {
     match pod.str_at(&["spec", "nodeName"]) {

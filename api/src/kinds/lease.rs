@@ -1,0 +1,13 @@
+//! `coordination.k8s.io/v1` Lease. Those in `kube-node-lease` are the nodes' heartbeats; the server defers their writes.
+
+use super::BASE;
+use crate::BuiltIn;
+
+pub static LEASE: BuiltIn = BuiltIn {
+    group: "coordination.k8s.io",
+    kind: "Lease",
+    plural: "leases",
+    singular: "lease",
+    schema_type: "coordination/v1.Lease",
+    ..BASE
+};

@@ -1,0 +1,17 @@
+//! `v1` Service.
+
+use super::BASE;
+use crate::{BuiltIn, Shard, Subresource};
+
+pub static SERVICE: BuiltIn = BuiltIn {
+    kind: "Service",
+    plural: "services",
+    singular: "service",
+    short_names: &["svc"],
+    categories: &["all"],
+    subresources: &[Subresource::Status],
+    schema_type: "core/v1.Service",
+    selectable_fields: &["spec.clusterIP", "spec.type"],
+    shard: |_| Shard::All,
+    ..BASE
+};
