@@ -21,6 +21,20 @@ pub enum Subscription {
 pub trait Ack: Send {
     /// Call it after the event is in the reader's own storage (or in memory, for readers that relist at start).
     async fn ack(self: Box<Self>);
+
+    /// Nobody can use this one, now or later: it goes to `warren.dead` with the reason where the fabric has such a
+    /// place, and never comes again.
+    async fn reject(self: Box<Self>, reason: String) {
+        tracing::warn!(%reason, "a delivery was refused");
+        self.ack().await;
+    }
+}
+
+/// Where a command's publisher waits for the Status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplyTo {
+    pub queue: String,
+    pub correlation_id: Option<String>,
 }
 
 pub enum Delivery {
@@ -31,6 +45,10 @@ pub enum Delivery {
         body: bytes::Bytes,
         message_id: Option<String>,
         publisher: Option<String>,
+        /// As published: on `warren.commands` a node's name or `apply`; the queue's name where it was put on a queue
+        /// by hand.
+        routing_key: String,
+        reply: Option<ReplyTo>,
         ack: Box<dyn Ack>,
     },
     /// Events may be missing. List these streams (all of the subscription where empty), then go on; everything that is
@@ -51,6 +69,13 @@ pub enum Delivery {
 pub trait Subscriber: Send {
     /// The next delivery. Cancellation safe. It never ends: outages are reported and mended inside.
     async fn next(&mut self) -> Delivery;
+
+    /// The reader has listed these streams (all of the subscription where empty) as of a revision: what is older is
+    /// dropped from now on, and a stream whose next event follows something newer than this is relisted. Not
+    /// mandatory; without it, a loss between the listing and a stream's first event shows only by the heads.
+    fn listed(&mut self, streams: &[Stream], at: Revision) {
+        let _ = (streams, at);
+    }
 }
 
 #[async_trait]

@@ -7,4 +7,4 @@ mod event;
 mod fabric;
 
 pub use event::{Event, EventType, Stream};
-pub use fabric::{Ack, Delivery, Fabric, Outbox, Subscriber, Subscription};
+pub use fabric::{Ack, Delivery, Fabric, Outbox, ReplyTo, Subscriber, Subscription};
