@@ -1,6 +1,7 @@
 //! The kinds, one file each. Adding one is a file here and a line in [`ALL`]; routes, discovery, storage, routing
 //! keys and the tests over all kinds follow.
 
+use crate::validation::names;
 use crate::{BuiltIn, Scope, Shard};
 
 mod config_map;
@@ -72,11 +73,11 @@ const BASE: BuiltIn = BuiltIn {
     default: |_| {},
     validate: |_, _| {},
     validate_update: |_, _, _| {},
-    validate_name: |_| None,
+    validate_name: names::subdomain,
     deletion_grace_seconds: |_| None,
     shard: |_| Shard::None,
     publishes_metadata_only: false,
 };
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

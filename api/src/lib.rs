@@ -9,6 +9,8 @@ mod kind;
 pub mod kinds;
 mod object;
 mod status;
+mod tree;
+pub mod validation;
 
 pub use key::{GroupResource, NodeName, ObjectKey, Revision, Shard, Uid};
 pub use kind::{BuiltIn, Column, ColumnType, Kind, Registry, Scope, Subresource};

@@ -1,6 +1,7 @@
 //! `v1` Namespace.
 
 use super::BASE;
+use crate::validation::names;
 use crate::{BuiltIn, Scope, Subresource};
 
 pub static NAMESPACE: BuiltIn = BuiltIn {
@@ -12,5 +13,6 @@ pub static NAMESPACE: BuiltIn = BuiltIn {
     subresources: &[Subresource::Status, Subresource::Finalize],
     schema_type: "core/v1.Namespace",
     selectable_fields: &["status.phase"],
+    validate_name: names::label,
     ..BASE
 };

@@ -1,6 +1,7 @@
 //! `v1` Service.
 
 use super::BASE;
+use crate::validation::names;
 use crate::{BuiltIn, Shard, Subresource};
 
 pub static SERVICE: BuiltIn = BuiltIn {
@@ -13,5 +14,6 @@ pub static SERVICE: BuiltIn = BuiltIn {
     schema_type: "core/v1.Service",
     selectable_fields: &["spec.clusterIP", "spec.type"],
     shard: |_| Shard::All,
+    validate_name: names::service,
     ..BASE
 };

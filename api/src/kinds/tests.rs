@@ -2,7 +2,12 @@
 
 use std::collections::HashSet;
 
-use crate::{Kind, Registry};
+use crate::{ErrorList, Kind, Registry};
+
+/// Errors, one a line.
+pub(crate) fn show(errors: &ErrorList) -> String {
+    errors.0.iter().map(|e| format!("{}: {}\n", e.field, e.message)).collect()
+}
 
 #[test]
 fn names_are_unique_and_sorted() {
