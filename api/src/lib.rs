@@ -15,4 +15,4 @@ pub mod validation;
 pub use key::{GroupResource, NodeName, ObjectKey, Revision, Shard, Uid};
 pub use kind::{BuiltIn, Column, ColumnType, Kind, Registry, Scope, Subresource};
 pub use object::Object;
-pub use status::{Cause, ErrorList, FieldError, Reason, Status};
+pub use status::{Cause, Details, ErrorList, FieldError, Reason, Status};
