@@ -11,6 +11,7 @@ mod object;
 mod status;
 mod tree;
 pub mod validation;
+pub mod yaml;
 
 pub use key::{GroupResource, NodeName, ObjectKey, Revision, Shard, Uid};
 pub use kind::{BuiltIn, Column, ColumnType, Kind, Registry, Scope, Subresource};
