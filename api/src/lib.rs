@@ -4,10 +4,12 @@
 //! agents, the command line and the tests share one meaning of an object. An object is a JSON tree ([`Object`]) plus
 //! a schema ([`Kind::schema_type`]); nothing unknown is silently lost.
 
+mod encode;
 mod key;
 mod kind;
 pub mod kinds;
 mod object;
+pub mod schema;
 mod status;
 mod tree;
 pub mod validation;

@@ -1,0 +1,175 @@
+use serde_json::json;
+
+use super::super::builtin;
+use super::*;
+
+fn read(json: &str, validation: FieldValidation) -> Result<(Value, Vec<String>), String> {
+    decode_slice(builtin(), "core/v1.Pod", json.as_bytes(), validation)
+        .map(|(object, warnings)| (object.into(), warnings))
+        .map_err(|error| error.to_string())
+}
+
+fn refused(value: Value) -> String {
+    let from_text = read(&value.to_string(), FieldValidation::Warn).unwrap_err();
+    let from_tree = decode(builtin(), "core/v1.Pod", value, FieldValidation::Warn).unwrap_err();
+    assert_eq!(from_tree.to_string(), from_text);
+    from_text
+}
+
+#[test]
+fn unknown_and_duplicate_fields() {
+    let text = r#"{"kind":"Pod","apiVersion":"v1","Kind":"x","spec":{"foo":{"deep":[1]},
+        "containers":[{"name":"a"},{"name":"b","immage":"x","name":"c"}],
+        "nodeSelector":{"a":"1","a":"2"}, "hostname":null, "hostname":"h"}}"#;
+    let named = [
+        "unknown field \"Kind\"",
+        "unknown field \"spec.foo\"",
+        "unknown field \"spec.containers[1].immage\"",
+        "duplicate field \"spec.containers[1].name\"",
+        "duplicate field \"spec.nodeSelector.a\"",
+        "duplicate field \"spec.hostname\"",
+    ];
+    let (pod, warnings) = read(text, FieldValidation::Warn).unwrap();
+    assert_eq!(warnings, named);
+    assert_eq!(
+        pod,
+        json!({"kind": "Pod", "apiVersion": "v1", "spec": {
+            "containers": [{"name": "a"}, {"name": "c"}], "nodeSelector": {"a": "2"}, "hostname": "h"}})
+    );
+    assert_eq!(read(text, FieldValidation::Ignore).unwrap(), (pod, vec![]));
+    assert_eq!(
+        read(text, FieldValidation::Strict).unwrap_err(),
+        format!("strict decoding error: {}", named.join(", "))
+    );
+}
+
+#[test]
+fn wrong_types_are_refused_as_kubernetes_words_it() {
+    let container = |container: Value| json!({"spec": {"containers": [container]}});
+    for (value, message) in [
+        (
+            container(json!({"ports": [{"containerPort": "80"}]})),
+            "json: cannot unmarshal string into Go struct field ContainerPort.spec.containers.ports.containerPort of type int32",
+        ),
+        (
+            container(json!({"ports": [{"containerPort": 1.5}]})),
+            "json: cannot unmarshal number 1.5 into Go struct field ContainerPort.spec.containers.ports.containerPort of type int32",
+        ),
+        (
+            container(json!({"ports": [{"containerPort": 2147483648u32}]})),
+            "json: cannot unmarshal number 2147483648 into Go struct field ContainerPort.spec.containers.ports.containerPort of type int32",
+        ),
+        (
+            container(json!({"args": ["a", 1]})),
+            "json: cannot unmarshal number into Go struct field Container.spec.containers.args of type string",
+        ),
+        (
+            container(json!({"tty": "yes"})),
+            "json: cannot unmarshal string into Go struct field Container.spec.containers.tty of type bool",
+        ),
+        (
+            json!({"spec": {"containers": {"name": "x"}}}),
+            "json: cannot unmarshal object into Go struct field PodSpec.spec.containers of type []v1.Container",
+        ),
+        (
+            json!({"spec": []}),
+            "json: cannot unmarshal array into Go struct field Pod.spec of type v1.PodSpec",
+        ),
+        (
+            json!({"metadata": {"labels": {"a": true}}}),
+            "json: cannot unmarshal bool into Go struct field ObjectMeta.metadata.labels of type string",
+        ),
+        (
+            json!({"metadata": {"labels": ["a"]}}),
+            "json: cannot unmarshal array into Go struct field ObjectMeta.metadata.labels of type map[string]string",
+        ),
+        (json!([]), "json: cannot unmarshal array into Go value of type v1.Pod"),
+        (json!(null), "the object is null"),
+        (
+            container(json!({"resources": {"limits": {"cpu": "lots"}}})),
+            "spec.containers[0].resources.limits.cpu: quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+        ),
+        (
+            json!({"metadata": {"creationTimestamp": "today"}}),
+            "metadata.creationTimestamp: parsing time \"today\" as \"2006-01-02T15:04:05Z07:00\": cannot parse",
+        ),
+    ] {
+        assert_eq!(refused(value), message);
+    }
+}
+
+#[test]
+fn nulls_and_zeros_are_dropped_as_go_does() {
+    let value = json!({
+        "metadata": {"name": "x", "labels": {}, "creationTimestamp": null, "finalizers": [], "annotations": {"a": null}},
+        "spec": {"hostNetwork": false, "terminationGracePeriodSeconds": 0, "containers": [{"name": "", "resources": {}, "command": ["a", null]}],
+                 "volumes": [{"name": "v", "emptyDir": {}}]},
+        "status": {}
+    });
+    let (pod, _) =
+        decode(builtin(), "core/v1.Pod", value.clone(), FieldValidation::Strict).unwrap();
+    assert_eq!(
+        Value::from(pod),
+        json!({
+            "metadata": {"name": "x", "annotations": {"a": ""}},
+            "spec": {"terminationGracePeriodSeconds": 0, "containers": [{"name": "", "resources": {}, "command": ["a", ""]}],
+                     "volumes": [{"name": "v", "emptyDir": {}}]},
+            "status": {}
+        })
+    );
+    let (kept, _) =
+        decode_keeping_zeros(builtin(), "core/v1.Pod", value, FieldValidation::Strict).unwrap();
+    assert_eq!(kept.at(&["spec", "hostNetwork"]), Some(&json!(false)));
+    assert_eq!(kept.at(&["metadata", "creationTimestamp"]), None);
+}
+
+#[test]
+fn scalars_get_their_form() {
+    let pod = json!({
+        "metadata": {"creationTimestamp": "2024-01-01T02:00:00+02:00", "managedFields": [{"fieldsV1": {"f:spec": {}}}]},
+        "spec": {"containers": [{"name": "a", "resources": {"limits": {"cpu": 2, "memory": "1Gi"}},
+                 "livenessProbe": {"httpGet": {"port": "http"}}, "readinessProbe": {"tcpSocket": {"port": 80}}}]}
+    });
+    let (pod, _) = decode(builtin(), "core/v1.Pod", pod, FieldValidation::Strict).unwrap();
+    assert_eq!(
+        Value::from(pod),
+        json!({
+            "metadata": {"creationTimestamp": "2024-01-01T00:00:00Z", "managedFields": [{"fieldsV1": {"f:spec": {}}}]},
+            "spec": {"containers": [{"name": "a", "resources": {"limits": {"cpu": "2", "memory": "1Gi"}},
+                     "livenessProbe": {"httpGet": {"port": "http"}}, "readinessProbe": {"tcpSocket": {"port": 80}}}]}
+        })
+    );
+}
+
+#[test]
+fn text_that_is_no_json_or_too_much_of_it() {
+    assert_eq!(
+        read("{\"spec\":}", FieldValidation::Warn).unwrap_err(),
+        "invalid JSON: expected value at line 1 column 9"
+    );
+    assert!(read("{} x", FieldValidation::Warn).unwrap_err().contains("trailing characters"));
+    assert!(read("", FieldValidation::Warn).unwrap_err().contains("EOF"));
+    let deep = format!("{{\"spec\":{}", "[".repeat(100_000));
+    assert!(read(&deep, FieldValidation::Warn).is_err());
+    let deep = format!("{{\"unknown\":{}{}}}", "[".repeat(1000), "]".repeat(1000));
+    assert!(read(&deep, FieldValidation::Warn).is_ok());
+    let large = vec![b' '; MAX_OBJECT_BYTES + 1];
+    let error = decode_slice(builtin(), "core/v1.Pod", &large, FieldValidation::Warn).unwrap_err();
+    assert_eq!(error.status("v1", "Pod").reason.code(), 413);
+    let unknown: String = (0..10_000).map(|n| format!("\"x{n}\":1,")).collect();
+    let (_, warnings) =
+        read(&format!("{{{unknown}\"kind\":\"Pod\"}}"), FieldValidation::Warn).unwrap();
+    assert_eq!(warnings.len(), MAX_STRICT_ERRORS);
+}
+
+#[test]
+fn errors_become_a_bad_request() {
+    let error =
+        decode(builtin(), "core/v1.Pod", json!({"x": 1}), FieldValidation::Strict).unwrap_err();
+    let status = error.status("v1", "Pod");
+    assert_eq!(status.reason.code(), 400);
+    assert_eq!(
+        status.message,
+        "Pod in version \"v1\" cannot be handled as a Pod: strict decoding error: unknown field \"x\""
+    );
+}
