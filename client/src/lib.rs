@@ -1,1 +1,53 @@
-//! How components talk to the API: the kube-rs client over HTTPS or in process, informers fed by the fabric.
+//! How components talk to the API: a kube-rs client, and informers that the event fabric feeds.
+//!
+//! A process makes one [`Connection`], declares the resources it needs on one [`InformerSet`] (one subscription, shared
+//! by all), and reads kube-rs' ordinary [`kube::runtime::reflector::Store`]s. Where there is no broker, or while it is
+//! away, [`HttpFabric`] feeds the same informers from HTTP watch; [`Fallback`] changes over by itself.
+
+mod connect;
+mod fallback;
+mod http_fabric;
+mod informer;
+mod meta;
+mod raw;
+mod set;
+pub mod testing;
+
+pub use connect::{ConnectError, from_kubeconfig, in_process};
+pub use fallback::Fallback;
+pub use http_fabric::HttpFabric;
+pub use informer::{Change, Index, Informer};
+pub use meta::MetaObject;
+pub use set::InformerSet;
+
+use std::sync::Arc;
+
+use warren_broker::Fabric;
+
+/// The way to the API: requests through the client, changes through the fabric. Clones share both.
+#[derive(Clone)]
+pub struct Connection {
+    pub client: kube::Client,
+    pub fabric: Arc<dyn Fabric>,
+}
+
+impl Connection {
+    pub fn new(client: kube::Client, fabric: Arc<dyn Fabric>) -> Self {
+        Self { client, fabric }
+    }
+
+    /// Without a broker: changes come by HTTP watch.
+    pub fn over_http(client: kube::Client) -> Self {
+        let fabric = Arc::new(HttpFabric::new(client.clone()));
+        Self { client, fabric }
+    }
+
+    /// Changes come from the broker, and by HTTP watch while it is out of reach.
+    pub fn with_fallback(client: kube::Client, broker: Arc<dyn Fabric>) -> Self {
+        let fabric = Arc::new(Fallback::new(broker, HttpFabric::new(client.clone())));
+        Self { client, fabric }
+    }
+}
+
+#[cfg(test)]
+mod tests;

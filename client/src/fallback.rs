@@ -1,0 +1,119 @@
+//! The broker's fabric, and HTTP watch while that is away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::time::{Instant, sleep_until};
+use warren_broker::{Delivery, Fabric, Subscriber, Subscription};
+
+use crate::HttpFabric;
+use crate::http_fabric::HttpSubscriber;
+
+/// A broker that is away for less than this is waited for; so that HTTP watch is there within two seconds.
+const PATIENCE: Duration = Duration::from_millis(1000);
+
+/// Reads the broker's fabric. While it is down (or has not answered at the start) the same subscription is read by HTTP
+/// watch; the broker's first relist ends that.
+pub struct Fallback {
+    broker: Arc<dyn Fabric>,
+    http: HttpFabric,
+}
+
+impl Fallback {
+    pub fn new(broker: Arc<dyn Fabric>, http: HttpFabric) -> Self {
+        Self { broker, http }
+    }
+}
+
+#[async_trait]
+impl Fabric for Fallback {
+    async fn subscribe(&self, subscription: Subscription) -> Box<dyn Subscriber> {
+        let (broker, wanted) = (Arc::clone(&self.broker), subscription.clone());
+        Box::new(Both {
+            http: self.http.clone(),
+            subscription,
+            broker: Broker::Subscribing(async move { broker.subscribe(wanted).await }.boxed()),
+            standby: Standby::Waiting(Instant::now() + PATIENCE),
+        })
+    }
+}
+
+enum Broker {
+    Subscribing(BoxFuture<'static, Box<dyn Subscriber>>),
+    Subscribed(Box<dyn Subscriber>),
+}
+
+enum Standby {
+    /// The broker delivers.
+    Idle,
+    /// The broker is away; HTTP watch begins then.
+    Waiting(Instant),
+    Active(Box<HttpSubscriber>),
+}
+
+struct Both {
+    http: HttpFabric,
+    subscription: Subscription,
+    broker: Broker,
+    standby: Standby,
+}
+
+#[async_trait]
+impl Subscriber for Both {
+    async fn next(&mut self) -> Delivery {
+        loop {
+            let from_broker = async {
+                if let Broker::Subscribing(subscribing) = &mut self.broker {
+                    self.broker = Broker::Subscribed(subscribing.await);
+                }
+                match &mut self.broker {
+                    Broker::Subscribed(subscriber) => subscriber.next().await,
+                    Broker::Subscribing(_) => std::future::pending().await,
+                }
+            };
+            let from_standby = async {
+                match &mut self.standby {
+                    Standby::Idle => std::future::pending().await,
+                    Standby::Waiting(until) => {
+                        sleep_until(*until).await;
+                        None
+                    }
+                    Standby::Active(http) => Some(http.next().await),
+                }
+            };
+            // The broker goes first: what it says ends the standby.
+            tokio::select! {
+                biased;
+                delivery = from_broker => match &delivery {
+                    Delivery::Down { reason } => {
+                        let already = !matches!(self.standby, Standby::Idle);
+                        if !already {
+                            tracing::warn!(%reason, "the broker is away");
+                            self.standby = Standby::Waiting(Instant::now() + PATIENCE);
+                            return delivery;
+                        }
+                    }
+                    Delivery::Relist { .. } => {
+                        if matches!(self.standby, Standby::Active(_)) {
+                            tracing::info!("the broker is back; HTTP watch ends");
+                        }
+                        self.standby = Standby::Idle;
+                        return delivery;
+                    }
+                    _ => return delivery,
+                },
+                delivery = from_standby => match delivery {
+                    Some(delivery) => return delivery,
+                    None => {
+                        tracing::warn!("reading events by HTTP watch until the broker is back");
+                        let watch = self.http.watch(&self.subscription);
+                        self.standby = Standby::Active(Box::new(watch));
+                    }
+                },
+            }
+        }
+    }
+}
