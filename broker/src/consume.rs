@@ -1,0 +1,269 @@
+//! The consumer rule: what a reader does with an event. Pure.
+//!
+//! Older epoch → drop; newer epoch → relist; rv ≤ seen → drop; prev > seen → relist that stream. What was delivered and
+//! not confirmed comes again and is not a duplicate.
+
+use std::collections::{BTreeMap, HashMap};
+
+use warren_api::{GroupResource, NodeName, Revision, Shard};
+
+use crate::{Event, Stream};
+
+/// Streams that a reader remembers. A process that reads the pods of 10,000 nodes has 10,000; beyond the bound all is
+/// forgotten and listed again.
+pub const MAX_STREAMS: usize = 100_000;
+/// Deliveries that may come again after a lost connection; above the prefetch, so that none is forgotten.
+pub const MAX_OPEN: usize = 10_000;
+
+/// Which streams a reader wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// A node's own shards and the shard `all`.
+    Node(NodeName),
+    /// All shards of some resources.
+    Resources(Vec<GroupResource>),
+}
+
+impl Interest {
+    fn wants(&self, stream: &Stream) -> bool {
+        match self {
+            Interest::Node(node) => match &stream.shard {
+                Shard::All => true,
+                Shard::Node(name) => name == node,
+                Shard::None | Shard::Unscheduled => false,
+            },
+            Interest::Resources(resources) => resources.contains(&stream.resource),
+        }
+    }
+}
+
+/// What to do with an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Apply,
+    Drop(Dropped),
+    /// List, then apply the event.
+    Relist(Relist),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dropped {
+    OlderEpoch,
+    Seen,
+    NotOurs,
+}
+
+/// Events of these streams (of all where empty) may be missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relist {
+    pub streams: Vec<Stream>,
+    pub at_least: Revision,
+    pub reason: &'static str,
+}
+
+impl Relist {
+    fn all(at_least: Revision, reason: &'static str) -> Self {
+        Self { streams: Vec::new(), at_least, reason }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Position {
+    /// The newest revision that was delivered or listed.
+    seen: Revision,
+    /// Whether `seen` is enough to judge the next event's `prev` by; not after a relist whose revision is not known.
+    sure: bool,
+    /// What the first event that could not be judged came after.
+    unjudged: Option<Revision>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Open {
+    /// In the reader's hands.
+    Delivered,
+    /// Given back, or lost with the connection: it comes again.
+    Returned,
+}
+
+/// What a reader has seen.
+#[derive(Debug)]
+pub struct Reader {
+    interest: Interest,
+    epoch: Option<u64>,
+    /// What the last listing of everything has seen; `None` until it is known.
+    listed: Option<Revision>,
+    positions: HashMap<Stream, Position>,
+    open: BTreeMap<Revision, Open>,
+}
+
+impl Reader {
+    pub fn new(interest: Interest) -> Self {
+        Self {
+            interest,
+            epoch: None,
+            listed: None,
+            positions: HashMap::new(),
+            open: BTreeMap::new(),
+        }
+    }
+
+    /// The connection is there (again) and everything must be listed; what was not confirmed will come again.
+    pub fn connected(&mut self, reason: &'static str) -> Relist {
+        for open in self.open.values_mut() {
+            *open = Open::Returned;
+        }
+        self.unsure();
+        Relist::all(self.listed.unwrap_or_default(), reason)
+    }
+
+    pub fn event(&mut self, event: &Event) -> Verdict {
+        match self.epoch {
+            Some(epoch) if event.epoch < epoch => return Verdict::Drop(Dropped::OlderEpoch),
+            Some(epoch) if event.epoch > epoch => {
+                self.reset(event.epoch);
+                self.see(event);
+                return Verdict::Relist(Relist::all(Revision(0), "newer epoch"));
+            }
+            _ => self.epoch = Some(event.epoch),
+        }
+        let resource = &event.key.resource;
+        let stream = |shard: &Shard| Stream { resource: resource.clone(), shard: shard.clone() };
+        let (mut ours, mut news) = (false, false);
+        let mut gaps = Vec::new();
+        let mut at_least = Revision(u64::MAX);
+        for (shard, prev) in &event.shards {
+            let stream = stream(shard);
+            if !self.interest.wants(&stream) {
+                continue;
+            }
+            ours = true;
+            let known = self.known(&stream);
+            news |= known.is_none_or(|(seen, _)| event.revision > seen);
+            if let Some((seen, true)) = known
+                && event.revision > seen
+                && *prev > seen
+            {
+                at_least = at_least.min(seen);
+                gaps.push(stream);
+            }
+        }
+        if !ours {
+            return Verdict::Drop(Dropped::NotOurs);
+        }
+        if !news && self.open.get(&event.revision) != Some(&Open::Returned) {
+            return Verdict::Drop(Dropped::Seen);
+        }
+        self.see(event);
+        if self.positions.len() > MAX_STREAMS {
+            self.reset(event.epoch);
+            return Verdict::Relist(Relist::all(Revision(0), "too many streams"));
+        }
+        if gaps.is_empty() {
+            Verdict::Apply
+        } else {
+            Verdict::Relist(Relist { streams: gaps, at_least, reason: "gap" })
+        }
+    }
+
+    /// History up to `floor` was not published.
+    pub fn floor(&mut self, epoch: u64, floor: Revision) -> Option<Relist> {
+        match self.epoch {
+            Some(known) if epoch < known => return None,
+            Some(known) if epoch == known => {}
+            _ => self.reset(epoch),
+        }
+        self.unsure();
+        Some(Relist::all(floor, "floor"))
+    }
+
+    /// Something of the server's came that cannot be read.
+    pub fn unreadable(&mut self) -> Relist {
+        self.unsure();
+        Relist::all(self.listed.unwrap_or_default(), "unreadable event")
+    }
+
+    /// The reader has listed streams (all where empty) at a revision. `Some` where what was delivered meanwhile shows
+    /// that this was not enough.
+    pub fn listed(&mut self, streams: &[Stream], at: Revision) -> Option<Relist> {
+        let mut gaps = Vec::new();
+        let mut judge = |stream: &Stream, position: &mut Position| {
+            if position.unjudged.take().is_some_and(|prev| prev > at) {
+                gaps.push(stream.clone());
+            }
+            position.seen = position.seen.max(at);
+            position.sure = true;
+        };
+        if streams.is_empty() {
+            self.listed = Some(at);
+            self.positions.iter_mut().for_each(|(stream, position)| judge(stream, position));
+        }
+        for stream in streams {
+            let new = Position { seen: at, sure: true, unjudged: None };
+            judge(stream, self.positions.entry(stream.clone()).or_insert(new));
+        }
+        gaps.sort();
+        (!gaps.is_empty()).then_some(Relist { streams: gaps, at_least: at, reason: "gap" })
+    }
+
+    /// A delivered event is confirmed.
+    pub fn confirmed(&mut self, revision: Revision) {
+        self.open.remove(&revision);
+    }
+
+    /// A delivered event was given back and will come again.
+    pub fn returned(&mut self, revision: Revision) {
+        if let Some(open) = self.open.get_mut(&revision) {
+            *open = Open::Returned;
+        }
+    }
+
+    /// What is seen of a stream, and whether a gap can be judged by it.
+    fn known(&self, stream: &Stream) -> Option<(Revision, bool)> {
+        match (self.positions.get(stream), self.listed) {
+            (Some(position), _) => Some((position.seen, position.sure)),
+            (None, Some(listed)) => Some((listed, true)),
+            (None, None) => None,
+        }
+    }
+
+    fn see(&mut self, event: &Event) {
+        for (shard, prev) in &event.shards {
+            let stream = Stream { resource: event.key.resource.clone(), shard: shard.clone() };
+            if !self.interest.wants(&stream) {
+                continue;
+            }
+            let known = self.known(&stream);
+            let unjudged = match known {
+                Some((seen, _)) if event.revision <= seen => continue,
+                Some((_, true)) => None,
+                _ => Some(*prev),
+            };
+            let new = Position { seen: event.revision, sure: true, unjudged };
+            let position = self.positions.entry(stream).or_insert(new);
+            position.seen = event.revision;
+            position.sure = true;
+            position.unjudged = position.unjudged.or(unjudged);
+        }
+        self.open.insert(event.revision, Open::Delivered);
+        while self.open.len() > MAX_OPEN {
+            self.open.pop_first();
+        }
+    }
+
+    fn unsure(&mut self) {
+        self.listed = None;
+        for position in self.positions.values_mut() {
+            (position.sure, position.unjudged) = (false, None);
+        }
+    }
+
+    fn reset(&mut self, epoch: u64) {
+        self.epoch = Some(epoch);
+        self.listed = None;
+        self.positions.clear();
+        self.open.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests;

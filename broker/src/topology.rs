@@ -1,0 +1,256 @@
+//! Names: of exchanges, queues, accounts, and the words of routing keys. Pure.
+//!
+//! A routing key is `group.resource.namespace.shard.verb`. A word holds letters, digits, `-`, `~` and `_` only: a dot
+//! (which parts words) and everything else becomes `_`, which no Kubernetes name carries, so that different names stay
+//! different words. The core group is the word `core`; where there is no namespace, and for the shard of what no node
+//! needs, the word is `-`. Full names stand in the message's headers.
+
+use lapin::ExchangeKind;
+use lapin::types::{AMQPValue, FieldTable, LongString};
+use sha2::{Digest, Sha256};
+use warren_api::{GroupResource, NodeName, Shard};
+
+use crate::{Event, EventType};
+
+/// Every change of every object; topic.
+pub const EVENTS: &str = "warren.events";
+/// What people and programs ask for; the routing key is a node's name, or `apply`. An exchange and a queue.
+pub const COMMANDS: &str = "warren.commands";
+/// What nobody could use, with the reason. An exchange and a queue.
+pub const DEAD: &str = "warren.dead";
+/// Requests to the API over AMQP.
+pub const API: &str = "warren.api";
+/// Replies of nodes; topic, the first word of the key is the account's.
+pub const REPLIES: &str = "warren.replies";
+
+/// The routing key of a floor, which every reader's queue is bound to.
+pub const FLOOR_KEY: &str = "warren.floor.-.all.floor";
+
+/// AMQP's bound for names and routing keys.
+pub const MAX_NAME_BYTES: usize = 255;
+/// Five words of 48 bytes and four dots are 244 bytes, below AMQP's 255.
+pub const MAX_WORD_BYTES: usize = 48;
+
+/// A node's queue keeps what the node misses while it is away: some hours of a node's changes. What is dropped at the
+/// head is noticed by the stream's `prev` and listed again.
+pub const NODE_QUEUE_MESSAGES: u32 = 10_000;
+pub const NODE_QUEUE_BYTES: u32 = 32 << 20;
+/// A controller reads all nodes' changes; its queue lives only as long as its process does.
+pub const CONTROLLER_QUEUE_MESSAGES: u32 = 100_000;
+pub const CONTROLLER_QUEUE_BYTES: u32 = 256 << 20;
+/// Commands are people's and programs' wishes: when the server is away for long, publishers are told (a nack), and
+/// nothing accepted is dropped.
+pub const COMMAND_QUEUE_MESSAGES: u32 = 10_000;
+pub const COMMAND_QUEUE_BYTES: u32 = 64 << 20;
+/// Dead letters are for people to look at; the oldest go first.
+pub const DEAD_QUEUE_MESSAGES: u32 = 10_000;
+pub const DEAD_QUEUE_BYTES: u32 = 32 << 20;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exchange {
+    pub name: &'static str,
+    pub kind: ExchangeKind,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Queue {
+    pub name: String,
+    /// Lives and dies with the connection that declares it; others are durable.
+    pub exclusive: bool,
+    pub arguments: FieldTable,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Binding {
+    pub queue: String,
+    pub exchange: &'static str,
+    pub key: String,
+    pub arguments: FieldTable,
+}
+
+/// What somebody declares. Exchanges are durable.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Topology {
+    pub exchanges: Vec<Exchange>,
+    pub queues: Vec<Queue>,
+    pub bindings: Vec<Binding>,
+}
+
+/// What all share; the server declares it.
+pub fn shared() -> Topology {
+    let exchange = |name, kind| Exchange { name, kind };
+    let binding = |queue: &str, key: &str, arguments| Binding {
+        queue: queue.to_owned(),
+        exchange: if queue == DEAD { DEAD } else { COMMANDS },
+        key: key.to_owned(),
+        arguments,
+    };
+    let mut commands = bounds(COMMAND_QUEUE_MESSAGES, COMMAND_QUEUE_BYTES, "reject-publish");
+    dead_letter_to(&mut commands);
+    // What overflows a node's queue is dead-lettered by the broker as well, and must not drown what people should see:
+    // only what was refused goes on to the queue.
+    let mut refused = FieldTable::default();
+    refused.insert("x-match".into(), text("any-with-x"));
+    refused.insert("x-first-death-reason".into(), text("rejected"));
+    refused.insert("x-reason".into(), AMQPValue::Void);
+    Topology {
+        exchanges: vec![
+            exchange(EVENTS, ExchangeKind::Topic),
+            exchange(COMMANDS, ExchangeKind::Topic),
+            exchange(DEAD, ExchangeKind::Headers),
+            exchange(API, ExchangeKind::Direct),
+            exchange(REPLIES, ExchangeKind::Topic),
+        ],
+        queues: vec![
+            Queue { name: COMMANDS.to_owned(), exclusive: false, arguments: commands },
+            Queue {
+                name: DEAD.to_owned(),
+                exclusive: false,
+                arguments: bounds(DEAD_QUEUE_MESSAGES, DEAD_QUEUE_BYTES, "drop-head"),
+            },
+        ],
+        bindings: vec![binding(COMMANDS, "#", FieldTable::default()), binding(DEAD, "", refused)],
+    }
+}
+
+/// A node's queue; the server declares it when the Node is created.
+pub fn node(node: &NodeName) -> Topology {
+    let name = node_queue(node);
+    let mut arguments = bounds(NODE_QUEUE_MESSAGES, NODE_QUEUE_BYTES, "drop-head");
+    dead_letter_to(&mut arguments);
+    Topology {
+        exchanges: Vec::new(),
+        bindings: bind(&name, node_keys(node)),
+        queues: vec![Queue { name, exclusive: false, arguments }],
+    }
+}
+
+/// A controller process' queue; the process declares it.
+pub fn controller(queue: String, resources: &[GroupResource]) -> Topology {
+    let arguments = bounds(CONTROLLER_QUEUE_MESSAGES, CONTROLLER_QUEUE_BYTES, "drop-head");
+    Topology {
+        exchanges: Vec::new(),
+        bindings: bind(&queue, controller_keys(resources)),
+        queues: vec![Queue { name: queue, exclusive: true, arguments }],
+    }
+}
+
+fn bind(queue: &str, keys: Vec<String>) -> Vec<Binding> {
+    let binding = |key| Binding {
+        queue: queue.to_owned(),
+        exchange: EVENTS,
+        key,
+        arguments: FieldTable::default(),
+    };
+    keys.into_iter().map(binding).collect()
+}
+
+fn bounds(messages: u32, bytes: u32, overflow: &str) -> FieldTable {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), text("classic"));
+    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(messages.into()));
+    arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(bytes.into()));
+    arguments.insert("x-overflow".into(), text(overflow));
+    arguments
+}
+
+fn dead_letter_to(arguments: &mut FieldTable) {
+    arguments.insert("x-dead-letter-exchange".into(), text(DEAD));
+}
+
+fn text(text: &str) -> AMQPValue {
+    AMQPValue::LongString(LongString::from(text))
+}
+
+/// `node.<name>`; shortened like a word where it exceeds AMQP's 255 bytes.
+pub fn node_queue(node: &NodeName) -> String {
+    bounded(format!("node.{node}"))
+}
+
+/// `controllers.<name>.<instance>`
+pub fn controller_queue(name: &str, instance: &str) -> String {
+    bounded(format!("controllers.{name}.{instance}"))
+}
+
+/// `node-<name>`: the broker's account of a node.
+pub fn node_account(node: &NodeName) -> String {
+    bounded(format!("node-{node}"))
+}
+
+/// Whether a queue's name is one of ours, so that nobody may make the server write to it by naming it as the place
+/// for a reply.
+pub fn is_reserved(queue: &str) -> bool {
+    ["node.", "controllers.", "warren."].iter().any(|prefix| queue.starts_with(prefix))
+}
+
+fn bounded(name: String) -> String {
+    shorten(&name, &name, MAX_NAME_BYTES)
+}
+
+/// A word of a routing key. At most [`MAX_WORD_BYTES`]: a longer one becomes its first 31 bytes, `~` and the first 16
+/// hex digits of the SHA-256 of the full text.
+pub fn word(text: &str) -> String {
+    if text.is_empty() {
+        return "-".to_owned();
+    }
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '~' | '_');
+    let clean: String = text.chars().map(|c| if plain(c) { c } else { '_' }).collect();
+    shorten(&clean, text, MAX_WORD_BYTES)
+}
+
+fn shorten(shown: &str, full: &str, max: usize) -> String {
+    if shown.len() <= max {
+        return shown.to_owned();
+    }
+    let mut end = max - 17;
+    while !shown.is_char_boundary(end) {
+        end -= 1;
+    }
+    let hash: String =
+        Sha256::digest(full.as_bytes()).iter().take(8).map(|b| format!("{b:02x}")).collect();
+    format!("{}~{hash}", &shown[..end])
+}
+
+fn group_word(group: &str) -> String {
+    if group.is_empty() { "core".to_owned() } else { word(group) }
+}
+
+pub fn verb(event_type: EventType) -> &'static str {
+    match event_type {
+        EventType::Added => "added",
+        EventType::Modified => "modified",
+        EventType::Deleted => "deleted",
+    }
+}
+
+/// The keys that an event is published with, the object's own shard first; the others stand in `CC`.
+pub fn event_keys(event: &Event) -> Vec<String> {
+    let resource = &event.key.resource;
+    let head = format!(
+        "{}.{}.{}",
+        group_word(&resource.group),
+        word(&resource.resource),
+        word(&event.key.namespace)
+    );
+    let key = |shard: &Shard| format!("{head}.{}.{}", word(&shard.word()), verb(event.event_type));
+    event.shards.iter().map(|(shard, _)| key(shard)).collect()
+}
+
+/// What a node's queue is bound to: its own shard, what every node needs, what its pods refer to, and floors.
+pub fn node_keys(node: &NodeName) -> Vec<String> {
+    let shards = [Shard::Node(node.clone()).word(), Shard::All.word(), format!("ref~{node}")];
+    let mut keys: Vec<String> = shards.iter().map(|s| format!("*.*.*.{}.*", word(s))).collect();
+    keys.push(FLOOR_KEY.to_owned());
+    keys
+}
+
+/// What a controller's queue is bound to: all shards of its resources, and floors.
+pub fn controller_keys(resources: &[GroupResource]) -> Vec<String> {
+    let key = |r: &GroupResource| format!("{}.{}.*.*.*", group_word(&r.group), word(&r.resource));
+    let mut keys: Vec<String> = resources.iter().map(key).collect();
+    keys.push(FLOOR_KEY.to_owned());
+    keys
+}
+
+#[cfg(test)]
+mod tests;
