@@ -1,1 +1,112 @@
-fn main() {}
+//! The `warren` binary.
+//!
+//! Exit codes: 0 done; 1 failed, with the reason on standard error; 2 the arguments are wrong; 3 `warren status` found
+//! something degraded, or `warren supervise --status` found nothing running.
+
+mod files;
+mod init;
+mod output;
+mod pki;
+mod supervise;
+mod verbs;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// What `warren status` and `warren supervise --status` answer where something is amiss.
+const EXIT_DEGRADED: u8 = 3;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "warren",
+    version,
+    about = "An orchestrator that speaks the Kubernetes API and moves every change through RabbitMQ",
+    after_help = "EXIT CODES:\n  0  done\n  1  failed; the reason is on standard error\n  2  the arguments are wrong\n  \
+                  3  `status`: something is degraded; `supervise --status`: does not run",
+    propagate_version = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make the CA, certificates, kubeconfigs and broker accounts of a data folder; what is there is kept.
+    Init(init::Args),
+    /// Keep a program running, where no systemd does.
+    Supervise(supervise::Args),
+    /// Create or change the objects of files (server-side apply).
+    Apply(verbs::apply::Args),
+    /// Show objects.
+    Get(verbs::get::Args),
+    /// Delete objects.
+    Delete(verbs::delete::Args),
+    /// Show what a container wrote.
+    Logs(verbs::logs::Args),
+    /// Show what happened; with -f every change as it happens.
+    Events(verbs::events::Args),
+    /// Say what works and what is degraded.
+    Status(verbs::status::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // Fails only where one is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match run(&cli.command) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            output::note(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<u8> {
+    let done = |()| 0;
+    match command {
+        Command::Init(args) => init::run(args).map(done),
+        Command::Supervise(args) => supervise::run(args),
+        Command::Apply(args) => verb(verbs::apply::run(args)).map(done),
+        Command::Get(args) => verb(verbs::get::run(args)).map(done),
+        Command::Delete(args) => verb(verbs::delete::run(args)).map(done),
+        Command::Logs(args) => verb(verbs::logs::run(args)).map(done),
+        Command::Events(args) => verb(verbs::events::run(args)).map(done),
+        Command::Status(args) => {
+            verb(verbs::status::run(args)).map(|good| if good { 0 } else { EXIT_DEGRADED })
+        }
+    }
+}
+
+/// Runs what a person asked for; it has one connection, so one thread does.
+fn verb<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_argument_is_documented() {
+        let undocumented = |command: &clap::Command| -> Vec<String> {
+            command
+                .get_arguments()
+                .filter(|argument| argument.get_help().is_none())
+                .map(|argument| format!("{} {}", command.get_name(), argument.get_id()))
+                .collect()
+        };
+        let found: Vec<_> = Cli::command().get_subcommands().flat_map(undocumented).collect();
+        assert_eq!(found, Vec::<String>::new());
+    }
+}

@@ -1,0 +1,116 @@
+//! `warren init`: identities of a cluster on this machine.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use jiff::Timestamp;
+
+use crate::files::DataDir;
+use crate::pki::{Leaf, Material, Outcome, Pki, hostname, write_kubeconfig};
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The data folder.
+    #[arg(long, env = "WARREN_DATA_DIR", default_value_os_t = DataDir::default_path())]
+    data_dir: PathBuf,
+    /// Nodes that get a certificate, a kubeconfig and a broker account.
+    #[arg(long = "node", value_name = "NAME")]
+    nodes: Vec<String>,
+    /// Where clients find the API.
+    #[arg(long, env = "WARREN_SERVER", default_value = "https://127.0.0.1:6443")]
+    server: String,
+    /// More names or addresses in the API's certificate.
+    #[arg(long = "san", value_name = "NAME")]
+    names: Vec<String>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let data = DataDir::new(&args.data_dir);
+    data.prepare()?;
+    for node in &args.nodes {
+        check_node_name(node)?;
+    }
+    let mut report = |what: &str, outcome| match outcome {
+        Outcome::Kept => crate::say!("{what}: kept"),
+        Outcome::Made(reason) => crate::say!("{what}: made ({reason})"),
+    };
+    identities(&data, &args.server, &args.nodes, &args.names, &mut report)?;
+    crate::say!("kubeconfig: {}", data.kubeconfig("admin").display());
+    Ok(())
+}
+
+/// What the parts of a cluster need to know each other.
+pub(crate) struct Identities {
+    pub(crate) ca: PathBuf,
+    pub(crate) apiserver: Material,
+    pub(crate) apiserver_node: Material,
+}
+
+/// Makes or keeps the certificates of all parts and their kubeconfigs.
+pub(crate) fn identities(
+    data: &DataDir,
+    server: &str,
+    nodes: &[String],
+    names: &[String],
+    report: &mut dyn FnMut(&str, Outcome),
+) -> Result<Identities> {
+    let pki = Pki::open(data, Timestamp::now())?;
+    let mut ensure = |leaf: &Leaf| -> Result<Material> {
+        let (material, outcome) = pki.ensure(leaf)?;
+        report(&format!("certificate {}", leaf.identity()), outcome);
+        Ok(material)
+    };
+    let apiserver = ensure(&Leaf::apiserver(names))?;
+    let apiserver_node = ensure(&Leaf::apiserver_node())?;
+    let mut leaves = vec![Leaf::admin(), Leaf::controllers()];
+    leaves.extend(nodes.iter().map(|node| Leaf::node(node, &[])));
+    for leaf in &leaves {
+        let material = ensure(leaf)?;
+        let path = data.kubeconfig(leaf.identity());
+        write_kubeconfig(&path, server, pki.ca_pem(), leaf.identity(), &material)?;
+    }
+    Ok(Identities { ca: pki.ca_path(), apiserver, apiserver_node })
+}
+
+/// The name of this machine as a node's name.
+pub(crate) fn default_node_name() -> String {
+    hostname().filter(|name| check_node_name(name).is_ok()).unwrap_or_else(|| "node-1".to_owned())
+}
+
+/// RFC 1123 subdomain, as the API demands of a Node's name; it becomes part of file names as well.
+pub(crate) fn check_node_name(name: &str) -> Result<()> {
+    let label = |label: &str| {
+        let bytes = label.as_bytes();
+        let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        bytes.first().is_some_and(plain)
+            && bytes.last().is_some_and(plain)
+            && bytes.iter().all(|b| plain(b) || *b == b'-')
+    };
+    if name.len() <= 253 && name.split('.').all(label) {
+        return Ok(());
+    }
+    bail!(
+        "node name {name:?}: a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or \
+         '.', and must start and end with an alphanumeric character"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_names_are_checked() {
+        for (name, good) in [
+            ("node-1", true),
+            ("a.b", true),
+            ("", false),
+            ("Node", false),
+            ("../x", false),
+            ("-a", false),
+            ("a..b", false),
+        ] {
+            assert_eq!(check_node_name(name).is_ok(), good, "{name:?}");
+        }
+    }
+}
