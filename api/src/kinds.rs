@@ -14,6 +14,7 @@ mod lease;
 mod namespace;
 mod node;
 mod pod;
+mod pod_spec;
 mod replica_set;
 mod secret;
 mod service;

@@ -1,7 +1,8 @@
 //! `v1` Endpoints.
 
 use super::BASE;
-use crate::BuiltIn;
+use crate::tree;
+use crate::{BuiltIn, Object};
 
 pub static ENDPOINTS: BuiltIn = BuiltIn {
     kind: "Endpoints",
@@ -9,5 +10,14 @@ pub static ENDPOINTS: BuiltIn = BuiltIn {
     singular: "endpoints",
     short_names: &["ep"],
     schema_type: "core/v1.Endpoints",
+    default,
     ..BASE
 };
+
+fn default(endpoints: &mut Object) {
+    for subset in tree::maps_mut(endpoints, "subsets") {
+        for port in tree::maps_mut(subset, "ports") {
+            tree::default_zero(port, "protocol", "TCP");
+        }
+    }
+}

@@ -1,8 +1,11 @@
 //! `v1` Namespace.
 
+use serde_json::json;
+
 use super::BASE;
+use crate::tree;
 use crate::validation::names;
-use crate::{BuiltIn, Scope, Subresource};
+use crate::{BuiltIn, Object, Scope, Subresource};
 
 pub static NAMESPACE: BuiltIn = BuiltIn {
     kind: "Namespace",
@@ -13,6 +16,43 @@ pub static NAMESPACE: BuiltIn = BuiltIn {
     subresources: &[Subresource::Status, Subresource::Finalize],
     schema_type: "core/v1.Namespace",
     selectable_fields: &["status.phase"],
+    on_create,
+    on_update,
+    default,
     validate_name: names::label,
     ..BASE
 };
+
+/// The label by which selectors find a namespace by its name.
+const NAME: &str = "kubernetes.io/metadata.name";
+
+/// Whoever creates a namespace may add finalizers to the one that empties it.
+fn on_create(namespace: &mut Object) {
+    let spec = tree::make_map(namespace, "spec");
+    if tree::texts(spec, "finalizers").any(|f| f == "kubernetes") {
+        return;
+    }
+    let mut finalizers = tree::list(spec, "finalizers").to_vec();
+    finalizers.push("kubernetes".into());
+    spec.insert("finalizers".to_owned(), finalizers.into());
+}
+
+/// `spec.finalizers` changes through the subresource only.
+fn on_update(new: &mut Object, old: &Object) {
+    match old.at(&["spec", "finalizers"]) {
+        Some(finalizers) => new.set_at(&["spec", "finalizers"], finalizers.clone()),
+        None => {
+            new.remove_at(&["spec", "finalizers"]);
+        }
+    }
+}
+
+fn default(namespace: &mut Object) {
+    let name = namespace.name().to_owned();
+    if !name.is_empty() {
+        let metadata = tree::make_map(namespace, "metadata");
+        tree::make_map(metadata, "labels").insert(NAME.to_owned(), name.into());
+    }
+    tree::default_absent(namespace, "spec", json!({}));
+    tree::default_zero(tree::make_map(namespace, "status"), "phase", "Active");
+}

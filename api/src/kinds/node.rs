@@ -1,6 +1,9 @@
 //! `v1` Node.
 
+use serde_json::json;
+
 use super::BASE;
+use crate::tree;
 use crate::{BuiltIn, NodeName, Object, Scope, Shard, Subresource};
 
 pub static NODE: BuiltIn = BuiltIn {
@@ -13,6 +16,7 @@ pub static NODE: BuiltIn = BuiltIn {
     schema_type: "core/v1.Node",
     selectable_fields: &["spec.unschedulable"],
     field: Some(field),
+    default,
     shard: |node: &Object| Shard::Node(NodeName(node.name().into())),
     ..BASE
 };
@@ -20,4 +24,12 @@ pub static NODE: BuiltIn = BuiltIn {
 fn field(node: &Object, path: &str) -> Option<String> {
     (path == "spec.unschedulable")
         .then(|| node.at(&["spec", "unschedulable"]).is_some_and(|v| v == true).to_string())
+}
+
+fn default(node: &mut Object) {
+    tree::default_absent(node, "spec", json!({}));
+    let status = tree::make_map(node, "status");
+    if let Some(capacity) = status.get("capacity").cloned() {
+        tree::default_absent(status, "allocatable", capacity);
+    }
 }

@@ -1,6 +1,7 @@
 //! `v1` Pod.
 
-use super::BASE;
+use super::{BASE, pod_spec};
+use crate::tree;
 use crate::{BuiltIn, NodeName, Object, Shard, Subresource};
 
 pub static POD: BuiltIn = BuiltIn {
@@ -33,10 +34,25 @@ pub static POD: BuiltIn = BuiltIn {
     ],
     field: Some(field),
     has_generation: true,
+    default,
     deletion_grace_seconds: grace,
     shard,
     ..BASE
 };
+
+/// The annotation of a pod that an agent has stored on behalf of a file.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+fn default(pod: &mut Object) {
+    let is_mirror = pod.annotation(MIRROR).is_some();
+    let spec = tree::make_map(pod, "spec");
+    pod_spec::defaults::spec(spec);
+    pod_spec::defaults::pod(spec, is_mirror);
+    let class = pod_spec::qos::class(spec);
+    let status = tree::make_map(pod, "status");
+    tree::default_zero(status, "phase", "Pending");
+    tree::default_zero(status, "qosClass", class);
+}
 
 fn field(pod: &Object, path: &str) -> Option<String> {
     match path {

@@ -1,7 +1,11 @@
 //! `v1` Secret.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::BASE;
-use crate::BuiltIn;
+use crate::tree;
+use crate::{BuiltIn, Object};
 
 pub static SECRET: BuiltIn = BuiltIn {
     kind: "Secret",
@@ -9,6 +13,19 @@ pub static SECRET: BuiltIn = BuiltIn {
     singular: "secret",
     schema_type: "core/v1.Secret",
     selectable_fields: &["type"],
+    default,
     publishes_metadata_only: true,
     ..BASE
 };
+
+/// `stringData` is for writing only: it wins over `data` and is gone afterwards.
+fn default(secret: &mut Object) {
+    tree::default_zero(secret, "type", "Opaque");
+    let Some(plain) = secret.remove("stringData") else { return };
+    let Some(plain) = plain.as_object().filter(|p| !p.is_empty()) else { return };
+    let data = tree::make_map(secret, "data");
+    for (key, value) in plain {
+        let bytes = value.as_str().unwrap_or_default();
+        data.insert(key.clone(), STANDARD.encode(bytes).into());
+    }
+}

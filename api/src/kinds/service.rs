@@ -1,8 +1,11 @@
 //! `v1` Service.
 
+use serde_json::{Value, json};
+
 use super::BASE;
+use crate::tree::{self, Tree};
 use crate::validation::names;
-use crate::{BuiltIn, Shard, Subresource};
+use crate::{BuiltIn, Object, Shard, Subresource};
 
 pub static SERVICE: BuiltIn = BuiltIn {
     kind: "Service",
@@ -13,7 +16,123 @@ pub static SERVICE: BuiltIn = BuiltIn {
     subresources: &[Subresource::Status],
     schema_type: "core/v1.Service",
     selectable_fields: &["spec.clusterIP", "spec.type"],
+    on_update,
+    default,
     shard: |_| Shard::All,
     validate_name: names::service,
     ..BASE
 };
+
+/// Where a client has left out what was allocated, it stays; what the new type has no use for goes, unless the client
+/// has just changed it (which validation then refuses).
+fn on_update(new: &mut Object, old: &Object) {
+    let none = Tree::new();
+    let old = old.at(&["spec"]).and_then(Value::as_object).unwrap_or(&none);
+    let new = tree::make_map(new, "spec");
+    tree::default_zero(new, "type", "ClusterIP");
+    match (has_cluster_ip(new), has_cluster_ip(old)) {
+        (true, true) => {
+            if tree::text(new, "clusterIP").is_empty() && tree::list(new, "clusterIPs").is_empty() {
+                for field in ["clusterIP", "clusterIPs"] {
+                    if let Some(value) = old.get(field) {
+                        new.insert(field.to_owned(), value.clone());
+                    }
+                }
+            }
+        }
+        (false, true) if new.get("clusterIP") == old.get("clusterIP") => {
+            for field in
+                ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"]
+            {
+                new.remove(field);
+            }
+        }
+        _ => {}
+    }
+    // A port keeps its node port by its protocol and number.
+    let known = |port: &Tree| {
+        let is_same = |other: &Tree| {
+            tree::int(other, "port") == tree::int(port, "port")
+                && protocol(other) == protocol(port)
+        };
+        tree::maps(old, "ports").find(|(_, other)| is_same(other)).and_then(|(_, p)| tree::int(p, "nodePort"))
+    };
+    match (has_node_ports(new), has_node_ports(old)) {
+        (true, true) => {
+            for port in tree::maps_mut(new, "ports") {
+                if let Some(number) = known(port) {
+                    tree::default_zero(port, "nodePort", number);
+                }
+            }
+        }
+        (false, true) => {
+            for port in tree::maps_mut(new, "ports") {
+                if tree::int(port, "nodePort") == known(port) {
+                    port.remove("nodePort");
+                }
+            }
+            if new.get("externalTrafficPolicy") == old.get("externalTrafficPolicy") {
+                new.remove("externalTrafficPolicy");
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Everything but the addresses and node ports, which the server allocates.
+fn default(service: &mut Object) {
+    let spec = tree::make_map(service, "spec");
+    tree::default_zero(spec, "type", "ClusterIP");
+    tree::default_zero(spec, "sessionAffinity", "None");
+    if tree::text(spec, "sessionAffinity") == "ClientIP" {
+        let config = tree::make_map(spec, "sessionAffinityConfig");
+        tree::default_absent(tree::make_map(config, "clientIP"), "timeoutSeconds", 10_800);
+    }
+    for port in tree::maps_mut(spec, "ports") {
+        tree::default_zero(port, "protocol", "TCP");
+        if let Some(number) = tree::int(port, "port") {
+            tree::default_zero(port, "targetPort", number);
+        }
+    }
+    if has_node_ports(spec) {
+        tree::default_zero(spec, "externalTrafficPolicy", "Cluster");
+    }
+    if tree::text(spec, "type") == "LoadBalancer" {
+        tree::default_absent(spec, "allocateLoadBalancerNodePorts", true);
+    }
+    if has_cluster_ip(spec) {
+        tree::default_zero(spec, "internalTrafficPolicy", "Cluster");
+        match tree::text(spec, "clusterIP").to_owned() {
+            ip if ip.is_empty() => {
+                let first = tree::texts(spec, "clusterIPs").next().map(str::to_owned);
+                if let Some(first) = first {
+                    spec.insert("clusterIP".to_owned(), first.into());
+                }
+            }
+            ip if tree::list(spec, "clusterIPs").is_empty() => {
+                spec.insert("clusterIPs".to_owned(), json!([ip]));
+            }
+            _ => {}
+        }
+        let is_v6 = tree::text(spec, "clusterIP").contains(':');
+        let family = if is_v6 { "IPv6" } else { "IPv4" };
+        tree::default_absent(spec, "ipFamilies", json!([family]));
+        tree::default_absent(spec, "ipFamilyPolicy", "SingleStack");
+    }
+    tree::default_absent(tree::make_map(service, "status"), "loadBalancer", json!({}));
+}
+
+fn protocol(port: &Tree) -> &str {
+    match tree::text(port, "protocol") {
+        "" => "TCP",
+        protocol => protocol,
+    }
+}
+
+fn has_cluster_ip(spec: &Tree) -> bool {
+    matches!(tree::text(spec, "type"), "" | "ClusterIP" | "NodePort" | "LoadBalancer")
+}
+
+fn has_node_ports(spec: &Tree) -> bool {
+    matches!(tree::text(spec, "type"), "NodePort" | "LoadBalancer")
+}
