@@ -87,7 +87,7 @@ fn defaults_of_minimal_objects() {
         let mut object = minimal(kind);
         kind.on_create(&mut object);
         kind.default(&mut object);
-        shown += &serde_yaml::to_string(&object).unwrap();
+        shown += &crate::yaml::to_string(&object.into()).unwrap();
         shown += "---\n";
     }
     expect_test::expect_file!["defaults.yaml"].assert_eq(&shown);
