@@ -9,6 +9,7 @@ mod key;
 mod kind;
 pub mod kinds;
 mod object;
+pub mod patch;
 pub mod quantity;
 pub mod schema;
 pub mod selector;
