@@ -4,12 +4,35 @@
 //! revision, and hands the committed batch to the `on_commit` callback, in revision order, before any of the answers
 //! go out: a read after a write is never stale.
 
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 use warren_api::{GroupResource, ObjectKey, Revision, Shard, Uid};
+
+use crate::database::{self, OpenError};
+
+mod codec;
+mod load;
+mod queue;
+mod read;
+mod schema;
+mod state;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use schema::SCHEMA;
+use state::Shared;
+use writer::Hooks;
+
+/// The largest body of a write. The API's own limit on requests (3 MiB) lies below it.
+pub const MAX_BODY_BYTES: usize = 16 << 20;
+/// The most changes that one call of [`Journal::history`] reads: 10,000 of 2.8 KB are 28 MB.
+pub const MAX_HISTORY_LIMIT: usize = 10_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
@@ -76,7 +99,8 @@ pub struct StreamPosition {
 #[derive(Clone, Debug)]
 pub struct Change {
     pub revision: Revision,
-    /// The object's revision before this change; 0 for an object that was not there.
+    /// The object's revision before this change; 0 for an object that was not there. Read back from the history it is
+    /// the revision before it in the history, so never a deferred one.
     pub prev: Revision,
     pub key: ObjectKey,
     pub uid: Uid,
@@ -97,16 +121,18 @@ pub type Batch = [Arc<Change>];
 pub struct Loaded {
     /// The newest row of every object that exists, in no particular order.
     pub objects: Vec<Arc<Change>>,
+    /// No revision above it was ever given out. After a crash it may be above the last change.
     pub revision: Revision,
     pub epoch: u64,
 }
 
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How many revisions of history are kept for watches, at least.
+    /// How many changes are kept for watches, at least, as long as their bodies fit into `outbox_bytes`. Deferred
+    /// changes do not count.
     pub history_revisions: u64,
-    /// How many bytes of bodies that the relay has not published the journal may hold before the floor moves past the
-    /// relay's cursor.
+    /// How many bytes of bodies the history may hold, those included that the relay has not published, before the floor
+    /// moves past the relay's cursor.
     pub outbox_bytes: u64,
 }
 
@@ -114,16 +140,6 @@ impl Default for Options {
     fn default() -> Self {
         Self { history_revisions: 20_000, outbox_bytes: 512 << 20 }
     }
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error("cannot open the database {}", path.display())]
-    Sqlite { path: PathBuf, source: rusqlite::Error },
-    #[error("the database {} was written by a newer release (schema {found}, this release knows {known})", path.display())]
-    Newer { path: PathBuf, found: i64, known: i64 },
-    #[error("the database {} is damaged: {detail}", path.display())]
-    Damaged { path: PathBuf, detail: String },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -134,6 +150,9 @@ pub enum CommitError {
     /// The disk is full or the database cannot be written: nothing was committed, a later attempt may succeed.
     #[error("cannot write to the database: {0}")]
     Storage(String),
+    /// A write that breaks the contract of [`Write`] or [`Body`], or is over [`MAX_BODY_BYTES`].
+    #[error("not a valid write: {0}")]
+    Invalid(&'static str),
     #[error("the journal is closed")]
     Closed,
 }
@@ -147,77 +166,149 @@ pub enum HistoryError {
     Sqlite(#[from] rusqlite::Error),
 }
 
+/// What the journal is doing, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Transactions that committed changes since the start.
+    pub transactions: u64,
+    /// Changes given out since the start, deferred ones included.
+    pub changes: u64,
+    /// Items that wait for the writer, at most 4,096.
+    pub waiting: u64,
+    /// Changes and bytes of bodies in the history, above the floor.
+    pub history_changes: u64,
+    pub history_bytes: u64,
+    pub wal_bytes: u64,
+    pub database_bytes: u64,
+    /// Attempts to write that failed since the start.
+    pub failures: u64,
+}
+
 /// A handle on the journal; clones share it. The writer thread ends when the last handle is dropped or on
 /// [`Journal::close`].
-#[derive(Clone, Debug)]
-pub struct Journal {}
+#[derive(Clone)]
+pub struct Journal {
+    handle: Arc<Handle>,
+}
+
+/// Dropped with the last clone of the journal; the writer itself only holds [`Shared`].
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.queue.close();
+    }
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Journal").field("path", &self.handle.shared.path).finish_non_exhaustive()
+    }
+}
 
 impl Journal {
     /// Opens or creates the database and starts the writer thread.
     ///
     /// `on_commit` runs on the writer thread, once a batch, before the answers to it go out; it must not block on I/O.
+    /// When it panics, the process ends: the cache would miss what is on disk.
     pub fn open(
         path: &Path,
         options: Options,
         on_commit: impl FnMut(&Batch) + Send + 'static,
     ) -> Result<(Self, Loaded), OpenError> {
-        let _ = (path, options, on_commit);
-        todo!("store")
+        Self::open_with(path, options, Box::new(on_commit), Hooks::default())
+    }
+
+    fn open_with(
+        path: &Path,
+        options: Options,
+        on_commit: Box<dyn FnMut(&Batch) + Send>,
+        hooks: Hooks,
+    ) -> Result<(Self, Loaded), OpenError> {
+        let database = database::Database::open(path, SCHEMA)?;
+        let load::Start { state, resources, heads, loaded } =
+            load::load(&database.connection, path)?;
+        let shared = Arc::new(Shared::new(path, &state, resources, heads));
+        writer::start(database, state, options, Arc::clone(&shared), on_commit, hooks)
+            .map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
+        Ok((Self { handle: Arc::new(Handle { shared }) }, loaded))
     }
 
     /// Commits one item. When it answers `Ok`, the changes are on disk (unless deferred) and in the cache. Dropping
     /// the future does not undo it.
     pub async fn commit(&self, item: Item) -> Result<SmallVec<[Arc<Change>; 1]>, CommitError> {
-        let _ = item;
-        todo!("store")
+        codec::check(&item)?;
+        let answer = self.shared().queue.push(item).await?;
+        answer.await.unwrap_or(Err(CommitError::Closed))
     }
 
-    /// Up to `limit` changes after a revision, oldest first, of one resource or of all. Deferred changes are not in the
-    /// history. Blocking: call it off the runtime's workers.
+    /// Up to `limit` (at most [`MAX_HISTORY_LIMIT`]) changes after a revision, oldest first, of one resource or of all.
+    /// Deferred changes are not in the history, nor is what `on_commit` has not seen. Blocking: call it off the
+    /// runtime's workers.
     pub fn history(
         &self,
         after: Revision,
         resource: Option<&GroupResource>,
         limit: usize,
     ) -> Result<Vec<Change>, HistoryError> {
-        let _ = (after, resource, limit);
-        todo!("store")
+        self.shared().history(after, resource, limit)
     }
 
     /// The object's row at exactly this revision, if it is still there. Blocking.
     pub fn row(&self, key: &ObjectKey, at: Revision) -> Result<Option<Change>, HistoryError> {
-        let _ = (key, at);
-        todo!("store")
+        self.shared().row(key, at)
     }
 
     /// The incarnation of the database; only grows.
     pub fn epoch(&self) -> u64 {
-        todo!("store")
+        self.shared().epoch
+    }
+
+    /// The newest revision that `on_commit` has seen.
+    pub fn revision(&self) -> Revision {
+        self.shared().visible()
     }
 
     /// The oldest revision that history can be asked for.
     pub fn floor(&self) -> Revision {
-        todo!("store")
+        self.shared().floor()
     }
 
     /// The revision of the last change of a stream; 0 where there was none.
     pub fn head(&self, resource: &GroupResource, shard: &Shard) -> Revision {
-        let _ = (resource, shard);
-        todo!("store")
+        self.shared().head(resource, shard)
     }
 
-    /// Up to where the relay's publications are confirmed. Persisted with the next batch or within a second.
+    /// Up to where the relay's publications are confirmed; only moves forward, and never past [`Journal::revision`].
+    /// Persisted with the next batch or within a second. Without a relay, follow [`Journal::revision`], or the history
+    /// grows to its bound in bytes.
     pub fn set_relay_cursor(&self, confirmed: Revision) {
-        let _ = confirmed;
-        todo!("store")
+        self.shared().set_cursor(confirmed);
     }
 
     pub fn relay_cursor(&self) -> Revision {
-        todo!("store")
+        self.shared().cursor()
+    }
+
+    pub fn stats(&self) -> Stats {
+        self.shared().stats()
+    }
+
+    /// Reads the whole database and tells what is wrong with it; empty where all is well. Blocking, and long: seconds
+    /// per gigabyte.
+    pub fn integrity_problems(&self) -> Result<Vec<String>, HistoryError> {
+        self.shared().integrity_problems()
     }
 
     /// Commits what waits, checkpoints and closes. Later commits answer [`CommitError::Closed`].
     pub async fn close(&self) {
-        todo!("store")
+        self.shared().queue.close();
+        self.shared().queue.closed().await;
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.handle.shared
     }
 }

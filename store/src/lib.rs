@@ -4,9 +4,11 @@
 //! same pragmas, migrations and integrity checks. The [`Journal`] is the server's: one row a change is the body, the
 //! watch history and the outbox at once.
 
+mod database;
 mod journal;
 
+pub use database::OpenError;
 pub use journal::{
     Batch, Body, Change, CommitError, Durability, Expected, HistoryError, Item, Journal, Loaded,
-    Op, OpenError, Options, StreamPosition, Write,
+    MAX_BODY_BYTES, MAX_HISTORY_LIMIT, Op, Options, Stats, StreamPosition, Write,
 };
