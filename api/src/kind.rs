@@ -97,7 +97,8 @@ pub trait Kind: Send + Sync {
     fn subresources(&self) -> &[Subresource];
     /// The name of the type in the table of types: `core/v1.Pod`.
     fn schema_type(&self) -> &str;
-    /// Without the leading Name (the server adds it); the last one usually is Age.
+    /// Without the leading Name, which the server adds unless a column of that name is among them (events have theirs
+    /// at the end); the last one usually is Age.
     fn columns(&self) -> &[Column];
     /// The fields, besides `metadata.name` and `metadata.namespace`, that field selectors may name: `spec.nodeName`.
     fn selectable_fields(&self) -> &[&str];

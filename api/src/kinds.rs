@@ -4,6 +4,7 @@
 use crate::validation::names;
 use crate::{BuiltIn, Scope, Shard};
 
+mod columns;
 mod config_map;
 mod deployment;
 mod endpoint_slice;

@@ -4,6 +4,7 @@
 //! agents, the command line and the tests share one meaning of an object. An object is a JSON tree ([`Object`]) plus
 //! a schema ([`Kind::schema_type`]); nothing unknown is silently lost.
 
+pub mod duration;
 mod encode;
 mod key;
 mod kind;

@@ -4,7 +4,9 @@ use serde_json::json;
 
 use super::{BASE, pod_spec};
 use crate::tree;
-use crate::{BuiltIn, Object, Subresource};
+use crate::{BuiltIn, Column, Object, Subresource};
+
+use super::columns::{AGE, CONTAINERS, IMAGES, SELECTOR, count, text};
 
 pub static DEPLOYMENT: BuiltIn = BuiltIn {
     group: "apps",
@@ -15,10 +17,28 @@ pub static DEPLOYMENT: BuiltIn = BuiltIn {
     categories: &["all"],
     subresources: &[Subresource::Status, Subresource::Scale],
     schema_type: "apps/v1.Deployment",
+    columns: COLUMNS,
     has_generation: true,
     default,
     ..BASE
 };
+
+const COLUMNS: &[Column] = &[
+    text("Ready", "Pods that are ready, and the number wanted.", |deployment, _| {
+        let ready = count(deployment, &["status", "readyReplicas"]);
+        format!("{ready}/{}", count(deployment, &["spec", "replicas"])).into()
+    }),
+    text("Up-to-date", "Pods of the present template.", |deployment, _| {
+        count(deployment, &["status", "updatedReplicas"]).into()
+    }),
+    text("Available", "Pods that have been ready for long enough.", |deployment, _| {
+        count(deployment, &["status", "availableReplicas"]).into()
+    }),
+    AGE,
+    CONTAINERS,
+    IMAGES,
+    SELECTOR,
+];
 
 fn default(deployment: &mut Object) {
     let spec = tree::make_map(deployment, "spec");

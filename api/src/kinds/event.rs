@@ -1,7 +1,11 @@
 //! `v1` Event.
 
+use jiff::Timestamp;
+
 use super::BASE;
-use crate::{BuiltIn, Object};
+use crate::{BuiltIn, Column, Object, duration};
+
+use super::columns::{self, number, text, wide};
 
 pub static EVENT: BuiltIn = BuiltIn {
     kind: "Event",
@@ -9,6 +13,7 @@ pub static EVENT: BuiltIn = BuiltIn {
     singular: "event",
     short_names: &["ev"],
     schema_type: "core/v1.Event",
+    columns: COLUMNS,
     selectable_fields: &[
         "involvedObject.kind",
         "involvedObject.namespace",
@@ -26,10 +31,70 @@ pub static EVENT: BuiltIn = BuiltIn {
     ..BASE
 };
 
+const COLUMNS: &[Column] = &[
+    text("Last Seen", "Time since it happened last.", |event, now| last_seen(event, now).into()),
+    text("Type", "Normal or Warning.", |event, _| event.str_at(&["type"]).into()),
+    text("Reason", "What happened, in a word.", |event, _| event.str_at(&["reason"]).into()),
+    text("Object", "What it happened to.", |event, _| {
+        let kind = event.str_at(&["involvedObject", "kind"]).to_lowercase();
+        match event.str_at(&["involvedObject", "name"]) {
+            "" => kind.into(),
+            name => format!("{kind}/{name}").into(),
+        }
+    }),
+    wide(text("Subobject", "Which part of the object.", |event, _| {
+        event.str_at(&["involvedObject", "fieldPath"]).into()
+    })),
+    wide(text("Source", "Who reports it.", |event, _| source(event).into())),
+    text("Message", "What happened, in a sentence.", |event, _| {
+        event.str_at(&["message"]).trim().into()
+    }),
+    wide(text("First Seen", "Time since it happened first.", |event, now| {
+        first_seen(event, now).into()
+    })),
+    wide(number("Count", "How often it happened.", |event, _| count(event).into())),
+    wide(text("Name", "The name of the event.", |event, _| event.name().into())),
+];
+
 /// `source` is the component that reported, in whichever of the two fields it stands.
 fn field(event: &Object, path: &str) -> Option<String> {
     (path == "source").then(|| match event.str_at(&["source", "component"]) {
         "" => event.str_at(&["reportingComponent"]).to_owned(),
         component => component.to_owned(),
     })
+}
+
+fn first_seen(event: &Object, now: Timestamp) -> String {
+    match event.str_at(&["firstTimestamp"]) {
+        "" => duration::since(event.str_at(&["eventTime"]), now),
+        first => duration::since(first, now),
+    }
+}
+
+fn last_seen(event: &Object, now: Timestamp) -> String {
+    match (event.str_at(&["series", "lastObservedTime"]), event.str_at(&["lastTimestamp"])) {
+        ("", "") => first_seen(event, now),
+        ("", last) => duration::since(last, now),
+        (observed, _) => duration::since(observed, now),
+    }
+}
+
+/// An event without a count has happened once.
+fn count(event: &Object) -> i64 {
+    match columns::count(event, &["series", "count"]) {
+        0 => columns::count(event, &["count"]).max(1),
+        count => count,
+    }
+}
+
+fn source(event: &Object) -> String {
+    let either = |a: &[&str], b: &[&str]| match event.str_at(a) {
+        "" => event.str_at(b).to_owned(),
+        text => text.to_owned(),
+    };
+    let component = either(&["source", "component"], &["reportingComponent"]);
+    match either(&["source", "host"], &["reportingInstance"]).as_str() {
+        "" => component,
+        host => format!("{component}, {host}"),
+    }
 }

@@ -1,10 +1,13 @@
 //! `batch/v1` Job.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{BASE, pod_spec};
 use crate::tree;
-use crate::{BuiltIn, Object, Subresource};
+use crate::{BuiltIn, Column, Object, Subresource, duration};
+
+use super::columns::{self, AGE, CONTAINERS, IMAGES, SELECTOR, text};
 
 pub static JOB: BuiltIn = BuiltIn {
     group: "batch",
@@ -14,12 +17,25 @@ pub static JOB: BuiltIn = BuiltIn {
     categories: &["all"],
     subresources: &[Subresource::Status],
     schema_type: "batch/v1.Job",
+    columns: COLUMNS,
     selectable_fields: &["status.successful"],
     field: Some(field),
     has_generation: true,
     default,
     ..BASE
 };
+
+const COLUMNS: &[Column] = &[
+    text("Status", "Where the job is.", |job, _| status(job).into()),
+    text("Completions", "Pods that have succeeded, and the number wanted.", |job, _| {
+        completions(job).into()
+    }),
+    text("Duration", "How long the job has run.", |job, now| run_time(job, now).into()),
+    AGE,
+    CONTAINERS,
+    IMAGES,
+    SELECTOR,
+];
 
 /// `status.successful` is the selector's old name of `status.succeeded`.
 fn field(job: &Object, path: &str) -> Option<String> {
@@ -73,4 +89,40 @@ fn default(job: &mut Object) {
         job.set_at(&["metadata", "labels"], labels);
     }
     tree::default_absent(job, "status", json!({}));
+}
+
+fn status(job: &Object) -> &'static str {
+    let is = |kind| columns::condition(columns::status(job), kind) == "True";
+    if is("Complete") {
+        "Complete"
+    } else if is("Failed") {
+        "Failed"
+    } else if job.is_being_deleted() {
+        "Terminating"
+    } else if is("Suspended") {
+        "Suspended"
+    } else if is("FailureTarget") {
+        "FailureTarget"
+    } else if is("SuccessCriteriaMet") {
+        "SuccessCriteriaMet"
+    } else {
+        "Running"
+    }
+}
+
+fn completions(job: &Object) -> String {
+    let succeeded = columns::count(job, &["status", "succeeded"]);
+    let wanted = job.at(&["spec", "completions"]).and_then(Value::as_i64);
+    match (wanted, columns::count(job, &["spec", "parallelism"])) {
+        (Some(wanted), _) => format!("{succeeded}/{wanted}"),
+        (None, parallelism) if parallelism > 1 => format!("{succeeded}/1 of {parallelism}"),
+        (None, _) => format!("{succeeded}/1"),
+    }
+}
+
+fn run_time(job: &Object, now: Timestamp) -> String {
+    let at = |field| job.str_at(&["status", field]).parse::<Timestamp>().ok();
+    at("startTime").map_or_else(String::new, |start| {
+        duration::human(duration::between(start, at("completionTime").unwrap_or(now)))
+    })
 }

@@ -1,7 +1,9 @@
 //! `coordination.k8s.io/v1` Lease. Those in `kube-node-lease` are the nodes' heartbeats; the server defers their writes.
 
 use super::BASE;
-use crate::BuiltIn;
+use crate::{BuiltIn, Column};
+
+use super::columns::{AGE, text};
 
 pub static LEASE: BuiltIn = BuiltIn {
     group: "coordination.k8s.io",
@@ -9,5 +11,13 @@ pub static LEASE: BuiltIn = BuiltIn {
     plural: "leases",
     singular: "lease",
     schema_type: "coordination/v1.Lease",
+    columns: COLUMNS,
     ..BASE
 };
+
+const COLUMNS: &[Column] = &[
+    text("Holder", "Who holds the lease.", |lease, _| {
+        lease.str_at(&["spec", "holderIdentity"]).into()
+    }),
+    AGE,
+];

@@ -5,7 +5,9 @@ use serde_json::json;
 use super::BASE;
 use crate::tree;
 use crate::validation::names;
-use crate::{BuiltIn, Object, Scope, Subresource};
+use crate::{BuiltIn, Column, Object, Scope, Subresource};
+
+use super::columns::{AGE, text};
 
 pub static NAMESPACE: BuiltIn = BuiltIn {
     kind: "Namespace",
@@ -15,6 +17,7 @@ pub static NAMESPACE: BuiltIn = BuiltIn {
     scope: Scope::Cluster,
     subresources: &[Subresource::Status, Subresource::Finalize],
     schema_type: "core/v1.Namespace",
+    columns: COLUMNS,
     selectable_fields: &["status.phase"],
     on_create,
     on_update,
@@ -22,6 +25,13 @@ pub static NAMESPACE: BuiltIn = BuiltIn {
     validate_name: names::label,
     ..BASE
 };
+
+const COLUMNS: &[Column] = &[
+    text("Status", "Active, or Terminating while it is being emptied.", |namespace, _| {
+        namespace.str_at(&["status", "phase"]).into()
+    }),
+    AGE,
+];
 
 /// The label by which selectors find a namespace by its name.
 const NAME: &str = "kubernetes.io/metadata.name";

@@ -1,5 +1,7 @@
 //! `v1` Pod.
 
+mod columns;
+
 use super::{BASE, pod_spec};
 use crate::tree;
 use crate::{BuiltIn, NodeName, Object, Shard, Subresource};
@@ -21,6 +23,7 @@ pub static POD: BuiltIn = BuiltIn {
         Subresource::EphemeralContainers,
     ],
     schema_type: "core/v1.Pod",
+    columns: columns::ALL,
     selectable_fields: &[
         "spec.nodeName",
         "spec.restartPolicy",

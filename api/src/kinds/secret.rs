@@ -5,18 +5,27 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::BASE;
 use crate::tree;
-use crate::{BuiltIn, Object};
+use crate::{BuiltIn, Column, Object};
+
+use super::columns::{AGE, length, text};
 
 pub static SECRET: BuiltIn = BuiltIn {
     kind: "Secret",
     plural: "secrets",
     singular: "secret",
     schema_type: "core/v1.Secret",
+    columns: COLUMNS,
     selectable_fields: &["type"],
     default,
     publishes_metadata_only: true,
     ..BASE
 };
+
+const COLUMNS: &[Column] = &[
+    text("Type", "What the data is for.", |secret, _| secret.str_at(&["type"]).into()),
+    text("Data", "How many entries there are.", |secret, _| length(secret.get("data")).into()),
+    AGE,
+];
 
 /// `stringData` is for writing only: it wins over `data` and is gone afterwards.
 fn default(secret: &mut Object) {

@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 use super::BASE;
 use crate::tree::{self, Tree};
 use crate::validation::names;
-use crate::{BuiltIn, Object, Shard, Subresource};
+use crate::{BuiltIn, Column, LabelSelector, Object, Shard, Subresource};
+
+use super::columns::{AGE, or_none, text, wide};
 
 pub static SERVICE: BuiltIn = BuiltIn {
     kind: "Service",
@@ -15,6 +17,7 @@ pub static SERVICE: BuiltIn = BuiltIn {
     categories: &["all"],
     subresources: &[Subresource::Status],
     schema_type: "core/v1.Service",
+    columns: COLUMNS,
     selectable_fields: &["spec.clusterIP", "spec.type"],
     on_update,
     default,
@@ -22,6 +25,26 @@ pub static SERVICE: BuiltIn = BuiltIn {
     validate_name: names::service,
     ..BASE
 };
+
+const COLUMNS: &[Column] = &[
+    text("Type", "How the service is reached.", |service, _| {
+        service.str_at(&["spec", "type"]).into()
+    }),
+    text("Cluster-IP", "The address inside the cluster.", |service, _| {
+        let first = texts(service, "clusterIPs").next();
+        or_none(first.unwrap_or(service.str_at(&["spec", "clusterIP"]))).into()
+    }),
+    text("External-IP", "The addresses from outside.", |service, _| external(service).into()),
+    text("Port(s)", "The ports, with node ports after a colon.", |service, _| {
+        ports(service).into()
+    }),
+    AGE,
+    wide(text("Selector", "The pods that stand behind the service.", |service, _| {
+        let selector = service.at(&["spec", "selector"]).and_then(Value::as_object);
+        let selector = selector.map(LabelSelector::from_map).unwrap_or_default();
+        or_none(&selector.to_string()).into()
+    })),
+];
 
 /// Where a client has left out what was allocated, it stays; what the new type has no use for goes, unless the client
 /// has just changed it (which validation then refuses).
@@ -52,10 +75,11 @@ fn on_update(new: &mut Object, old: &Object) {
     // A port keeps its node port by its protocol and number.
     let known = |port: &Tree| {
         let is_same = |other: &Tree| {
-            tree::int(other, "port") == tree::int(port, "port")
-                && protocol(other) == protocol(port)
+            tree::int(other, "port") == tree::int(port, "port") && protocol(other) == protocol(port)
         };
-        tree::maps(old, "ports").find(|(_, other)| is_same(other)).and_then(|(_, p)| tree::int(p, "nodePort"))
+        tree::maps(old, "ports")
+            .find(|(_, other)| is_same(other))
+            .and_then(|(_, p)| tree::int(p, "nodePort"))
     };
     match (has_node_ports(new), has_node_ports(old)) {
         (true, true) => {
@@ -135,4 +159,47 @@ fn has_cluster_ip(spec: &Tree) -> bool {
 
 fn has_node_ports(spec: &Tree) -> bool {
     matches!(tree::text(spec, "type"), "NodePort" | "LoadBalancer")
+}
+
+fn texts<'a>(service: &'a Object, field: &str) -> impl Iterator<Item = &'a str> + use<'a> {
+    let spec = service.at(&["spec"]).and_then(Value::as_object);
+    spec.map(|spec| tree::texts(spec, field)).into_iter().flatten()
+}
+
+fn external(service: &Object) -> String {
+    let mut addresses: Vec<&str> = Vec::new();
+    match service.str_at(&["spec", "type"]) {
+        "ExternalName" => return service.str_at(&["spec", "externalName"]).to_owned(),
+        "LoadBalancer" => {
+            let balancer = service.at(&["status", "loadBalancer"]).and_then(Value::as_object);
+            for (_, ingress) in balancer.into_iter().flat_map(|b| tree::maps(b, "ingress")) {
+                addresses.push(match tree::text(ingress, "ip") {
+                    "" => tree::text(ingress, "hostname"),
+                    ip => ip,
+                });
+            }
+            addresses.extend(texts(service, "externalIPs"));
+            if addresses.is_empty() {
+                return "<pending>".to_owned();
+            }
+        }
+        _ => addresses.extend(texts(service, "externalIPs")),
+    }
+    or_none(&addresses.join(",")).to_owned()
+}
+
+fn ports(service: &Object) -> String {
+    let spec = service.at(&["spec"]).and_then(Value::as_object);
+    let ports: Vec<String> = spec
+        .into_iter()
+        .flat_map(|spec| tree::maps(spec, "ports"))
+        .map(|(_, port)| {
+            let (number, protocol) = (tree::int(port, "port").unwrap_or(0), protocol(port));
+            match tree::int(port, "nodePort") {
+                None | Some(0) => format!("{number}/{protocol}"),
+                Some(node_port) => format!("{number}:{node_port}/{protocol}"),
+            }
+        })
+        .collect();
+    or_none(&ports.join(",")).to_owned()
 }

@@ -53,7 +53,9 @@ fn minimal(kind: &dyn Kind) -> Object {
     let selector = json!({"matchLabels": {"app": "web"}});
     let mut object = match kind.kind() {
         "Pod" => template,
-        "Deployment" | "ReplicaSet" => json!({"spec": {"selector": selector, "template": template}}),
+        "Deployment" | "ReplicaSet" => {
+            json!({"spec": {"selector": selector, "template": template}})
+        }
         "Job" => {
             let mut template = template;
             template["spec"]["restartPolicy"] = "Never".into();
@@ -61,11 +63,15 @@ fn minimal(kind: &dyn Kind) -> Object {
         }
         "Service" => json!({"spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}}),
         "Secret" => json!({"stringData": {"a": "b"}}),
-        "Endpoints" => json!({"subsets": [{"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": 80}]}]}),
+        "Endpoints" => {
+            json!({"subsets": [{"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": 80}]}]})
+        }
         "EndpointSlice" => json!({
             "addressType": "IPv4", "ports": [{"port": 80}], "endpoints": [{"addresses": ["10.0.0.1"]}],
         }),
-        "Event" => json!({"involvedObject": {"kind": "Pod", "namespace": "default", "name": "web"}}),
+        "Event" => {
+            json!({"involvedObject": {"kind": "Pod", "namespace": "default", "name": "web"}})
+        }
         "Lease" => json!({"spec": {"holderIdentity": "me"}}),
         _ => json!({}),
     };
