@@ -1,7 +1,21 @@
-//! Plumbing of a process: supervised tasks, shutdown, clock. Knows no Kubernetes.
+//! Plumbing of a process: supervised tasks, signals, readiness, clock, back-off, telemetry, metrics. Knows no Kubernetes.
 
+mod backoff;
 mod clock;
+mod metrics;
+mod readiness;
+mod secret;
+mod signals;
 mod tasks;
+mod telemetry;
 
+pub use backoff::Backoff;
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use metrics::{METRICS_CONTENT_TYPE, Metrics};
+/// For the types of metrics and labels that [`Metrics`] registers.
+pub use prometheus_client;
+pub use readiness::{CheckHandle, CheckReport, CheckState, Readiness};
+pub use secret::Secret;
+pub use signals::shutdown_on_signals;
 pub use tasks::{Shutdown, TaskError, Tasks};
+pub use telemetry::{LOG_ENV, LogFormat, TelemetryError, init_telemetry};

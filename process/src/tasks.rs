@@ -34,6 +34,10 @@ impl Shutdown {
         self.draining.is_cancelled()
     }
 
+    pub fn is_aborting(&self) -> bool {
+        self.aborting.is_cancelled()
+    }
+
     /// Completes when draining starts. Cancellation safe.
     pub async fn draining(&self) {
         self.draining.cancelled().await;
@@ -117,7 +121,7 @@ impl Tasks {
         self.failure.lock().take().map_or(Ok(()), Err)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
+    /// The one place that spawns.
     fn track(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tracker.spawn(task);
     }
@@ -131,3 +135,6 @@ async fn catch_panic<T>(task: impl Future<Output = T>) -> Result<T, String> {
         text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
     })
 }
+
+#[cfg(test)]
+mod tests;

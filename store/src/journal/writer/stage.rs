@@ -230,10 +230,12 @@ impl Writer<'_> {
     }
 }
 
+type Addressed = (oneshot::Sender<Answer>, Answer);
+
 /// The changes in revision order, and the answers with whom they go to.
 pub(crate) fn finish(
     jobs: impl IntoIterator<Item = Pending>,
-) -> (Vec<Arc<Change>>, Vec<(oneshot::Sender<Answer>, Answer)>) {
+) -> (Vec<Arc<Change>>, Vec<Addressed>) {
     let jobs = jobs.into_iter();
     let mut changes = Vec::with_capacity(jobs.size_hint().0);
     let mut answers = Vec::with_capacity(jobs.size_hint().0);
