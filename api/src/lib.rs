@@ -9,6 +9,7 @@ mod encode;
 mod key;
 mod kind;
 pub mod kinds;
+pub mod manifest;
 mod object;
 pub mod patch;
 pub mod quantity;

@@ -13,6 +13,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
+pub(crate) use decode::Check;
 pub use decode::{
     DecodeError, FieldValidation, MAX_OBJECT_BYTES, decode, decode_keeping_zeros, decode_slice,
 };

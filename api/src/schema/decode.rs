@@ -119,6 +119,25 @@ pub fn decode_keeping_zeros(
     context.finish(object)
 }
 
+/// Reads an object only to see where it fails.
+pub(crate) struct Check<'s> {
+    pub schema: &'s Schema,
+    pub type_id: TypeId,
+}
+
+impl<'de> DeserializeSeed<'de> for Check<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
+        let context = Context::new(self.schema, false, FieldValidation::Ignore);
+        let at = Path { parent: None, step: Step::Root };
+        let shape = Shape::Object(self.type_id);
+        Seed { context: &context, shape: &shape, owner: None, at: &at }
+            .deserialize(reader)
+            .map(drop)
+    }
+}
+
 struct Context<'s> {
     schema: &'s Schema,
     keep_zeros: bool,

@@ -6,6 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 
+use crate::quantity::{Quantity, QuantityError};
+
 /// RFC 3339, in UTC and with `digits` of a fraction (0 or 6), as Kubernetes writes `Time` and `MicroTime`.
 pub(super) fn time(text: &str, digits: usize) -> Result<Cow<'_, str>, String> {
     let refused =
@@ -62,46 +64,10 @@ pub(super) fn base64(text: &str) -> Result<Cow<'_, str>, String> {
     }
 }
 
-/// A quantity as Kubernetes reads one.
+/// A quantity in its canonical spelling: `1000m` is `1`.
 pub(super) fn quantity(text: &str) -> Result<Cow<'_, str>, String> {
-    if is_quantity(text) {
-        return Ok(text.into());
-    }
-    Err("quantities must match the regular expression \
-         '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
-        .to_owned())
-}
-
-fn is_quantity(text: &str) -> bool {
-    let number = text.strip_prefix(['+', '-']).unwrap_or(text);
-    let end = number.bytes().take_while(|b| b.is_ascii_digit() || *b == b'.').count();
-    let (digits, suffix) = number.split_at(end);
-    let points = digits.bytes().filter(|b| *b == b'.').count();
-    let exponent = suffix.strip_prefix(['e', 'E']).is_some_and(|exponent| {
-        let digits = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
-        matches!(digits.len(), 1..=9) && digits.bytes().all(|b| b.is_ascii_digit())
-    });
-    points <= 1
-        && digits.len() > points
-        && (exponent
-            || matches!(
-                suffix,
-                "" | "n"
-                    | "u"
-                    | "m"
-                    | "k"
-                    | "M"
-                    | "G"
-                    | "T"
-                    | "P"
-                    | "E"
-                    | "Ki"
-                    | "Mi"
-                    | "Gi"
-                    | "Ti"
-                    | "Pi"
-                    | "Ei"
-            ))
+    let quantity: Quantity = text.parse().map_err(|why: QuantityError| why.to_string())?;
+    Ok(quantity.to_string().into())
 }
 
 #[cfg(test)]
@@ -136,8 +102,8 @@ mod tests {
 
     #[test]
     fn quantities_and_bytes_are_checked() {
-        for good in ["1", "+1", "-1.5", ".5", "5.", "100m", "1Gi", "1e3", "1E-3", "12E"] {
-            assert!(quantity(good).is_ok(), "{good}");
+        for (text, canonical) in [("+1", "1"), (".5", "500m"), ("1000m", "1"), ("1024Mi", "1Gi")] {
+            assert_eq!(quantity(text).unwrap(), canonical);
         }
         for bad in ["", ".", "1.2.3", "1 Gi", "Gi", "1gi", "1e", "--1", "1e3m"] {
             assert!(quantity(bad).is_err(), "{bad}");
