@@ -235,7 +235,8 @@ async fn end(mut program: Child, log: &mut File) {
 }
 
 fn start(args: &Args, log: &File) -> Result<Child> {
-    let own = std::env::current_exe().context("finding this program's own file")?;
+    // What this process runs, also after an upgrade has put another file in its place.
+    let own = "/proc/self/exe";
     Command::new(own)
         .args(["supervise", "--become-child-of"])
         .arg(std::process::id().to_string())

@@ -1,1 +1,11 @@
 //! What the black-box suites and the benchmarks share: a cluster under test and its clients.
+//!
+//! Nothing here knows Warren's insides: clusters are processes of the real binary, talked to over HTTPS and AMQP.
+
+pub mod cluster;
+pub mod kubectl;
+mod wait;
+
+pub use cluster::{Cluster, Options, Role, Runtime};
+pub use kubectl::Output;
+pub use wait::{until, until_some};

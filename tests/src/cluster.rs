@@ -1,0 +1,391 @@
+//! A cluster under test: processes of the real binary, a folder of their own, ports that nobody else has.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::kubectl::{self, Output};
+use crate::wait::until_some;
+
+/// From the start of the first process until the last node is Ready, in a debug build on a busy machine.
+pub const READY: Duration = Duration::from_secs(90);
+/// For a change to have its effects in a cluster that is up.
+pub const SOON: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runtime {
+    Simulated,
+    Docker,
+}
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub nodes: usize,
+    pub runtime: Runtime,
+    /// `amqp://…` of the server's account; the embedded fabric where there is none.
+    pub broker: Option<String>,
+    /// Each role in a process of its own, so that each can be killed alone.
+    pub split: bool,
+    /// More arguments for `warren up` or `warren apiserver`.
+    pub arguments: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { nodes: 1, runtime: Runtime::Simulated, broker: None, split: false, arguments: vec![] }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// `warren up`: all in one.
+    Up,
+    Apiserver,
+    Controllers,
+    Agent(String),
+}
+
+impl Role {
+    fn name(&self) -> String {
+        match self {
+            Role::Up => "up".into(),
+            Role::Apiserver => "apiserver".into(),
+            Role::Controllers => "controllers".into(),
+            Role::Agent(node) => format!("agent-{node}"),
+        }
+    }
+}
+
+pub struct Cluster {
+    options: Options,
+    dir: TempDir,
+    port: u16,
+    processes: BTreeMap<Role, Child>,
+}
+
+impl Cluster {
+    /// Starts a cluster and waits until all its nodes are Ready.
+    ///
+    /// # Panics
+    /// Where it does not come up, with the processes' logs.
+    pub fn up(options: Options) -> Self {
+        let mut cluster = Self::prepare(options);
+        cluster.start_all();
+        cluster.wait_ready();
+        cluster
+    }
+
+    /// One simulated node, everything in one process.
+    pub fn simulated() -> Self {
+        Self::up(Options::default())
+    }
+
+    /// The folder and the ports, and no process yet.
+    pub fn prepare(options: Options) -> Self {
+        let dir = TempDir::with_prefix("warren-test-").expect("a folder for the test");
+        std::fs::create_dir_all(dir.path().join("logs")).expect("a folder for logs");
+        Self { options, dir, port: free_port(), processes: BTreeMap::new() }
+    }
+
+    pub fn start_all(&mut self) {
+        for role in self.roles() {
+            self.start(&role);
+        }
+    }
+
+    pub fn roles(&self) -> Vec<Role> {
+        if !self.options.split {
+            return vec![Role::Up];
+        }
+        let agents = self.node_names().into_iter().map(Role::Agent);
+        [Role::Apiserver, Role::Controllers].into_iter().chain(agents).collect()
+    }
+
+    pub fn node_names(&self) -> Vec<String> {
+        (1..=self.options.nodes).map(|n| format!("node-{n}")).collect()
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub fn manifests_dir(&self) -> PathBuf {
+        self.dir.path().join("manifests")
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.data_dir().join("kubeconfig/admin.conf")
+    }
+
+    pub fn server(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// Starts a role's process; its output goes to a log of its own.
+    ///
+    /// # Panics
+    /// Where the binary cannot be started.
+    pub fn start(&mut self, role: &Role) {
+        let mut command = Command::new(binary());
+        let data = self.data_dir();
+        let address = format!("127.0.0.1:{}", self.port);
+        let runtime = match self.options.runtime {
+            Runtime::Simulated => "simulated",
+            Runtime::Docker => "docker",
+        };
+        match role {
+            Role::Up => {
+                command.args(["up", "--bind", &address, "--runtime", runtime]);
+                command.arg("--nodes").arg(self.options.nodes.to_string());
+                command.arg("--node-name-prefix").arg("node-");
+                command.arg("--manifests").arg(self.manifests_dir());
+                command.args(&self.options.arguments);
+            }
+            Role::Apiserver => {
+                command.args(["apiserver", "--bind", &address]).args(&self.options.arguments);
+            }
+            Role::Controllers => {
+                command.args(["controllers", "--server", &self.server()]);
+            }
+            Role::Agent(node) => {
+                command.args(["agent", "--node-name", node, "--runtime", runtime]);
+                command.args(["--server", &self.server(), "--bind", "127.0.0.1:0"]);
+                command.arg("--manifests").arg(self.manifests_dir().join(node));
+            }
+        }
+        command.arg("--data-dir").arg(data);
+        if let Some(broker) = &self.options.broker {
+            command.arg("--broker").arg(broker);
+        }
+        let log = File::options()
+            .append(true)
+            .create(true)
+            .open(self.log_path(role))
+            .expect("the log can be opened");
+        command.stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("the log can be shared")).stderr(log);
+        command.env_remove("KUBECONFIG");
+        let child = command.spawn().unwrap_or_else(|error| {
+            panic!("{}: cannot be started: {error}; build it with `cargo build`", binary().display())
+        });
+        self.processes.insert(role.clone(), child);
+    }
+
+    /// Waits until the API answers and all nodes are Ready.
+    #[track_caller]
+    pub fn wait_ready(&mut self) {
+        let kubeconfig = self.kubeconfig();
+        let nodes = self.options.nodes;
+        let mut said = String::new();
+        let start = std::time::Instant::now();
+        loop {
+            for (role, process) in &mut self.processes {
+                if let Ok(Some(status)) = process.try_wait() {
+                    panic!("{} ended: {status}", role.name());
+                }
+            }
+            if kubeconfig.exists() {
+                let output = self.kubectl(["get", "nodes", "-o", "json", "--request-timeout=5s"]);
+                said.clone_from(&output.stderr);
+                if output.succeeded() && ready_nodes(&output.json()) >= nodes {
+                    return;
+                }
+            }
+            assert!(start.elapsed() < READY, "not ready after {READY:?}: {said}");
+            crate::wait::nap();
+        }
+    }
+
+    /// Runs `kubectl`.
+    pub fn kubectl<const N: usize>(&self, arguments: [&str; N]) -> Output {
+        let mut command = kubectl::command(&self.kubeconfig());
+        command.args(arguments);
+        kubectl::run(command, None)
+    }
+
+    /// Runs `kubectl` with something on its standard input, as in `apply -f -`.
+    pub fn kubectl_with<const N: usize>(&self, arguments: [&str; N], input: &str) -> Output {
+        let mut command = kubectl::command(&self.kubeconfig());
+        command.args(arguments);
+        kubectl::run(command, Some(input))
+    }
+
+    /// A `kubectl` that goes on, as `get -w`; killed when dropped.
+    pub fn kubectl_going_on<const N: usize>(&self, arguments: [&str; N]) -> Running {
+        let path = self.dir.path().join(format!("logs/kubectl-{}.out", free_port()));
+        let mut command = kubectl::command(&self.kubeconfig());
+        let file = File::create(&path).expect("a file for the output");
+        command.args(arguments).stdin(Stdio::null());
+        command.stdout(file.try_clone().expect("the file can be shared")).stderr(file);
+        Running { child: command.spawn().expect("kubectl can be started"), path }
+    }
+
+    /// Runs the `warren` binary's verbs.
+    pub fn warren<const N: usize>(&self, arguments: [&str; N]) -> Output {
+        let mut command = Command::new(binary());
+        command.args(arguments).arg("--kubeconfig").arg(self.kubeconfig());
+        kubectl::run(command, None)
+    }
+
+    /// An object as JSON, `None` where it is not there.
+    pub fn object(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
+        let output = self.kubectl(["get", kind, name, "-n", namespace, "-o", "json"]);
+        output.succeeded().then(|| output.json())
+    }
+
+    /// The objects of a kind.
+    #[track_caller]
+    pub fn objects(&self, kind: &str, namespace: &str) -> Vec<Value> {
+        let list = self.kubectl(["get", kind, "-n", namespace, "-o", "json"]).json();
+        list["items"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// Waits until an object is as wished, and answers it.
+    #[track_caller]
+    pub fn wait_object(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+        mut wished: impl FnMut(&Value) -> bool,
+    ) -> Value {
+        until_some(&format!("{kind} {namespace}/{name} as wished"), SOON, || {
+            self.object(kind, namespace, name).filter(|object| wished(object))
+        })
+    }
+
+    /// A client for the API with the administrator's identity.
+    pub async fn client(&self) -> kube::Client {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let config = kube::config::Kubeconfig::read_from(self.kubeconfig()).expect("a kubeconfig");
+        let options = kube::config::KubeConfigOptions::default();
+        let config =
+            kube::Config::from_custom_kubeconfig(config, &options).await.expect("a kubeconfig");
+        kube::Client::try_from(config).expect("a client")
+    }
+
+    /// Kills a role's process as `kill -9` does, and waits until it is gone.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    pub fn kill9(&mut self, role: &Role) {
+        let mut process = self.processes.remove(role).expect("the role runs");
+        process.kill().expect("the process can be killed");
+        process.wait().expect("the process can be waited for");
+    }
+
+    /// Ends a role's process as a supervisor does, and answers its exit code.
+    ///
+    /// # Panics
+    /// Where it does not run, or does not end in time.
+    pub fn stop(&mut self, role: &Role) -> Option<i32> {
+        let mut process = self.processes.remove(role).expect("the role runs");
+        terminate(&process);
+        let status =
+            until_some("the process ends", SOON, || process.try_wait().expect("it can be waited for"));
+        status.code()
+    }
+
+    /// The pid of a role's process.
+    pub fn pid(&self, role: &Role) -> Option<u32> {
+        self.processes.get(role).map(Child::id)
+    }
+
+    pub fn log(&self, role: &Role) -> String {
+        std::fs::read_to_string(self.log_path(role)).unwrap_or_default()
+    }
+
+    fn log_path(&self, role: &Role) -> PathBuf {
+        self.dir.path().join(format!("logs/{}.log", role.name()))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for process in self.processes.values() {
+            terminate(process);
+        }
+        for process in self.processes.values_mut() {
+            let ended = |process: &mut Child| !matches!(process.try_wait(), Ok(None));
+            let start = std::time::Instant::now();
+            while !ended(process) && start.elapsed() < Duration::from_secs(10) {
+                crate::wait::nap();
+            }
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        if self.options.runtime == Runtime::Docker {
+            remove_containers(&self.data_dir());
+        }
+        if std::thread::panicking() {
+            for role in self.roles() {
+                let log = self.log(&role);
+                let lines: Vec<_> = log.lines().collect();
+                let last = lines.len().saturating_sub(80);
+                eprintln!("--- {} (last lines)\n{}", role.name(), lines[last..].join("\n"));
+            }
+        }
+    }
+}
+
+/// A program that goes on until dropped.
+pub struct Running {
+    child: Child,
+    path: PathBuf,
+}
+
+impl Running {
+    pub fn output(&self) -> String {
+        std::fs::read_to_string(&self.path).unwrap_or_default()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The binary under test: $WARREN, else what `cargo build` made beside the tests.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("WARREN").filter(|path| !path.is_empty()) {
+        return path.into();
+    }
+    // …/target/<profile>/deps/<test>
+    let own = std::env::current_exe().expect("the test's own path");
+    own.ancestors()
+        .map(|dir| dir.join("warren"))
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| panic!("no `warren` above {}; run `cargo build` first", own.display()))
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").port()
+}
+
+fn ready_nodes(list: &Value) -> usize {
+    let ready = |node: &&Value| {
+        node["status"]["conditions"].as_array().is_some_and(|conditions| {
+            conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
+        })
+    };
+    list["items"].as_array().map_or(0, |nodes| nodes.iter().filter(ready).count())
+}
+
+fn terminate(process: &Child) {
+    let _ = Command::new("kill").arg(process.id().to_string()).stderr(Stdio::null()).status();
+}
+
+/// Containers of the cluster of this data folder, and no others.
+fn remove_containers(data: &Path) {
+    let _ = data;
+}

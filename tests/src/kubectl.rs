@@ -1,0 +1,94 @@
+//! The stock `kubectl`.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+/// What a program answered.
+#[derive(Debug, Clone)]
+pub struct Output {
+    pub command: String,
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Output {
+    pub fn succeeded(&self) -> bool {
+        self.code == 0
+    }
+
+    /// The standard output of a command that must succeed.
+    ///
+    /// # Panics
+    /// Where it did not, with everything that it said.
+    #[track_caller]
+    pub fn ok(&self) -> &str {
+        assert!(self.succeeded(), "{}", self.told());
+        &self.stdout
+    }
+
+    /// The standard error of a command that must fail.
+    #[track_caller]
+    pub fn err(&self) -> &str {
+        assert!(!self.succeeded(), "must fail: {}", self.told());
+        &self.stderr
+    }
+
+    /// The standard output as JSON.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(self.ok()).unwrap_or_else(|e| panic!("no JSON ({e}): {}", self.told()))
+    }
+
+    pub fn told(&self) -> String {
+        format!(
+            "{} ended with {}\n--- stdout\n{}--- stderr\n{}",
+            self.command, self.code, self.stdout, self.stderr
+        )
+    }
+}
+
+/// Which kubectl: $KUBECTL, else that of the PATH.
+pub fn program() -> String {
+    std::env::var("KUBECTL").ok().filter(|path| !path.is_empty()).unwrap_or("kubectl".into())
+}
+
+pub(crate) fn command(kubeconfig: &Path) -> Command {
+    let mut command = Command::new(program());
+    command.env("KUBECONFIG", kubeconfig);
+    // What kubectl caches must not outlive a cluster whose port another may get.
+    if let Some(dir) = kubeconfig.parent() {
+        command.env("KUBECACHEDIR", dir.join("cache"));
+    }
+    command
+}
+
+/// Runs to the end.
+///
+/// # Panics
+/// Where the program cannot be started.
+pub fn run(mut command: Command, input: Option<&str>) -> Output {
+    let line: Vec<_> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(OsStr::to_string_lossy)
+        .collect();
+    let line = line.join(" ");
+    command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child: Child =
+        command.spawn().unwrap_or_else(|error| panic!("{line}: cannot be started: {error}"));
+    if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    let output = child.wait_with_output().expect("the output can be read");
+    Output {
+        command: line,
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
