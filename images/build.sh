@@ -66,6 +66,7 @@ build_busybox() {
 # The mirror and proxy that this machine's apt uses for its own release.
 mirror() {
 	local codename=$1 uri
+	# shellcheck disable=SC2016 # apt's own variables
 	uri=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT) $(ORIGIN)' 'Created-By: Packages' |
 		awk -v codename="$codename" '$2 == codename && $3 == "main" && $4 ~ /Debian|Ubuntu/ { print $1; exit }')
 	echo "${uri:-http://deb.debian.org/debian}"
@@ -75,6 +76,7 @@ build_rabbitmq() {
 	local image="warren/rabbitmq:$RABBITMQ_TAG" root=$scratch/root codename proxy=
 	present "$image" && return
 	command -v debootstrap >/dev/null || fail "debootstrap is missing: apt-get install debootstrap"
+	# shellcheck source=/dev/null
 	codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-bookworm}")
 	eval "$(apt-config shell proxy Acquire::http::Proxy)"
 	[ -z "$proxy" ] || export http_proxy=$proxy
