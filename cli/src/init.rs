@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use jiff::Timestamp;
 
-use crate::files::DataDir;
+use crate::files::{DataDir, read_optional, write_atomically};
 use crate::pki::{Leaf, Material, Outcome, Pki, hostname, write_kubeconfig};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -35,6 +35,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Outcome::Made(reason) => crate::say!("{what}: made ({reason})"),
     };
     identities(&data, &args.server, &args.nodes, &args.names, &mut report)?;
+    cluster_id(&data)?;
     crate::say!("kubeconfig: {}", data.kubeconfig("admin").display());
     Ok(())
 }
@@ -70,6 +71,24 @@ pub(crate) fn identities(
         write_kubeconfig(&path, server, pki.ca_pem(), leaf.identity(), &material)?;
     }
     Ok(Identities { ca: pki.ca_path(), apiserver, apiserver_node })
+}
+
+/// What tells this cluster's containers from another's on the same daemon: made once, kept in `<data>/cluster-id`.
+pub(crate) fn cluster_id(data: &DataDir) -> Result<String> {
+    let path = data.path().join("cluster-id");
+    if let Some(id) = read_optional(&path)? {
+        let id = id.trim();
+        if !id.is_empty() && id.len() <= 63 && id.bytes().all(|b| b.is_ascii_alphanumeric()) {
+            return Ok(id.to_owned());
+        }
+        bail!(
+            "{}: is not a cluster's id; put the old one back, or remove the file",
+            path.display()
+        );
+    }
+    let id = format!("{:016x}", rand::random::<u64>());
+    write_atomically(&path, id.as_bytes(), 0o644)?;
+    Ok(id)
 }
 
 /// The name of this machine as a node's name.

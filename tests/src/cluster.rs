@@ -38,7 +38,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 1, runtime: Runtime::Simulated, broker: None, split: false, arguments: vec![] }
+        Self {
+            nodes: 1,
+            runtime: Runtime::Simulated,
+            broker: None,
+            split: false,
+            arguments: vec![],
+        }
     }
 }
 
@@ -172,7 +178,10 @@ impl Cluster {
         command.stdout(log.try_clone().expect("the log can be shared")).stderr(log);
         command.env_remove("KUBECONFIG");
         let child = command.spawn().unwrap_or_else(|error| {
-            panic!("{}: cannot be started: {error}; build it with `cargo build`", binary().display())
+            panic!(
+                "{}: cannot be started: {error}; build it with `cargo build`",
+                binary().display()
+            )
         });
         self.processes.insert(role.clone(), child);
     }
@@ -287,8 +296,9 @@ impl Cluster {
     pub fn stop(&mut self, role: &Role) -> Option<i32> {
         let mut process = self.processes.remove(role).expect("the role runs");
         terminate(&process);
-        let status =
-            until_some("the process ends", SOON, || process.try_wait().expect("it can be waited for"));
+        let status = until_some("the process ends", SOON, || {
+            process.try_wait().expect("it can be waited for")
+        });
         status.code()
     }
 

@@ -40,10 +40,10 @@ pub(crate) async fn run(args: &Args) -> Result<bool> {
     Ok(lines.iter().all(|line| line.good))
 }
 
-/// `[+]name ok` and `[-]name failed: reason`, one a line.
+/// `[+]name ok`, `[+]name degraded: reason` and `[-]name failed: reason`, one a line.
 fn checks(text: &str) -> Vec<Line> {
     let line = |line: &str| {
-        let good = line.starts_with("[+]");
+        let good = line.starts_with("[+]") && !line.contains(" degraded");
         let text = line.strip_prefix("[+]").or_else(|| line.strip_prefix("[-]"))?;
         Some(Line { good, text: text.trim().to_owned() })
     };
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn degraded_parts_are_named() {
-        let text = "[+]ping ok\n[-]broker failed: connection refused\nreadyz check failed\n";
+        let text = "[+]ping ok\n[+]disk degraded: slow\n[-]broker failed: connection refused\nreadyz check failed\n";
         let found: Vec<_> = checks(text).into_iter().map(|l| (l.good, l.text)).collect();
         let expected =
             [(true, "ping ok".to_owned()), (false, "broker failed: connection refused".to_owned())];
