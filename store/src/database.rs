@@ -5,7 +5,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -81,6 +81,30 @@ impl Database {
         pragmas(&connection).map_err(sqlite)?;
         migrate(&mut connection, schema, found).map_err(sqlite)?;
         Ok(Self { connection, _lock: lock })
+    }
+}
+
+/// What follows from an error of SQLite while writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// What is on disk is unknown: the process must end and read it again.
+    Fatal,
+    /// There is no room for this transaction; a smaller one may fit.
+    Full,
+    /// Nothing was written; a later attempt may succeed.
+    Passing,
+}
+
+pub(crate) fn fault(error: &rusqlite::Error) -> Fault {
+    let Some(error) = error.sqlite_error() else { return Fault::Passing };
+    match (error.code, error.extended_code) {
+        // The kernel may have dropped the pages that it could not write: asking again proves nothing.
+        (_, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC) => Fault::Fatal,
+        (ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase, _) => Fault::Fatal,
+        (ErrorCode::DiskFull | ErrorCode::TooBig | ErrorCode::OutOfMemory, _) => Fault::Full,
+        // Writing beyond a limit on the size of files.
+        (_, ffi::SQLITE_IOERR_WRITE) => Fault::Full,
+        _ => Fault::Passing,
     }
 }
 

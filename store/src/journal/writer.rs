@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ahash::AHashMap;
-use rusqlite::{Connection, ErrorCode, ffi};
+use rusqlite::Connection;
 use smallvec::SmallVec;
 use warren_api::ObjectKey;
 
@@ -14,7 +14,7 @@ use self::stage::{Attempt, Pending, finish};
 use super::queue::{Job, Taken};
 use super::state::{Heads, Shared, State};
 use super::{Batch, Change, CommitError, Options};
-use crate::database::Database;
+use crate::database::{Database, Fault, fault};
 
 mod house;
 mod stage;
@@ -43,30 +43,6 @@ impl Default for Hooks {
             #[cfg(test)]
             faults: Arc::default(),
         }
-    }
-}
-
-/// What follows from an error of SQLite while writing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// What is on disk is unknown: the process must end and read it again.
-    Fatal,
-    /// There is no room for this transaction; a smaller one may fit.
-    Full,
-    /// Nothing was written; a later attempt may succeed.
-    Passing,
-}
-
-pub(crate) fn fault(error: &rusqlite::Error) -> Fault {
-    let Some(error) = error.sqlite_error() else { return Fault::Passing };
-    match (error.code, error.extended_code) {
-        // The kernel may have dropped the pages that it could not write: asking again proves nothing.
-        (_, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC) => Fault::Fatal,
-        (ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase, _) => Fault::Fatal,
-        (ErrorCode::DiskFull | ErrorCode::TooBig | ErrorCode::OutOfMemory, _) => Fault::Full,
-        // Writing beyond a limit on the size of files.
-        (_, ffi::SQLITE_IOERR_WRITE) => Fault::Full,
-        _ => Fault::Passing,
     }
 }
 
