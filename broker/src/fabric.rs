@@ -97,4 +97,8 @@ pub trait Outbox: Send + Sync {
     async fn read(&self, after: Revision, limit: usize) -> Result<Vec<Event>, Revision>;
     /// Waits until there is something after the revision. Cancellation safe.
     async fn wait(&self, after: Revision);
+    /// How many events are not confirmed, for the status; `None` where nobody counts.
+    fn backlog(&self) -> Option<u64> {
+        None
+    }
 }

@@ -3,11 +3,26 @@
 //! [`Fabric`] is what readers see, over RabbitMQ and embedded in one process alike. Everything is level-triggered: an
 //! event is a hint that a key changed, and a [`Delivery::Relist`] says that hints may be missing.
 
+mod connection;
 pub mod consume;
+mod declare;
+mod dedup;
 pub mod envelope;
+mod error;
 mod event;
 mod fabric;
+mod publish;
+mod rabbit;
+pub mod relay;
+pub mod server;
+mod session;
+mod status;
 pub mod topology;
 
+pub use connection::{BrokerConfig, BrokerUrl};
+pub use error::BrokerError;
 pub use event::{Event, EventType, Stream};
 pub use fabric::{Ack, Delivery, Fabric, Outbox, ReplyTo, Subscriber, Subscription};
+pub use rabbit::RabbitFabric;
+pub use server::ServerLink;
+pub use status::{FabricStatus, Metrics};

@@ -23,6 +23,9 @@ pub const API: &str = "warren.api";
 /// Replies of nodes; topic, the first word of the key is the account's.
 pub const REPLIES: &str = "warren.replies";
 
+/// The broker's account whose messages are events.
+pub const SERVER_ACCOUNT: &str = "server";
+
 /// The routing key of a floor, which every reader's queue is bound to.
 pub const FLOOR_KEY: &str = "warren.floor.-.all.floor";
 

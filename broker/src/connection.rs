@@ -1,0 +1,484 @@
+//! The one place that connects and reconnects. A [`Link`] is a connection that is always being mended; lapin's own
+//! recovery stays off.
+//!
+//! A link opens, replays what its owner declares, and is up; whoever uses it opens channels of its own on what is up now
+//! ([`Live`]), and does so again (confirm, qos, declare, bind, consume) when the next one is.
+
+use std::fmt;
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::{Future, StreamExt};
+use lapin::options::{BasicQosOptions, ConfirmSelectOptions};
+use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream, OwnedTLSConfig};
+use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::{Channel, Connection, ConnectionProperties, Event};
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use warren_process::Tasks;
+
+use crate::error::{BrokerError, Context};
+use crate::status::{Metrics, StatusCell, add};
+
+/// For TCP, TLS and AMQP's handshake together, and for each call after it.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Both sides give up a connection after two of these without a byte.
+const HEARTBEAT_SECONDS: u16 = 10;
+/// A reader's connection that answers nothing for so long is lost: readers are told within two seconds, also of a broker
+/// that hangs or is cut off, where TCP says nothing. One small call a second, and only where nothing else comes.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+const PROBE_TIMEOUT: Duration = Duration::from_millis(900);
+/// Half of it is jitter. A broker that was restarted sees its clients within a few seconds of being back.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
+/// How long links stay up for the last acknowledgements when the process shuts down.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// `amqp://account:password@host:port/vhost` or `amqps://…`; the password never shows in Debug and Display.
+#[derive(Clone)]
+pub struct BrokerUrl(AMQPUri);
+
+impl FromStr for BrokerUrl {
+    type Err = BrokerError;
+
+    fn from_str(s: &str) -> Result<Self, BrokerError> {
+        // The parser's message may repeat what was given; the password must not come back in it.
+        let mut uri: AMQPUri = s.trim().parse().map_err(|_| {
+            BrokerError::Url(
+                "must be amqp://account:password@host:port/vhost or amqps://…".to_owned(),
+            )
+        })?;
+        if s.contains("://[") || s.contains("@[") {
+            return Err(BrokerError::Url(
+                "an IPv6 address is not supported here; use a name that resolves to it".to_owned(),
+            ));
+        }
+        // No path, and the path `/`, which AMQP reads as a virtual host without a name, mean the default one.
+        if uri.vhost.is_empty() {
+            uri.vhost = "/".to_owned();
+        }
+        uri.query.heartbeat = Some(uri.query.heartbeat.unwrap_or(HEARTBEAT_SECONDS));
+        Ok(Self(uri))
+    }
+}
+
+impl BrokerUrl {
+    /// The account that this logs in as.
+    pub fn account(&self) -> &str {
+        &self.0.authority.userinfo.username
+    }
+}
+
+impl fmt::Display for BrokerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AMQPUri { scheme, authority, vhost, .. } = &self.0;
+        let vhost = vhost.strip_prefix('/').unwrap_or(vhost);
+        let account = &authority.userinfo.username;
+        write!(f, "{scheme}://{account}@{}:{}/{vhost}", authority.host, authority.port)
+    }
+}
+
+impl fmt::Debug for BrokerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BrokerUrl({self})")
+    }
+}
+
+/// Where the broker is and who we are.
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    pub url: BrokerUrl,
+    /// Shown in the management page, with what the connection is for: `agent rabbit-1`.
+    pub name: String,
+    /// The certificates (PEM) that the broker's is checked against, for `amqps`; none is trusted without.
+    pub ca_pem: Option<String>,
+}
+
+type Replayed = Pin<Box<dyn Future<Output = Result<(), BrokerError>> + Send>>;
+/// What a link's owner does on each new connection before others see it.
+pub(crate) type Replay = Arc<dyn Fn(Arc<Live>) -> Replayed + Send + Sync>;
+
+#[derive(Clone)]
+pub(crate) enum State {
+    /// For the first time.
+    Connecting,
+    Down(Arc<str>),
+    Up(Arc<Live>),
+}
+
+/// A connection that is always being mended. Clones share it; the last one that goes closes it.
+#[derive(Clone)]
+pub(crate) struct Link {
+    state: watch::Receiver<State>,
+    _stop: Arc<DropGuard>,
+}
+
+/// What a link is for.
+pub(crate) struct Purpose {
+    pub(crate) what: &'static str,
+    /// Whether to find out actively that the broker is gone. Not where we publish: a broker that blocks publishers does
+    /// not answer them.
+    pub(crate) probe: bool,
+    pub(crate) replay: Option<Replay>,
+}
+
+impl Link {
+    pub(crate) fn start(
+        config: BrokerConfig,
+        purpose: Purpose,
+        tasks: &Tasks,
+        status: StatusCell,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let (sender, state) = watch::channel(State::Connecting);
+        let stop = CancellationToken::new();
+        let mender = Mender { config, purpose, state: sender, stop: stop.clone(), status, metrics };
+        let shutdown = tasks.shutdown().clone();
+        tasks.spawn("broker connection", async move {
+            let drained = async {
+                shutdown.draining().await;
+                tokio::time::sleep(DRAIN).await;
+            };
+            tokio::select! {
+                () = Box::pin(mender.run()) => {}
+                () = drained => {}
+            }
+            mender.state.send_replace(State::Down("shutting down".into()));
+        });
+        Self { state, _stop: Arc::new(stop.drop_guard()) }
+    }
+
+    /// The connection that is up, as soon as one is. Cancellation safe.
+    pub(crate) async fn live(&self) -> Arc<Live> {
+        let mut state = self.state.clone();
+        loop {
+            if let State::Up(live) = &*state.borrow_and_update()
+                && !live.is_ended()
+            {
+                return Arc::clone(live);
+            }
+            if state.changed().await.is_err() {
+                // Shutting down: there will be none any more.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Why it is down, after a failed attempt; pends while it is up or being connected for the first time.
+    pub(crate) fn state(&self) -> watch::Receiver<State> {
+        self.state.clone()
+    }
+
+    /// The connection that is up now.
+    pub(crate) fn now(&self) -> Result<Arc<Live>, BrokerError> {
+        match &*self.state.borrow() {
+            State::Up(live) if !live.is_ended() => Ok(Arc::clone(live)),
+            State::Up(_) => Err(BrokerError::Disconnected("the connection has just ended".into())),
+            State::Connecting => Err(BrokerError::Disconnected("not connected yet".into())),
+            State::Down(reason) => Err(BrokerError::Disconnected(reason.to_string())),
+        }
+    }
+}
+
+/// A connection that is up, until it is not.
+pub(crate) struct Live {
+    connection: Connection,
+    socket: Option<std::net::TcpStream>,
+    blocked: watch::Receiver<Option<String>>,
+    ended: CancellationToken,
+    reason: parking_lot::Mutex<Option<String>>,
+    /// When something came last, in milliseconds of `started`.
+    heard: AtomicU64,
+    started: tokio::time::Instant,
+}
+
+impl Live {
+    pub(crate) async fn channel(&self) -> Result<Channel, BrokerError> {
+        self.call("open a channel", "", self.connection.create_channel()).await
+    }
+
+    pub(crate) async fn confirming_channel(&self) -> Result<Channel, BrokerError> {
+        let channel = self.channel().await?;
+        let select = channel.confirm_select(ConfirmSelectOptions::default());
+        self.call("ask for confirms", "", select).await?;
+        Ok(channel)
+    }
+
+    /// Bounds a call in time; a broker that does not answer is lost.
+    pub(crate) async fn call<T>(
+        &self,
+        operation: &'static str,
+        subject: &str,
+        call: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, BrokerError> {
+        tokio::select! {
+            answer = call => answer.context(operation, subject),
+            () = tokio::time::sleep(CALL_TIMEOUT) => {
+                let seconds = CALL_TIMEOUT.as_secs();
+                let error = BrokerError::Timeout { operation, seconds };
+                self.fail(error.to_string());
+                Err(error)
+            }
+            () = self.ended() => Err(BrokerError::Disconnected(self.reason())),
+        }
+    }
+
+    /// Something came: the broker lives.
+    pub(crate) fn heard(&self) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.heard.store(now, Ordering::Relaxed);
+    }
+
+    /// Whoever notices that this connection is of no use any more says so.
+    pub(crate) fn fail(&self, reason: String) {
+        self.reason.lock().get_or_insert(reason);
+        self.ended.cancel();
+    }
+
+    pub(crate) async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    pub(crate) fn is_ended(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
+    pub(crate) fn reason(&self) -> String {
+        self.reason.lock().clone().unwrap_or_else(|| "the connection has ended".to_owned())
+    }
+
+    /// Why publishes have to wait, if they have.
+    pub(crate) fn blocked(&self) -> watch::Receiver<Option<String>> {
+        self.blocked.clone()
+    }
+}
+
+/// lapin's thread for this connection ends with its socket, also where the broker does not answer.
+impl Drop for Live {
+    fn drop(&mut self) {
+        if self.is_ended()
+            && let Some(socket) = &self.socket
+        {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+struct Mender {
+    config: BrokerConfig,
+    purpose: Purpose,
+    state: watch::Sender<State>,
+    stop: CancellationToken,
+    status: StatusCell,
+    metrics: Arc<Metrics>,
+}
+
+impl Mender {
+    async fn run(&self) {
+        let mut attempt = 0;
+        loop {
+            let reason = tokio::select! {
+                reason = self.once(&mut attempt) => reason,
+                () = self.stop.cancelled() => return,
+            };
+            add(&self.metrics.disconnects, 1);
+            self.status.disconnected(&reason);
+            let wait = backoff(attempt, rand::random());
+            attempt += 1;
+            tracing::warn!(
+                broker = %self.config.url, connection = self.purpose.what, %reason,
+                retry_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+                "no connection to the broker"
+            );
+            self.state.send_replace(State::Down(reason.into()));
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// One connection from its beginning to the reason for its end.
+    async fn once(&self, attempt: &mut u32) -> String {
+        let (blocked_sender, blocked) = watch::channel(None);
+        let live = match self.connect(blocked).await {
+            Ok(live) => Arc::new(live),
+            Err(error) => return error.report(),
+        };
+        // Whatever comes next, and also where this is dropped: nobody keeps what is not watched any more.
+        let _end = live.ended.clone().drop_guard();
+        let mut events = Box::pin(live.connection.events_listener());
+        if let Some(replay) = &self.purpose.replay
+            && let Err(error) = replay(Arc::clone(&live)).await
+        {
+            let reason = error.report();
+            live.fail(reason.clone());
+            return reason;
+        }
+        tracing::info!(
+            broker = %self.config.url, connection = self.purpose.what, "connected to the broker"
+        );
+        add(&self.metrics.connects, 1);
+        *attempt = 0;
+        self.status.connected();
+        self.state.send_replace(State::Up(Arc::clone(&live)));
+        let reason = tokio::select! {
+            () = live.ended() => live.reason(),
+            reason = watch_events(&mut events, &live, &blocked_sender, &self.status) => reason,
+            reason = watch_status(&live) => reason,
+            reason = probe(&live), if self.purpose.probe => reason,
+        };
+        live.fail(reason.clone());
+        reason
+    }
+
+    async fn connect(&self, blocked: watch::Receiver<Option<String>>) -> Result<Live, BrokerError> {
+        let runtime = lapin::runtime::default_runtime().context("start", "the client")?;
+        let name = format!("{} ({})", self.config.name, self.purpose.what);
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        let tls = OwnedTLSConfig { identity: None, cert_chain: self.config.ca_pem.clone() };
+        // A second handle to the socket ends lapin's thread where the broker accepts and then says nothing.
+        let handle: Arc<parking_lot::Mutex<Option<std::net::TcpStream>>> = Arc::default();
+        let keep = Arc::clone(&handle);
+        let uri = self.config.url.0.clone();
+        let connect = Connection::connector(
+            uri,
+            runtime,
+            async move |uri: AMQPUri, runtime| {
+                let plain = AMQPUri { scheme: AMQPScheme::AMQP, ..uri.clone() };
+                let connect = plain.connect_with_config_async(tls.as_ref(), &runtime);
+                let connected = tokio::time::timeout(CALL_TIMEOUT, connect).await;
+                let stream =
+                    connected.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+                if let AsyncTcpStream::Plain(tcp) = &stream {
+                    let socket =
+                        std::net::TcpStream::from(tcp.get_ref().as_fd().try_clone_to_owned()?);
+                    socket.set_nodelay(true)?;
+                    *keep.lock() = Some(socket);
+                }
+                match uri.scheme {
+                    AMQPScheme::AMQP => Ok(stream),
+                    AMQPScheme::AMQPS => {
+                        Ok(stream.into_tls(&uri.authority.host, tls.as_ref()).await?)
+                    }
+                }
+            },
+            properties,
+        );
+        match tokio::time::timeout(CALL_TIMEOUT, connect).await {
+            Ok(connection) => Ok(Live {
+                connection: connection.context("connect to", &self.config.url.to_string())?,
+                socket: handle.lock().take(),
+                blocked,
+                ended: CancellationToken::new(),
+                reason: parking_lot::Mutex::new(None),
+                heard: AtomicU64::new(0),
+                started: tokio::time::Instant::now(),
+            }),
+            Err(_) => {
+                if let Some(socket) = handle.lock().take() {
+                    let _ = socket.shutdown(Shutdown::Both);
+                }
+                Err(BrokerError::Timeout { operation: "connect", seconds: CALL_TIMEOUT.as_secs() })
+            }
+        }
+    }
+}
+
+async fn watch_events(
+    events: &mut (impl futures::Stream<Item = Event> + Unpin),
+    live: &Live,
+    blocked: &watch::Sender<Option<String>>,
+    status: &StatusCell,
+) -> String {
+    while let Some(event) = events.next().await {
+        match event {
+            Event::ConnectionBlocked(reason) => {
+                tracing::warn!(%reason, "the broker takes no publishes for now");
+                status.blocked(Some(reason.clone()));
+                blocked.send_replace(Some(reason));
+            }
+            Event::ConnectionUnblocked => {
+                tracing::info!("the broker takes publishes again");
+                status.blocked(None);
+                blocked.send_replace(None);
+            }
+            // Also what ends a single channel comes this way; that is its user's affair.
+            Event::Error(error) if !live.connection.status().connected() => {
+                return error.to_string();
+            }
+            _ => {}
+        }
+    }
+    "the connection has ended".to_owned()
+}
+
+/// Not every end of a connection is an event: a close that the broker asks for is only a state.
+async fn watch_status(live: &Live) -> String {
+    const INTERVAL: Duration = Duration::from_millis(200);
+    while live.connection.status().connected() {
+        tokio::time::sleep(INTERVAL).await;
+    }
+    let word = if live.connection.status().errored() { "failed" } else { "was closed" };
+    format!("the connection {word}")
+}
+
+async fn probe(live: &Live) -> String {
+    let channel = match live.channel().await {
+        Ok(channel) => channel,
+        Err(error) => return error.report(),
+    };
+    loop {
+        let before = live.heard.load(Ordering::Relaxed);
+        tokio::time::sleep(PROBE_INTERVAL).await;
+        if live.heard.load(Ordering::Relaxed) != before {
+            continue;
+        }
+        let ask = channel.basic_qos(1, BasicQosOptions::default());
+        match tokio::time::timeout(PROBE_TIMEOUT, ask).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return error.to_string(),
+            Err(_) => return "the broker does not answer".to_owned(),
+        }
+    }
+}
+
+/// Grows from 100 ms to 5 s; `random` spreads it over its upper half.
+pub(crate) fn backoff(attempt: u32, random: u32) -> Duration {
+    let full = FIRST_BACKOFF.saturating_mul(1 << attempt.min(10)).min(MAX_BACKOFF);
+    full / 2 + (full / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_keeps_its_password_to_itself() {
+        let url: BrokerUrl = "amqp://node-a:s3cret@127.0.0.1:5673/%2f".parse().unwrap();
+        assert_eq!(url.account(), "node-a");
+        assert_eq!(format!("{url} {url:?}"), {
+            let shown = "amqp://node-a@127.0.0.1:5673/";
+            format!("{shown} BrokerUrl({shown})")
+        });
+        for bad in ["http://a:s3cret@b", "amqp//a:s3cret", "s3cret", "amqp://a:s3cret@[::1]:1/"] {
+            let error = bad.parse::<BrokerUrl>().unwrap_err().to_string();
+            assert!(error.starts_with("broker URL: ") && !error.contains("s3cret"), "{error}");
+        }
+        let vhost = |s: &str| s.parse::<BrokerUrl>().unwrap().0.vhost;
+        assert_eq!([vhost("amqp://h"), vhost("amqp://h/"), vhost("amqp://h/x")], ["/", "/", "x"]);
+    }
+
+    #[test]
+    fn the_backoff_grows_and_is_bounded() {
+        assert_eq!(backoff(0, 0), FIRST_BACKOFF / 2);
+        assert_eq!(backoff(0, u32::MAX), FIRST_BACKOFF);
+        assert_eq!(backoff(1_000, u32::MAX), MAX_BACKOFF);
+        assert!((0..20).all(|n| backoff(n, 7) <= backoff(n + 1, 7)));
+    }
+}

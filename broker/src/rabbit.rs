@@ -1,0 +1,151 @@
+//! The fabric over RabbitMQ, as readers see it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+use warren_api::{NodeName, Revision};
+use warren_process::Tasks;
+
+use crate::connection::{BrokerConfig, Link, Purpose};
+use crate::publish::Publisher;
+use crate::session::{PREFETCH, Session, Source, Tell};
+use crate::status::{FabricStatus, Metrics, StatusCell};
+use crate::{Delivery, Fabric, Stream, Subscriber, Subscription, topology};
+
+/// Subscriptions that share a connection, each with a channel of its own; RabbitMQ allows 2,047.
+const SUBSCRIPTIONS_PER_CONNECTION: usize = 500;
+/// How long a new subscription waits for its queue, so that a reader that lists next misses nothing. Without a broker
+/// it goes on, and is told to list when the broker is there.
+const READY_WITHIN: Duration = Duration::from_secs(2);
+/// Everything unacknowledged, and what the session itself says: a slow reader never holds up the acknowledgements.
+const BUFFER: usize = PREFETCH as usize + 16;
+
+/// Reads from RabbitMQ. Clones share connections.
+#[derive(Clone)]
+pub struct RabbitFabric(Arc<Inner>);
+
+struct Inner {
+    config: BrokerConfig,
+    server_account: String,
+    tasks: Tasks,
+    status: StatusCell,
+    metrics: Arc<Metrics>,
+    links: Mutex<Vec<Shared>>,
+}
+
+struct Shared {
+    link: Link,
+    /// One more than the subscriptions that use it.
+    users: Arc<()>,
+}
+
+impl RabbitFabric {
+    /// Connects with the first subscription. `server_account` is the account whose messages are events:
+    /// [`topology::SERVER_ACCOUNT`] unless an installation says otherwise.
+    pub fn new(config: BrokerConfig, server_account: impl Into<String>, tasks: &Tasks) -> Self {
+        Self(Arc::new(Inner {
+            config,
+            server_account: server_account.into(),
+            tasks: tasks.clone(),
+            status: StatusCell::new(),
+            metrics: Arc::default(),
+            links: Mutex::default(),
+        }))
+    }
+
+    pub fn status(&self) -> FabricStatus {
+        self.0.status.get()
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    fn link(&self) -> (Link, Arc<()>) {
+        let mut links = self.0.links.lock();
+        let room =
+            |shared: &&Shared| Arc::strong_count(&shared.users) <= SUBSCRIPTIONS_PER_CONNECTION;
+        if let Some(shared) = links.iter().find(room) {
+            return (shared.link.clone(), Arc::clone(&shared.users));
+        }
+        let purpose = Purpose { what: "consume", probe: true, replay: None };
+        let Inner { config, tasks, status, metrics, .. } = &*self.0;
+        let link = Link::start(config.clone(), purpose, tasks, status.clone(), Arc::clone(metrics));
+        let users = Arc::new(());
+        links.push(Shared { link: link.clone(), users: Arc::clone(&users) });
+        (link, users)
+    }
+}
+
+#[async_trait]
+impl Fabric for RabbitFabric {
+    async fn subscribe(&self, subscription: Subscription) -> Box<dyn Subscriber> {
+        let (source, node) = match subscription {
+            Subscription::Node(node) => {
+                (Source::Node { queue: topology::node_queue(&node) }, Some(node))
+            }
+            Subscription::Controller { name, instance, resources } => {
+                (Source::Controller { name, instance, resources }, None)
+            }
+        };
+        let (link, users) = self.link();
+        let account = self.0.server_account.clone();
+        let metrics = Arc::clone(&self.0.metrics);
+        let subscriber = start(&self.0.tasks, link, source, node, account, None, metrics, users);
+        subscriber.await
+    }
+}
+
+/// Spawns a session and waits a moment for its queue.
+#[expect(clippy::too_many_arguments, reason = "passes a session's parts through")]
+pub(crate) async fn start(
+    tasks: &Tasks,
+    link: Link,
+    source: Source,
+    node: Option<NodeName>,
+    server_account: String,
+    dead_letters: Option<Arc<Publisher>>,
+    metrics: Arc<Metrics>,
+    users: Arc<()>,
+) -> Box<dyn Subscriber> {
+    let (out, deliveries) = mpsc::channel(BUFFER);
+    // Bounded by what is delivered and not settled, which is the prefetch.
+    let told = mpsc::unbounded_channel();
+    let tell = told.0.clone();
+    let session =
+        Session::new(link, source, node, server_account, out, told, dead_letters, metrics);
+    let (ready, wait) = oneshot::channel();
+    let shutdown = tasks.shutdown().clone();
+    tasks.spawn("broker subscription", async move {
+        tokio::select! {
+            () = Box::pin(session.run(ready)) => {}
+            () = shutdown.aborting() => {}
+        }
+        drop(users);
+    });
+    let _ = tokio::time::timeout(READY_WITHIN, wait).await;
+    Box::new(RabbitSubscriber { deliveries, tell })
+}
+
+struct RabbitSubscriber {
+    deliveries: mpsc::Receiver<Delivery>,
+    tell: mpsc::UnboundedSender<Tell>,
+}
+
+#[async_trait]
+impl Subscriber for RabbitSubscriber {
+    async fn next(&mut self) -> Delivery {
+        match self.deliveries.recv().await {
+            Some(delivery) => delivery,
+            // The process shuts down.
+            None => std::future::pending().await,
+        }
+    }
+
+    fn listed(&mut self, streams: &[Stream], at: Revision) {
+        let _ = self.tell.send(Tell::Listed { streams: streams.to_vec(), at });
+    }
+}

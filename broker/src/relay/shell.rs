@@ -1,0 +1,194 @@
+//! The relay's shell: a channel with confirms, and what the core asks for.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use futures::future::{BoxFuture, OptionFuture};
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use lapin::options::BasicPublishOptions;
+use lapin::{Channel, Confirmation};
+use warren_api::Revision;
+use warren_process::Shutdown;
+
+use super::{Action, Core};
+use crate::connection::{Link, Live};
+use crate::envelope::Message;
+use crate::status::{Metrics, StatusCell, add, set};
+use crate::{Event, Outbox, topology};
+
+/// After a message was refused, before more are sent: the queue that refuses may drain.
+const REFUSED_PAUSE: Duration = Duration::from_millis(50);
+
+/// Publishes what the outbox holds, and goes on until shutdown. Get one from
+/// [`ServerLink::relay`](crate::server::ServerLink::relay).
+pub struct Relay {
+    pub(crate) link: Link,
+    pub(crate) account: String,
+    pub(crate) status: StatusCell,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+type Confirmed = (u64, Instant, lapin::Result<Confirmation>);
+type Answer = Result<Vec<Event>, Revision>;
+
+impl Relay {
+    /// Ends when draining starts; what is not confirmed by then is published again by the next process.
+    pub async fn run(self, outbox: Arc<dyn Outbox>, shutdown: Shutdown) {
+        let mut core = Core::new(&self.account, outbox.cursor());
+        let mut asked = Asked { outbox: Arc::clone(&outbox), read: None.into(), wait: None.into() };
+        self.report(&core, &*outbox);
+        loop {
+            let live = tokio::select! {
+                live = self.link.live() => live,
+                () = shutdown.draining() => return,
+            };
+            let reason = tokio::select! {
+                reason = self.session(&live, &mut core, &mut asked) => reason,
+                () = live.ended() => live.reason(),
+                () = shutdown.draining() => return,
+            };
+            core.lost();
+            live.fail(reason);
+            self.report(&core, &*outbox);
+        }
+    }
+
+    /// Publishes over one connection until it is of no use any more.
+    async fn session(&self, live: &Live, core: &mut Core, asked: &mut Asked) -> String {
+        let channel = match live.confirming_channel().await {
+            Ok(channel) => channel,
+            Err(error) => return error.report(),
+        };
+        core.connected();
+        let mut blocked = live.blocked();
+        let mut confirms: FuturesUnordered<BoxFuture<'static, Confirmed>> = FuturesUnordered::new();
+        loop {
+            core.blocked(blocked.borrow_and_update().is_some());
+            while let Some(action) = core.poll() {
+                match action {
+                    Action::Publish { tag, message } => {
+                        add(&self.metrics.published, 1);
+                        let mut publish = publish(channel.clone(), tag, message).boxed();
+                        // The first poll hands the frames over; doing it here is what keeps the order.
+                        match futures::poll!(&mut publish) {
+                            std::task::Poll::Ready(done) => {
+                                confirms.push(std::future::ready(done).boxed());
+                            }
+                            std::task::Poll::Pending => confirms.push(publish),
+                        }
+                    }
+                    Action::Advance(to) => asked.outbox.confirmed(to),
+                    Action::Read { after, limit } => {
+                        let outbox = Arc::clone(&asked.outbox);
+                        let read = async move { outbox.read(after, limit).await };
+                        asked.read = Some(read.boxed()).into();
+                    }
+                    Action::Wait { after } => {
+                        let outbox = Arc::clone(&asked.outbox);
+                        asked.wait = Some(async move { outbox.wait(after).await }.boxed()).into();
+                    }
+                }
+            }
+            self.report(core, &*asked.outbox);
+            tokio::select! {
+                Some(confirmed) = confirms.next() => {
+                    if let Err(reason) = self.confirmed(core, confirmed).await {
+                        return reason;
+                    }
+                    // Whatever else is there, before the core is asked again.
+                    while let Some(Some(confirmed)) = confirms.next().now_or_never() {
+                        if let Err(reason) = self.confirmed(core, confirmed).await {
+                            return reason;
+                        }
+                    }
+                }
+                Some(answer) = &mut asked.read => {
+                    asked.read = None.into();
+                    match answer {
+                        Ok(events) => core.read(&events, now()),
+                        Err(floor) => {
+                            tracing::warn!(%floor, "history was compacted before it was published");
+                            add(&self.metrics.floors, 1);
+                            core.floor(asked.outbox.epoch(), floor, now());
+                        }
+                    }
+                }
+                Some(()) = &mut asked.wait => {
+                    asked.wait = None.into();
+                    core.woken();
+                }
+                Ok(()) = blocked.changed() => {}
+            }
+        }
+    }
+
+    async fn confirmed(&self, core: &mut Core, confirmed: Confirmed) -> Result<(), String> {
+        let (tag, since, confirmation) = confirmed;
+        match confirmation {
+            Ok(Confirmation::Ack(_)) => {
+                let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+                add(&self.metrics.confirmed, 1);
+                add(&self.metrics.confirm_micros, micros);
+                self.metrics
+                    .confirm_micros_max
+                    .fetch_max(micros, std::sync::atomic::Ordering::Relaxed);
+                core.acked(tag, false);
+                Ok(())
+            }
+            Ok(Confirmation::Nack(_)) => {
+                add(&self.metrics.nacked, 1);
+                let refused = core.nacked(tag, false);
+                for revision in refused.abandoned {
+                    add(&self.metrics.abandoned, 1);
+                    tracing::error!(
+                        %revision,
+                        "the broker refuses an event (a queue bound to it is full and rejects)"
+                    );
+                }
+                if refused.again > 0 {
+                    tokio::time::sleep(REFUSED_PAUSE).await;
+                }
+                Ok(())
+            }
+            Ok(Confirmation::NotRequested) => Err("the channel does not confirm".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn report(&self, core: &Core, outbox: &dyn Outbox) {
+        let (messages, bytes) = core.window();
+        set(&self.metrics.window_messages, messages as u64);
+        set(&self.metrics.window_bytes, bytes as u64);
+        self.status.progress(core.cursor(), outbox.backlog().unwrap_or(messages as u64));
+    }
+}
+
+/// What the core asked the outbox for; outlives connections.
+struct Asked {
+    outbox: Arc<dyn Outbox>,
+    read: OptionFuture<BoxFuture<'static, Answer>>,
+    wait: OptionFuture<BoxFuture<'static, ()>>,
+}
+
+async fn publish(channel: Channel, tag: u64, message: Arc<Message>) -> Confirmed {
+    let since = Instant::now();
+    let sent = channel
+        .basic_publish(
+            topology::EVENTS.into(),
+            message.routing_key.as_str().into(),
+            BasicPublishOptions::default(),
+            &message.body,
+            message.properties.clone(),
+        )
+        .await;
+    let confirmation = match sent {
+        Ok(confirm) => confirm.await,
+        Err(error) => Err(error),
+    };
+    (tag, since, confirmation)
+}
+
+fn now() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs())
+}

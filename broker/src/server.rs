@@ -1,0 +1,199 @@
+//! The server's side: declares the shared topology and the nodes' queues, publishes, reads commands, replies.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use lapin::BasicProperties;
+use lapin::types::ShortString;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use warren_api::NodeName;
+use warren_process::Tasks;
+
+use crate::connection::{BrokerConfig, Link, Live, Purpose};
+use crate::error::BrokerError;
+use crate::publish::Publisher;
+use crate::relay::Relay;
+use crate::session::Source;
+use crate::status::{FabricStatus, Metrics, StatusCell};
+use crate::{ReplyTo, Subscriber, declare, rabbit, topology};
+
+/// How often the shared topology and all nodes' queues are declared anew, so that what somebody deleted is back; also
+/// after every connect. 1,000 nodes are 5,000 small calls.
+const HEAL_INTERVAL: Duration = Duration::from_secs(60);
+/// Nodes whose queues are declared at the same time.
+const HEAL_CONCURRENCY: usize = 4;
+/// A Status is small.
+const MAX_REPLY_BYTES: usize = 1 << 20;
+
+/// The API server's connections to the broker: one to publish (and to declare), one to consume. Clones share them.
+#[derive(Clone)]
+pub struct ServerLink(Arc<Inner>);
+
+struct Inner {
+    account: String,
+    tasks: Tasks,
+    publish: Link,
+    consume: Link,
+    publisher: Arc<Publisher>,
+    status: StatusCell,
+    metrics: Arc<Metrics>,
+    nodes: Mutex<BTreeSet<NodeName>>,
+    changed: Notify,
+}
+
+impl ServerLink {
+    /// Starts connecting; the account of the URL is the server's, whose messages are events.
+    pub fn start(config: BrokerConfig, tasks: &Tasks) -> Self {
+        let status = StatusCell::new();
+        let metrics: Arc<Metrics> = Arc::default();
+        let account = config.url.account().to_owned();
+        let replay =
+            Arc::new(|live: Arc<Live>| -> std::pin::Pin<Box<dyn Future<Output = _> + Send>> {
+                Box::pin(async move { declare::declare_bearing(&live, &topology::shared()).await })
+            });
+        let purpose = Purpose { what: "publish", probe: false, replay: Some(replay) };
+        let publish =
+            Link::start(config.clone(), purpose, tasks, status.clone(), Arc::clone(&metrics));
+        // The status is the publishing side's: it is what the backlog waits for.
+        let purpose = Purpose { what: "commands", probe: true, replay: None };
+        let consume = Link::start(config, purpose, tasks, StatusCell::new(), Arc::clone(&metrics));
+        let link = Self(Arc::new(Inner {
+            account,
+            tasks: tasks.clone(),
+            publisher: Arc::new(Publisher::new(publish.clone())),
+            publish,
+            consume,
+            status,
+            metrics,
+            nodes: Mutex::default(),
+            changed: Notify::new(),
+        }));
+        let (healer, shutdown) = (link.clone(), tasks.shutdown().clone());
+        tasks.spawn("broker topology", async move {
+            tokio::select! {
+                () = healer.heal() => {}
+                () = shutdown.draining() => {}
+            }
+        });
+        link
+    }
+
+    pub fn status(&self) -> FabricStatus {
+        self.0.status.get()
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// Publishes an outbox; run it as a critical task: `tasks.spawn_critical("relay", …)`.
+    pub fn relay(&self) -> Relay {
+        Relay {
+            link: self.0.publish.clone(),
+            account: self.0.account.clone(),
+            status: self.0.status.clone(),
+            metrics: Arc::clone(&self.0.metrics),
+        }
+    }
+
+    /// Wants a node's queue and its bindings from now on, also after the broker has lost them; idempotent. An error says
+    /// that they are not there yet.
+    pub async fn declare_node(&self, node: &NodeName) -> Result<(), BrokerError> {
+        self.0.nodes.lock().insert(node.clone());
+        let live = self.0.publish.now()?;
+        let declared = declare::declare_replacing(&live, &topology::node(node)).await;
+        if declared.is_err() {
+            self.0.changed.notify_one();
+        }
+        declared
+    }
+
+    /// Wants the queues of exactly these nodes from now on: what the server calls at its start. Declares in the
+    /// background; the queues of other nodes are left alone (they may hold what an operator wants to see).
+    pub fn set_nodes(&self, nodes: impl IntoIterator<Item = NodeName>) {
+        *self.0.nodes.lock() = nodes.into_iter().collect();
+        self.0.changed.notify_one();
+    }
+
+    /// Deletes a node's queue with what is in it; idempotent.
+    pub async fn delete_node(&self, node: &NodeName) -> Result<(), BrokerError> {
+        self.0.nodes.lock().remove(node);
+        let live = self.0.publish.now()?;
+        declare::delete(&live, &topology::node_queue(node)).await
+    }
+
+    /// What comes to `warren.commands`: [`Delivery::Command`](crate::Delivery::Command)s, and
+    /// [`Delivery::Down`](crate::Delivery::Down) while the broker is away.
+    pub async fn commands(&self) -> Box<dyn Subscriber> {
+        let Inner { tasks, consume, publisher, metrics, account, .. } = &*self.0;
+        let dead_letters = Some(Arc::clone(publisher));
+        rabbit::start(
+            tasks,
+            consume.clone(),
+            Source::Commands,
+            None,
+            account.clone(),
+            dead_letters,
+            Arc::clone(metrics),
+            Arc::new(()),
+        )
+        .await
+    }
+
+    /// Answers a command with a Status, to the queue that its sender named. An error where nobody waits there; nothing
+    /// is retried. Our own queues are refused: a sender could make the server speak to a node.
+    pub async fn reply(&self, to: &ReplyTo, status: &serde_json::Value) -> Result<(), BrokerError> {
+        if topology::is_reserved(&to.queue) {
+            return Err(BrokerError::ReservedReply("reply", to.queue.clone()));
+        }
+        let body = status.to_string();
+        if body.len() > MAX_REPLY_BYTES {
+            return Err(BrokerError::Publish {
+                exchange: String::new(),
+                key: to.queue.clone(),
+                reason: format!("{} bytes; a reply has at most {MAX_REPLY_BYTES}", body.len()),
+            });
+        }
+        let mut properties =
+            BasicProperties::default().with_content_type("application/json".into());
+        if let Some(Ok(id)) = to.correlation_id.as_deref().map(ShortString::try_new) {
+            properties = properties.with_correlation_id(id);
+        }
+        self.0.publisher.publish("", &to.queue, body.as_bytes(), properties).await
+    }
+
+    async fn heal(&self) {
+        let mut last = None;
+        loop {
+            let live = self.0.publish.live().await;
+            let nodes: Vec<NodeName> = self.0.nodes.lock().iter().cloned().collect();
+            // The replay has just declared what is shared.
+            if last
+                .replace(Arc::downgrade(&live))
+                .is_some_and(|old| old.ptr_eq(&Arc::downgrade(&live)))
+                && let Err(error) = declare::declare_bearing(&live, &topology::shared()).await
+            {
+                tracing::warn!(error = %error.report(), "the shared queues are not all there");
+            }
+            futures::stream::iter(nodes)
+                .for_each_concurrent(HEAL_CONCURRENCY, |node| {
+                    let live = &live;
+                    async move {
+                        let topology = topology::node(&node);
+                        if let Err(error) = declare::declare_replacing(live, &topology).await {
+                            tracing::warn!(%node, error = %error.report(), "a node's queue is not there");
+                        }
+                    }
+                })
+                .await;
+            tokio::select! {
+                () = tokio::time::sleep(HEAL_INTERVAL) => {}
+                () = self.0.changed.notified() => {}
+                () = live.ended() => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,644 @@
+//! A reader's task: consumes one queue over whatever connection is up, judges what comes, and settles what was read.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use lapin::Channel;
+use lapin::message::Delivery as Message;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
+use lapin::types::{AMQPValue, FieldTable, LongString};
+use tokio::sync::mpsc;
+use warren_api::{Revision, Shard};
+
+use crate::connection::{Link, Live, State, backoff};
+use crate::consume::{Dropped, Interest, Reader, Relist, Verdict};
+use crate::dedup::{Deduplicator, Fingerprint, fingerprint};
+use crate::envelope::{Incoming, decode};
+use crate::error::BrokerError;
+use crate::publish::Publisher;
+use crate::status::{Metrics, add, set};
+use crate::topology::{self, DEAD, EVENTS};
+use crate::{Ack, Delivery, ReplyTo, Stream, declare};
+
+/// Deliveries in a reader's hands. A reader that commits 256 at once to its disk every 10 ms takes 25,000/s.
+pub const PREFETCH: u16 = 256;
+/// What people send is a manifest; the API takes 3 MiB.
+pub const MAX_COMMAND_BYTES: usize = 3 << 20;
+/// Deliveries that were given back come again after this: a reader that cannot store them must not spin.
+const RETURN_AFTER: Duration = Duration::from_millis(250);
+/// Deliveries that came back, and how often; beyond the bound the counts start again.
+const MAX_COUNTED: usize = 1_000;
+/// Relists for gaps come at most so often; events wait meanwhile.
+const RELIST_PAUSE: Duration = Duration::from_millis(200);
+
+/// Where a session reads from.
+pub(crate) enum Source {
+    /// Declared by the server; it is waited for where it is missing.
+    Node {
+        queue: String,
+    },
+    Controller {
+        name: String,
+        instance: String,
+        resources: Vec<warren_api::GroupResource>,
+    },
+    /// `warren.commands`: everything is a command.
+    Commands,
+}
+
+impl Source {
+    fn interest(&self, node: Option<warren_api::NodeName>) -> Option<Interest> {
+        match (self, node) {
+            (Source::Controller { resources, .. }, _) => {
+                Some(Interest::Resources(resources.clone()))
+            }
+            (Source::Node { .. }, Some(node)) => Some(Interest::Node(node)),
+            _ => None,
+        }
+    }
+}
+
+/// What the subscriber's handle tells its task.
+pub(crate) enum Tell {
+    Settle { generation: u64, tag: u64, how: How },
+    Listed { streams: Vec<Stream>, at: Revision },
+}
+
+pub(crate) enum How {
+    Ack,
+    Return,
+    Reject(String),
+}
+
+struct RabbitAck {
+    generation: u64,
+    tag: u64,
+    tell: Option<mpsc::UnboundedSender<Tell>>,
+}
+
+impl RabbitAck {
+    fn settle(&mut self, how: How) {
+        if let Some(tell) = self.tell.take() {
+            let (generation, tag) = (self.generation, self.tag);
+            // The session may have ended; the broker then gives the message to the next one.
+            let _ = tell.send(Tell::Settle { generation, tag, how });
+        }
+    }
+}
+
+#[async_trait]
+impl Ack for RabbitAck {
+    async fn ack(mut self: Box<Self>) {
+        self.settle(How::Ack);
+    }
+
+    async fn reject(mut self: Box<Self>, reason: String) {
+        self.settle(How::Reject(reason));
+    }
+}
+
+impl Drop for RabbitAck {
+    fn drop(&mut self) {
+        self.settle(How::Return);
+    }
+}
+
+/// What is in the reader's hands.
+struct Held {
+    revision: Option<Revision>,
+    content: Option<Fingerprint>,
+    /// Known for commands only: what a dead letter is made of.
+    letter: Option<Box<Letter>>,
+}
+
+struct Letter {
+    body: Bytes,
+    properties: lapin::BasicProperties,
+    exchange: String,
+    routing_key: String,
+    count: u32,
+}
+
+pub(crate) struct Session {
+    link: Link,
+    source: Source,
+    server_account: String,
+    reader: Option<Reader>,
+    out: mpsc::Sender<Delivery>,
+    tell: mpsc::UnboundedSender<Tell>,
+    told: mpsc::UnboundedReceiver<Tell>,
+    /// Writes dead letters with their reason, where the account may; else the broker moves them, without.
+    dead_letters: Option<Arc<Publisher>>,
+    metrics: Arc<Metrics>,
+    generation: u64,
+    held: BTreeMap<u64, Held>,
+    returning: Vec<u64>,
+    seen: Deduplicator,
+    counts: HashMap<Fingerprint, u32>,
+    last_relist: Option<Instant>,
+}
+
+/// The reader is gone.
+struct Gone;
+
+enum End {
+    Gone,
+    Lost(String),
+}
+
+impl From<Gone> for End {
+    fn from(_: Gone) -> Self {
+        End::Gone
+    }
+}
+
+impl From<BrokerError> for End {
+    fn from(error: BrokerError) -> Self {
+        End::Lost(error.report())
+    }
+}
+
+impl From<lapin::Error> for End {
+    fn from(error: lapin::Error) -> Self {
+        End::Lost(error.to_string())
+    }
+}
+
+impl Session {
+    #[expect(clippy::too_many_arguments, reason = "a constructor of plain fields")]
+    pub(crate) fn new(
+        link: Link,
+        source: Source,
+        node: Option<warren_api::NodeName>,
+        server_account: String,
+        out: mpsc::Sender<Delivery>,
+        told: (mpsc::UnboundedSender<Tell>, mpsc::UnboundedReceiver<Tell>),
+        dead_letters: Option<Arc<Publisher>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let reader = source.interest(node).map(Reader::new);
+        Self {
+            link,
+            source,
+            server_account,
+            reader,
+            out,
+            tell: told.0,
+            told: told.1,
+            dead_letters,
+            metrics,
+            generation: 0,
+            held: BTreeMap::new(),
+            returning: Vec::new(),
+            seen: Deduplicator::default(),
+            counts: HashMap::new(),
+            last_relist: None,
+        }
+    }
+
+    /// Ends when the subscriber is dropped. `ready` is dropped when the queue is consumed for the first time.
+    pub(crate) async fn run(mut self, ready: tokio::sync::oneshot::Sender<()>) {
+        let mut ready = Some(ready);
+        let mut attempt = 0;
+        let mut told_down = false;
+        loop {
+            let out = self.out.clone();
+            let live = tokio::select! {
+                live = self.link.live() => live,
+                () = out.closed() => return,
+                reason = down(&self.link), if !told_down => {
+                    told_down = true;
+                    if self.out.send(Delivery::Down { reason }).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            self.generation += 1;
+            let end = self.consume(&live, &mut ready, &mut attempt, &mut told_down).await;
+            self.forget_held();
+            let End::Lost(reason) = end else { return };
+            let reason = if live.is_ended() { live.reason() } else { reason };
+            if !std::mem::replace(&mut told_down, true)
+                && self.out.send(Delivery::Down { reason: reason.clone() }).await.is_err()
+            {
+                return;
+            }
+            if !live.is_ended() {
+                // The connection is well, the queue is not: missing, deleted, taken, or not allowed.
+                let wait = backoff(attempt, rand::random());
+                attempt += 1;
+                tracing::warn!(
+                    %reason,
+                    retry_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+                    "no queue to read from"
+                );
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = out.closed() => return,
+                }
+            }
+        }
+    }
+
+    async fn consume(
+        &mut self,
+        live: &Live,
+        ready: &mut Option<tokio::sync::oneshot::Sender<()>>,
+        attempt: &mut u32,
+        told_down: &mut bool,
+    ) -> End {
+        let channel = match live.channel().await {
+            Ok(channel) => channel,
+            Err(error) => return error.into(),
+        };
+        let result = self.consume_on(live, &channel, ready, attempt, told_down).await;
+        if live.is_ended() {
+            return result.err().unwrap_or(End::Gone);
+        }
+        // Unacknowledged deliveries go back to the queue with their channel.
+        let _ =
+            tokio::time::timeout(Duration::from_millis(200), channel.close(200, "".into())).await;
+        match result {
+            Ok(()) => End::Gone,
+            Err(end) => end,
+        }
+    }
+
+    async fn consume_on(
+        &mut self,
+        live: &Live,
+        channel: &Channel,
+        ready: &mut Option<tokio::sync::oneshot::Sender<()>>,
+        attempt: &mut u32,
+        told_down: &mut bool,
+    ) -> Result<(), End> {
+        let qos = channel.basic_qos(PREFETCH, BasicQosOptions::default());
+        live.call("set the prefetch", "", qos).await?;
+        let queue = match &self.source {
+            Source::Node { queue } => queue.clone(),
+            Source::Commands => topology::COMMANDS.to_owned(),
+            Source::Controller { name, instance, resources } => {
+                // The queue of a connection that the broker has not yet given up would be taken still.
+                let instance = match self.generation {
+                    1 => instance.clone(),
+                    n => format!("{instance}~{n}"),
+                };
+                let queue = topology::controller_queue(name, &instance);
+                let topology = topology::controller(queue.clone(), resources);
+                declare::declare_on(live, channel, &topology).await?;
+                queue
+            }
+        };
+        let consume = channel.basic_consume(
+            queue.as_str().into(),
+            "".into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        );
+        let mut consumer = live.call("consume", &queue, consume).await?;
+        *attempt = 0;
+        if let Some(reader) = &mut self.reader {
+            let relist =
+                reader.connected(if self.generation == 1 { "start" } else { "reconnected" });
+            self.relist(relist).await?;
+        }
+        *told_down = false;
+        drop(ready.take());
+        let mut give_back = tokio::time::interval(RETURN_AFTER);
+        give_back.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let out = self.out.clone();
+        loop {
+            tokio::select! {
+                // What is read goes first, so that the broker can forget it.
+                biased;
+                () = live.ended() => return Err(End::Lost(live.reason())),
+                Some(tell) = self.told.recv() => self.told(channel, &queue, tell).await?,
+                delivery = consumer.next() => match delivery {
+                    Some(Ok(message)) => {
+                        live.heard();
+                        self.delivered(channel, &queue, message).await?;
+                    }
+                    Some(Err(error)) => return Err(error.into()),
+                    None => return Err(End::Lost(format!("the queue {queue:?} was deleted"))),
+                },
+                _ = give_back.tick(), if !self.returning.is_empty() => {
+                    for tag in std::mem::take(&mut self.returning) {
+                        let options = BasicNackOptions { requeue: true, ..Default::default() };
+                        channel.basic_nack(tag, options).await?;
+                    }
+                }
+                () = out.closed() => return Ok(()),
+            }
+        }
+    }
+
+    async fn delivered(
+        &mut self,
+        channel: &Channel,
+        queue: &str,
+        message: Message,
+    ) -> Result<(), End> {
+        if message.redelivered {
+            add(&self.metrics.redelivered, 1);
+        }
+        let tag = message.delivery_tag;
+        let user = message.properties.user_id().as_ref().map(|user| user.as_str().to_owned());
+        let is_event = message.exchange.as_str() == EVENTS
+            && user.as_deref() == Some(self.server_account.as_str());
+        if !is_event {
+            return self.command(channel, queue, message, user).await;
+        }
+        let Some(reader) = &mut self.reader else {
+            return self.refuse(channel, queue, tag, "an event, where commands are read").await;
+        };
+        let body = Bytes::from(message.data);
+        match decode(&message.properties, &body) {
+            Ok(Incoming::Event(event)) => match reader.event(&event) {
+                Verdict::Apply => self.event(event, tag).await,
+                Verdict::Relist(relist) => {
+                    add(&self.metrics.gaps, u64::from(!relist.streams.is_empty()));
+                    self.relist(relist).await?;
+                    self.event(event, tag).await
+                }
+                Verdict::Drop(why) => {
+                    add(&self.metrics.dropped, 1);
+                    if why == Dropped::NotOurs {
+                        let shards = event.shards.iter().map(|(shard, _)| Shard::word(shard));
+                        let shards = shards.collect::<Vec<_>>().join(" ");
+                        tracing::debug!(key = %event.key, shards, "an event that nobody asked for");
+                    }
+                    self.acknowledge(channel, tag).await
+                }
+            },
+            Ok(Incoming::Floor { epoch, floor }) => {
+                let relist = reader.floor(epoch, floor);
+                self.acknowledge(channel, tag).await?;
+                match relist {
+                    Some(relist) => self.relist(relist).await.map_err(End::from),
+                    None => Ok(()),
+                }
+            }
+            Err(error) => {
+                let relist = reader.unreadable();
+                self.refuse(channel, queue, tag, &error.to_string()).await?;
+                self.relist(relist).await.map_err(End::from)
+            }
+        }
+    }
+
+    async fn event(&mut self, event: crate::Event, tag: u64) -> Result<(), End> {
+        let held = Held { revision: Some(event.revision), content: None, letter: None };
+        let ack = self.hold(tag, held);
+        add(&self.metrics.events, 1);
+        self.send(Delivery::Event(event, ack)).await.map_err(End::from)
+    }
+
+    async fn command(
+        &mut self,
+        channel: &Channel,
+        queue: &str,
+        message: Message,
+        publisher: Option<String>,
+    ) -> Result<(), End> {
+        let tag = message.delivery_tag;
+        if message.data.len() > MAX_COMMAND_BYTES {
+            let reason =
+                format!("{} bytes; a command has at most {MAX_COMMAND_BYTES}", message.data.len());
+            return self.refuse(channel, queue, tag, &reason).await;
+        }
+        let routing_key = message.routing_key.as_str().to_owned();
+        let text = |s: &Option<lapin::types::ShortString>| {
+            s.as_ref().map(|s| s.as_str().to_owned()).filter(|s| !s.is_empty())
+        };
+        let message_id = text(message.properties.message_id());
+        let content = fingerprint(&routing_key, publisher.as_deref(), &message.data);
+        if message_id.is_none() && !self.seen.is_new(content, Instant::now()) {
+            add(&self.metrics.duplicates, 1);
+            tracing::info!(
+                queue,
+                routing_key,
+                publisher,
+                "dropped a message that came before within ten minutes; give it a message_id"
+            );
+            return self.acknowledge(channel, tag).await;
+        }
+        let count = self.counts.get(&content).copied().unwrap_or(0) + 1;
+        let body = Bytes::from(message.data);
+        let reply = text(message.properties.reply_to()).map(|queue| ReplyTo {
+            queue,
+            correlation_id: text(message.properties.correlation_id()),
+        });
+        let letter = self.dead_letters.is_some().then(|| {
+            Box::new(Letter {
+                body: body.clone(),
+                properties: message.properties.clone(),
+                exchange: message.exchange.as_str().to_owned(),
+                routing_key: routing_key.clone(),
+                count,
+            })
+        });
+        let ack = self.hold(tag, Held { revision: None, content: Some(content), letter });
+        add(&self.metrics.commands, 1);
+        let command = Delivery::Command { body, message_id, publisher, routing_key, reply, ack };
+        self.send(command).await.map_err(End::from)
+    }
+
+    fn hold(&mut self, tag: u64, held: Held) -> Box<dyn Ack> {
+        self.held.insert(tag, held);
+        set(&self.metrics.open_deliveries, self.held.len() as u64);
+        Box::new(RabbitAck { generation: self.generation, tag, tell: Some(self.tell.clone()) })
+    }
+
+    async fn relist(&mut self, relist: Relist) -> Result<(), Gone> {
+        if let Some(last) = self.last_relist {
+            tokio::time::sleep(RELIST_PAUSE.saturating_sub(last.elapsed())).await;
+        }
+        self.last_relist = Some(Instant::now());
+        add(&self.metrics.relists, 1);
+        let Relist { streams, at_least, reason } = relist;
+        tracing::info!(reason, streams = streams.len(), %at_least, "relist");
+        self.send(Delivery::Relist { streams, at_least, reason }).await
+    }
+
+    async fn send(&mut self, delivery: Delivery) -> Result<(), Gone> {
+        self.out.send(delivery).await.map_err(|_| Gone)
+    }
+
+    async fn told(&mut self, channel: &Channel, queue: &str, tell: Tell) -> Result<(), End> {
+        let mut acked = BTreeSet::new();
+        let mut next = Some(tell);
+        while let Some(tell) = next {
+            match tell {
+                Tell::Listed { streams, at } => {
+                    let relist = self.reader.as_mut().and_then(|r| r.listed(&streams, at));
+                    if let Some(relist) = relist {
+                        add(&self.metrics.gaps, 1);
+                        self.relist(relist).await?;
+                    }
+                }
+                Tell::Settle { generation, tag, how } if generation == self.generation => {
+                    match (how, self.held.get(&tag)) {
+                        (_, None) => {}
+                        (How::Ack, Some(held)) => {
+                            if let (Some(revision), Some(reader)) =
+                                (held.revision, &mut self.reader)
+                            {
+                                reader.confirmed(revision);
+                            }
+                            if let Some(content) = &held.content {
+                                self.counts.remove(content);
+                            }
+                            acked.insert(tag);
+                        }
+                        (How::Return, Some(_)) => self.give_back(tag),
+                        (How::Reject(reason), Some(_)) => {
+                            self.reject(channel, queue, tag, reason).await?;
+                        }
+                    }
+                }
+                // Of a connection that is no more: the broker gives it again, and the rule knows it.
+                Tell::Settle { .. } => {}
+            }
+            next = self.told.try_recv().ok();
+        }
+        // One frame for all that are the oldest; what waits to be given back is held as well, so never among them.
+        let mut up_to = None;
+        while let (Some((oldest, _)), Some(first)) = (self.held.first_key_value(), acked.first())
+            && oldest == first
+        {
+            up_to = acked.pop_first();
+            self.held.pop_first();
+        }
+        if let Some(tag) = up_to {
+            channel.basic_ack(tag, BasicAckOptions { multiple: true }).await?;
+        }
+        for tag in acked {
+            self.held.remove(&tag);
+            self.acknowledge(channel, tag).await?;
+        }
+        set(&self.metrics.open_deliveries, self.held.len() as u64);
+        Ok(())
+    }
+
+    fn give_back(&mut self, tag: u64) {
+        add(&self.metrics.returned, 1);
+        self.returning.push(tag);
+        let Some(held) = self.held.get(&tag) else { return };
+        if let (Some(revision), Some(reader)) = (held.revision, &mut self.reader) {
+            reader.returned(revision);
+        }
+        if let Some(content) = held.content {
+            self.seen.forget(&content);
+            if self.counts.len() >= MAX_COUNTED {
+                self.counts.clear();
+            }
+            *self.counts.entry(content).or_default() += 1;
+        }
+    }
+
+    /// The connection is gone; the broker gives all of it again.
+    fn forget_held(&mut self) {
+        for held in std::mem::take(&mut self.held).into_values() {
+            if let Some(content) = held.content {
+                self.seen.forget(&content);
+            }
+        }
+        self.returning.clear();
+        set(&self.metrics.open_deliveries, 0);
+    }
+
+    async fn acknowledge(&self, channel: &Channel, tag: u64) -> Result<(), End> {
+        channel.basic_ack(tag, BasicAckOptions::default()).await.map_err(End::from)
+    }
+
+    /// What nobody was shown.
+    async fn refuse(
+        &self,
+        channel: &Channel,
+        queue: &str,
+        tag: u64,
+        reason: &str,
+    ) -> Result<(), End> {
+        add(&self.metrics.dead_lettered, 1);
+        tracing::warn!(queue, reason, "a message that cannot be used");
+        let options = BasicNackOptions { requeue: false, ..Default::default() };
+        channel.basic_nack(tag, options).await.map_err(End::from)
+    }
+
+    /// What the reader could not use.
+    async fn reject(
+        &mut self,
+        channel: &Channel,
+        queue: &str,
+        tag: u64,
+        reason: String,
+    ) -> Result<(), End> {
+        let Some(held) = self.held.remove(&tag) else { return Ok(()) };
+        if let (Some(revision), Some(reader)) = (held.revision, &mut self.reader) {
+            reader.confirmed(revision);
+        }
+        if let Some(content) = &held.content {
+            self.counts.remove(content);
+        }
+        if let (Some(letter), Some(publisher)) = (held.letter, &self.dead_letters) {
+            match publisher.publish(DEAD, "", &letter.body, letter.properties(queue, &reason)).await
+            {
+                Ok(()) => {
+                    add(&self.metrics.dead_lettered, 1);
+                    tracing::warn!(queue, %reason, "a message that cannot be used");
+                    return self.acknowledge(channel, tag).await;
+                }
+                Err(error) => {
+                    tracing::warn!(error = %error.report(), "leaving a dead letter to the broker");
+                }
+            }
+        }
+        self.refuse(channel, queue, tag, &reason).await
+    }
+}
+
+impl Letter {
+    /// The sender's, with the reason, where it was, and how often it was tried.
+    fn properties(&self, queue: &str, reason: &str) -> lapin::BasicProperties {
+        let text = |s: &str| AMQPValue::LongString(LongString::from(s));
+        let mut headers = self.properties.headers().clone().unwrap_or_default();
+        // A cut on a character's border: the header must stay small and readable.
+        let reason: String = reason.chars().take(1_000).collect();
+        headers.insert("x-reason".into(), text(&reason));
+        headers.insert("x-origin".into(), text(queue));
+        headers.insert("x-origin-exchange".into(), text(&self.exchange));
+        headers.insert("x-origin-key".into(), text(&self.routing_key));
+        headers.insert("x-count".into(), AMQPValue::LongLongInt(self.count.into()));
+        if let Some(user) = self.properties.user_id() {
+            // Ours goes into the property, or the broker refuses the message.
+            headers.insert("x-user-id".into(), text(user.as_str()));
+        }
+        let mut letter =
+            lapin::BasicProperties::default().with_headers(headers).with_delivery_mode(2);
+        if let Some(id) = self.properties.message_id() {
+            letter = letter.with_message_id(id.clone());
+        }
+        if let Some(kind) = self.properties.content_type() {
+            letter = letter.with_content_type(kind.clone());
+        }
+        letter
+    }
+}
+
+/// Why the link is down, as soon as an attempt has failed.
+async fn down(link: &Link) -> String {
+    let mut state = link.state();
+    loop {
+        if let State::Down(reason) = &*state.borrow_and_update() {
+            return reason.to_string();
+        }
+        if state.changed().await.is_err() {
+            return "shutting down".to_owned();
+        }
+    }
+}
