@@ -155,6 +155,17 @@ impl<K: Cached> Informer<K> {
         let _ = seen.wait_for(|seen| seen.is_some_and(|seen| seen >= revision)).await;
     }
 
+    /// Waits until the cache is as the condition wants it; asked again after each change. Cancellation safe.
+    pub async fn wait_until(&self, condition: impl Fn(&Self) -> bool) {
+        let mut seen = self.shared.seen.subscribe();
+        loop {
+            seen.mark_unchanged();
+            if condition(self) || seen.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Waits for the first list. Cancellation safe.
     pub async fn synced(&self) {
         self.wait_for(Revision(0)).await;

@@ -16,7 +16,7 @@ pub mod testing;
 pub use connect::{ConnectError, from_kubeconfig, in_process};
 pub use fallback::Fallback;
 pub use http_fabric::HttpFabric;
-pub use informer::{Change, Index, Informer};
+pub use informer::{Cached, Change, Index, Informer};
 pub use meta::MetaObject;
 pub use set::InformerSet;
 

@@ -1,1 +1,94 @@
-//! Controllers and the scheduler: `decide` is pure, `execute` has no choices left.
+//! Controllers and the scheduler: `decide` (pure), then `execute`.
+//!
+//! [`start`] runs them on one [`InformerSet`], so that a process has one subscription.
+
+mod caches;
+mod deployment;
+mod events;
+mod execute;
+mod job;
+pub mod names;
+pub mod plan;
+mod pods;
+mod queue;
+mod replicaset;
+mod runner;
+#[cfg(test)]
+mod world;
+
+use std::sync::Arc;
+
+use warren_client::{Connection, InformerSet};
+use warren_process::{Clock, SystemClock, Tasks};
+
+pub use caches::Key;
+pub use queue::WorkQueue;
+pub use runner::Metrics;
+
+use caches::Caches;
+use events::Recorder;
+use runner::Context;
+
+/// Starts one controller: it registers with the caches and spawns its workers.
+type Start = fn(&Context, &Tasks);
+
+/// Every controller by the name it is switched with.
+const ALL: &[(&str, Start)] =
+    &[("deployment", deployment::start), ("job", job::start), ("replicaset", replicaset::start)];
+
+/// The names of all controllers, in order.
+pub fn all() -> impl Iterator<Item = &'static str> {
+    ALL.iter().map(|(name, _)| *name)
+}
+
+/// What runs, and how.
+#[derive(Clone)]
+pub struct Config {
+    /// Tells this process from others that run now; a part of its queue's name.
+    pub instance: String,
+    /// Those not to run, by the names that [`all`] gives.
+    pub disabled: Vec<String>,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let instance = format!("{:016x}", rand::random::<u64>());
+        Self { instance, disabled: Vec::new(), clock: Arc::new(SystemClock) }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("there is no controller named {name:?}; there are: {}", all().collect::<Vec<_>>().join(", "))]
+    UnknownController { name: String },
+}
+
+/// Starts all controllers that are not disabled. They work until shutdown; the API may come later, and may go and come.
+pub fn start(
+    connection: Connection,
+    config: Config,
+    tasks: &Tasks,
+) -> Result<Arc<Metrics>, ConfigError> {
+    if let Some(name) = config.disabled.iter().find(|name| all().all(|known| known != *name)) {
+        return Err(ConfigError::UnknownController { name: name.clone() });
+    }
+    let client = connection.client.clone();
+    let mut set = InformerSet::new(connection, "controllers", config.instance);
+    let context = Context {
+        caches: Caches::new(&mut set),
+        recorder: Recorder::start(client.clone(), Arc::clone(&config.clock), tasks),
+        client,
+        clock: config.clock,
+        metrics: Arc::default(),
+    };
+    for (name, start) in ALL {
+        if config.disabled.iter().any(|disabled| disabled == name) {
+            tracing::info!(controller = name, "disabled");
+        } else {
+            start(&context, tasks);
+        }
+    }
+    set.run(tasks);
+    Ok(context.metrics)
+}

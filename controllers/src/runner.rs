@@ -1,0 +1,173 @@
+//! The shell around every controller: a queue, workers, writes.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use warren_process::{Clock, Tasks};
+
+use crate::caches::{Caches, Key};
+use crate::events::Recorder;
+use crate::execute::{ExecuteError, Executed, Expected, execute};
+use crate::plan::{Plan, Write};
+use crate::queue::WorkQueue;
+
+/// Refusals logged at `warn`; what is ordinary (a lost race) is not.
+const SLOW: Duration = Duration::from_secs(1);
+
+pub(crate) trait Controller: Send + Sync + 'static {
+    /// As it stands in the source of its Events: `replicaset-controller`.
+    const NAME: &'static str;
+
+    /// Takes a snapshot for the key and decides. Does no I/O.
+    fn plan(&self, now: Timestamp, key: &Key) -> Plan;
+
+    /// What is to be written about a refusal, such as a condition.
+    fn refused(&self, _now: Timestamp, _key: &Key, _message: &str) -> Option<Write> {
+        None
+    }
+}
+
+/// What all controllers share.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub client: kube::Client,
+    pub caches: Caches,
+    pub recorder: Recorder,
+    pub clock: Arc<dyn Clock>,
+    pub metrics: Arc<Metrics>,
+}
+
+/// Counters over all controllers since the start.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    pub decisions: AtomicU64,
+    pub writes: AtomicU64,
+    pub conflicts: AtomicU64,
+    pub failures: AtomicU64,
+}
+
+struct Runner<C> {
+    controller: C,
+    context: Context,
+    queue: WorkQueue<Key>,
+    /// What earlier writes for a key have not shown in the caches yet.
+    expected: Mutex<HashMap<Key, Vec<Expected>>>,
+}
+
+/// Runs a controller with so many workers, once the caches are filled, until shutdown.
+pub(crate) fn run<C: Controller>(
+    context: &Context,
+    tasks: &Tasks,
+    queue: WorkQueue<Key>,
+    workers: usize,
+    controller: C,
+) {
+    let expected = Mutex::default();
+    let runner = Arc::new(Runner { controller, context: context.clone(), queue, expected });
+    for _ in 0..workers {
+        let (runner, shutdown) = (Arc::clone(&runner), tasks.shutdown().clone());
+        tasks.spawn_critical(C::NAME, async move {
+            tokio::select! {
+                () = shutdown.draining() => {}
+                () = runner.context.caches.synced() => {}
+            }
+            while !shutdown.is_draining() {
+                // A plan that is begun is carried through, also during shutdown.
+                let key = tokio::select! {
+                    () = shutdown.draining() => break,
+                    key = runner.queue.next() => key,
+                };
+                Box::pin(runner.work(&key)).await;
+            }
+            Ok::<_, Infallible>(())
+        });
+    }
+}
+
+impl<C: Controller> Runner<C> {
+    async fn work(&self, key: &Key) {
+        let expected = self.expected.lock().remove(key);
+        if let Some(expected) = expected {
+            self.context.caches.settled(&expected).await;
+        }
+        let metrics = &self.context.metrics;
+        metrics.decisions.fetch_add(1, Ordering::Relaxed);
+        let start = std::time::Instant::now();
+        let now = self.context.clock.now();
+        let plan = self.controller.plan(now, key);
+        for note in &plan.notes {
+            self.context.recorder.record(C::NAME, note.clone());
+        }
+        let executed = self.execute(&plan).await;
+        metrics.writes.fetch_add(plan.steps.len() as u64, Ordering::Relaxed);
+        let mut expected = executed.expected;
+        match executed.result {
+            Ok(()) => {
+                if let Some(after) = plan.again_after {
+                    self.queue.add_after(key.clone(), after);
+                }
+                if start.elapsed() > SLOW {
+                    let (controller, took) = (C::NAME, start.elapsed());
+                    tracing::debug!(controller, %key, ?took, "slow");
+                }
+                self.remember(key, expected);
+                self.queue.done(key);
+            }
+            Err(error) => {
+                self.report(key, &error);
+                if let ExecuteError::Refused { message, .. } = &error {
+                    if let Some(note) = executed.failed.and_then(|step| step.refusal) {
+                        let message = format!("{}{message}", note.message);
+                        self.context
+                            .recorder
+                            .record(C::NAME, crate::plan::Note { message, ..note });
+                    }
+                    if let Some(write) = self.controller.refused(now, key, message) {
+                        let plan = Plan { steps: vec![write.into()], ..Plan::default() };
+                        expected.extend(self.execute(&plan).await.expected);
+                    }
+                }
+                self.remember(key, expected);
+                self.queue.failed(key);
+            }
+        }
+    }
+
+    fn remember(&self, key: &Key, expected: Vec<Expected>) {
+        if !expected.is_empty() {
+            self.expected.lock().insert(key.clone(), expected);
+        }
+    }
+
+    async fn execute(&self, plan: &Plan) -> Executed {
+        execute(&self.context.client, plan, |step| {
+            if let Some(note) = &step.note {
+                self.context.recorder.record(C::NAME, note.clone());
+            }
+        })
+        .await
+    }
+
+    fn report(&self, key: &Key, error: &ExecuteError) {
+        let metrics = &self.context.metrics;
+        match error {
+            ExecuteError::Conflict { .. } | ExecuteError::Exists { .. } => {
+                metrics.conflicts.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(controller = C::NAME, %key, %error, "the cache was behind");
+            }
+            ExecuteError::Refused { .. } => {
+                metrics.failures.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(controller = C::NAME, %key, %error, "a write was refused");
+            }
+            ExecuteError::Unreachable { source, .. } => {
+                metrics.failures.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(controller = C::NAME, %key, %error, %source, "a write failed");
+            }
+        }
+    }
+}
