@@ -102,8 +102,11 @@ mod tests {
     fn degraded_parts_are_named() {
         let text = "[+]ping ok\n[+]disk degraded: slow\n[-]broker failed: connection refused\nreadyz check failed\n";
         let found: Vec<_> = checks(text).into_iter().map(|l| (l.good, l.text)).collect();
-        let expected =
-            [(true, "ping ok".to_owned()), (false, "broker failed: connection refused".to_owned())];
+        let expected = [
+            (true, "ping ok".to_owned()),
+            (false, "disk degraded: slow".to_owned()),
+            (false, "broker failed: connection refused".to_owned()),
+        ];
         assert_eq!(found, expected);
         let node = |name: &str, status: &str| {
             json!({"metadata": {"name": name}, "status": {"conditions": [
