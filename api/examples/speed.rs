@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use warren_api::Object;
+use warren_api::patch::{self, Manager};
 use warren_api::schema::{self, FieldValidation};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -30,6 +32,27 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     time("encode_with_hole", &mut || {
         std::hint::black_box(object.encode_with_hole());
     });
+    let manager = Manager {
+        name: "kubectl".to_owned(),
+        subresource: String::new(),
+        api_version: "v1".to_owned(),
+        time: jiff::Timestamp::UNIX_EPOCH,
+    };
+    time("clone", &mut || drop(std::hint::black_box(object.clone())));
+    let track = |old: Option<&Object>, mut new: Object| {
+        patch::track_update(schema, "core/v1.Pod", old, &mut new, &manager);
+        new
+    };
+    time("clone and track a create", &mut || drop(track(None, object.clone())));
+    let created = track(None, object.clone());
+    time("clone and track nothing", &mut || drop(track(Some(&created), created.clone())));
+    let mut labelled = created.clone();
+    labelled.set_at(&["metadata", "labels", "new"], "x");
+    time("clone and track a label", &mut || drop(track(Some(&created), labelled.clone())));
+    let apply =
+        |live: Option<&Object>| patch::apply(schema, "core/v1.Pod", live, &object, &manager, true);
+    let live = apply(None)?;
+    time("apply again", &mut || drop(std::hint::black_box(apply(Some(&live)))));
     Ok(())
 }
 

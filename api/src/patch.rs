@@ -1,10 +1,16 @@
 //! The four patch types. All are pure: a tree and a patch give a new tree.
 
+mod apply;
+mod fields;
 mod json;
+mod managed;
 mod merge;
+mod set;
 mod strategic;
 
+pub use apply::{ApplyError, Conflict, apply};
 pub use json::json;
+pub use managed::{Manager, track_update};
 pub use merge::merge;
 pub use strategic::strategic;
 
