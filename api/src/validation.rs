@@ -114,6 +114,37 @@ pub(crate) fn annotations(meta: &Tree, path: &Path<'_>, errors: &mut ErrorList) 
     }
 }
 
+/// A `LabelSelector` in an object.
+pub(crate) fn label_selector(selector: &Tree, path: &Path<'_>, errors: &mut ErrorList) {
+    let labels = path.field("matchLabels");
+    for (key, value) in tree::pairs(selector, "matchLabels") {
+        each(names::label_key(key), errors, labels, key);
+        each(names::label_value(value), errors, labels, value);
+    }
+    for (i, expression) in tree::maps(selector, "matchExpressions") {
+        let path = path.field("matchExpressions");
+        let path = path.index(i);
+        let has_values = !tree::list(expression, "values").is_empty();
+        match tree::text(expression, "operator") {
+            "In" | "NotIn" if !has_values => {
+                let message = "must be specified when `operator` is 'In' or 'NotIn'";
+                errors.required(path.field("values"), message);
+            }
+            "Exists" | "DoesNotExist" if has_values => {
+                let message = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
+                errors.forbidden(path.field("values"), message);
+            }
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            other => errors.invalid(path.field("operator"), other, "not a valid selector operator"),
+        }
+        let key = tree::text(expression, "key");
+        each(names::label_key(key), errors, path.field("key"), key);
+        for (i, value) in tree::texts(expression, "values").enumerate() {
+            each(names::label_value(value), errors, path.field("values").index(i), value);
+        }
+    }
+}
+
 fn owner_references(meta: &Tree, path: &Path<'_>, errors: &mut ErrorList) {
     let mut controller: Option<String> = None;
     for (_, owner) in tree::maps(meta, "ownerReferences") {

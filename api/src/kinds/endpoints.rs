@@ -1,8 +1,9 @@
 //! `v1` Endpoints.
 
 use super::BASE;
-use crate::tree::{self, Tree};
-use crate::{BuiltIn, Column, Object};
+use crate::tree::{self, Path, Tree};
+use crate::validation::{each, names, one_of};
+use crate::{BuiltIn, Column, ErrorList, Object};
 
 use super::columns::{AGE, NONE, host_port, some_of, text};
 
@@ -14,6 +15,7 @@ pub static ENDPOINTS: BuiltIn = BuiltIn {
     schema_type: "core/v1.Endpoints",
     columns: COLUMNS,
     default,
+    validate,
     ..BASE
 };
 
@@ -44,4 +46,43 @@ fn pairs(subset: &Tree) -> Vec<String> {
         .filter_map(|(_, port)| tree::int(port, "port"))
         .flat_map(|port| ips().map(move |ip| host_port(ip, port)))
         .collect()
+}
+
+fn validate(endpoints: &Object, errors: &mut ErrorList) {
+    let path = Path::root("subsets");
+    for (i, subset) in tree::maps(endpoints, "subsets") {
+        let path = path.index(i);
+        let lists = ["addresses", "notReadyAddresses"];
+        if lists.iter().all(|list| tree::list(subset, list).is_empty()) {
+            errors.required(path, "must specify `addresses` or `notReadyAddresses`");
+        }
+        for list in lists {
+            for (i, address) in tree::maps(subset, list) {
+                let path = path.field(list);
+                let path = path.index(i);
+                let (ip, host) = (tree::text(address, "ip"), tree::text(address, "hostname"));
+                if let Some(message) = names::ip(ip) {
+                    errors.invalid(path.field("ip"), ip, &message);
+                }
+                if !host.is_empty() {
+                    each(names::dns1123_label(host), errors, path.field("hostname"), host);
+                }
+            }
+        }
+        let needs_names = tree::list(subset, "ports").len() > 1;
+        for (i, port) in tree::maps(subset, "ports") {
+            let path = path.field("ports");
+            let path = path.index(i);
+            match tree::text(port, "name") {
+                "" if needs_names => errors.required(path.field("name"), ""),
+                "" => {}
+                name => each(names::dns1123_label(name), errors, path.field("name"), name),
+            }
+            let number = tree::int(port, "port").unwrap_or_default();
+            if let Some(message) = names::port_number(number) {
+                errors.invalid(path.field("port"), number, &message);
+            }
+            one_of(port, "protocol", &["SCTP", "TCP", "UDP"], &path, errors);
+        }
+    }
 }

@@ -3,7 +3,9 @@
 use jiff::Timestamp;
 
 use super::BASE;
-use crate::{BuiltIn, Column, Object, duration};
+use crate::tree::Path;
+use crate::validation::{each, names};
+use crate::{BuiltIn, Column, ErrorList, Object, duration};
 
 use super::columns::{self, number, text, wide};
 
@@ -28,6 +30,7 @@ pub static EVENT: BuiltIn = BuiltIn {
         "type",
     ],
     field: Some(field),
+    validate,
     ..BASE
 };
 
@@ -96,5 +99,40 @@ fn source(event: &Object) -> String {
     match either(&["source", "host"], &["reportingInstance"]).as_str() {
         "" => component,
         host => format!("{component}, {host}"),
+    }
+}
+
+/// Events with an `eventTime` are of the new form, which asks for more.
+fn validate(event: &Object, errors: &mut ErrorList) {
+    let path = Path::root("involvedObject");
+    let (namespace, involved) = (event.namespace(), event.str_at(&["involvedObject", "namespace"]));
+    let is_new = !event.str_at(&["eventTime"]).is_empty();
+    let is_fine = match (involved, is_new) {
+        ("", true) => matches!(namespace, "default" | "kube-system"),
+        ("", false) => matches!(namespace, "" | "default"),
+        (involved, false) => involved == namespace,
+        (_, true) => true,
+    };
+    if !is_fine {
+        errors.invalid(path.field("namespace"), involved, "does not match event.namespace");
+    }
+    if !is_new {
+        return;
+    }
+    match event.str_at(&["reportingComponent"]) {
+        "" => errors.required("reportingComponent", ""),
+        name => each(names::label_key(name), errors, "reportingComponent", name),
+    }
+    for field in ["reportingInstance", "action", "reason"] {
+        match event.str_at(&[field]) {
+            "" => errors.required(field, ""),
+            text if text.len() > 128 => {
+                errors.invalid(field, "", "can have at most 128 characters");
+            }
+            _ => {}
+        }
+    }
+    if event.str_at(&["message"]).len() > 1024 {
+        errors.invalid("message", "", "can have at most 1024 characters");
     }
 }

@@ -1,5 +1,7 @@
 //! `batch/v1` Job.
 
+mod validate;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -22,6 +24,8 @@ pub static JOB: BuiltIn = BuiltIn {
     field: Some(field),
     has_generation: true,
     default,
+    validate: validate::validate,
+    validate_update: validate::update,
     ..BASE
 };
 

@@ -3,9 +3,9 @@
 use serde_json::json;
 
 use super::BASE;
-use crate::tree;
-use crate::validation::names;
-use crate::{BuiltIn, Column, Object, Scope, Subresource};
+use crate::tree::{self, Path};
+use crate::validation::{each, names};
+use crate::{BuiltIn, Column, ErrorList, Object, Scope, Subresource};
 
 use super::columns::{AGE, text};
 
@@ -22,6 +22,7 @@ pub static NAMESPACE: BuiltIn = BuiltIn {
     on_create,
     on_update,
     default,
+    validate,
     validate_name: names::label,
     ..BASE
 };
@@ -65,4 +66,18 @@ fn default(namespace: &mut Object) {
     }
     tree::default_absent(namespace, "spec", json!({}));
     tree::default_zero(tree::make_map(namespace, "status"), "phase", "Active");
+}
+
+fn validate(namespace: &Object, errors: &mut ErrorList) {
+    let Some(spec) = namespace.at(&["spec"]).and_then(|spec| spec.as_object()) else { return };
+    let path = Path::root("spec");
+    for (i, name) in tree::texts(spec, "finalizers").enumerate() {
+        let path = path.field("finalizers");
+        let messages = names::label_key(name);
+        if messages.is_empty() && !name.contains('/') && name != "kubernetes" {
+            let message = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.invalid(path.index(i), name, message);
+        }
+        each(messages, errors, path.index(i), name);
+    }
 }

@@ -2,9 +2,10 @@
 
 use serde_json::json;
 
-use super::BASE;
-use crate::tree;
-use crate::{BuiltIn, Column, NodeName, Object, Scope, Shard, Subresource};
+use super::{BASE, pod_spec};
+use crate::tree::{self, Path, Tree};
+use crate::validation::{each, names};
+use crate::{BuiltIn, Column, ErrorList, NodeName, Object, Scope, Shard, Subresource};
 
 use super::columns::{self, AGE, text, wide};
 
@@ -20,6 +21,8 @@ pub static NODE: BuiltIn = BuiltIn {
     selectable_fields: &["spec.unschedulable"],
     field: Some(field),
     default,
+    validate,
+    validate_update,
     shard: |node: &Object| Shard::Node(NodeName(node.name().into())),
     ..BASE
 };
@@ -100,4 +103,52 @@ fn address<'a>(node: &'a Object, kind: &str) -> &'a str {
     let mut addresses = status.into_iter().flat_map(|s| tree::maps(s, "addresses"));
     let found = addresses.find(|(_, a)| tree::text(a, "type") == kind);
     found.map_or(columns::NONE, |(_, address)| tree::text(address, "address"))
+}
+
+fn spec(node: &Object) -> Tree {
+    node.at(&["spec"]).and_then(|spec| spec.as_object()).cloned().unwrap_or_default()
+}
+
+fn validate(node: &Object, errors: &mut ErrorList) {
+    let spec = spec(node);
+    let path = Path::root("spec");
+    pod_spec::validate::taints(&spec, &path.field("taints"), errors);
+    let ranges: Vec<&str> = tree::texts(&spec, "podCIDRs").collect();
+    let range = tree::text(&spec, "podCIDR");
+    if !range.is_empty() && ranges.first().is_some_and(|first| *first != range) {
+        errors.invalid(path.field("podCIDRs"), &ranges, "first value must match `podCIDR`");
+    }
+    let all = if ranges.is_empty() && !range.is_empty() { vec![range] } else { ranges };
+    for (i, range) in all.iter().enumerate() {
+        if let Some(message) = names::cidr(range) {
+            errors.invalid(path.field("podCIDRs").index(i), range, &message);
+        }
+    }
+    let Some(status) = columns::status(node) else { return };
+    let path = Path::root("status");
+    for list in ["capacity", "allocatable"] {
+        for (name, value) in tree::map(status, list).into_iter().flatten() {
+            let path = path.field(list);
+            each(names::label_key(name), errors, path.key(name), name);
+            pod_spec::amount(value, &path.key(name), errors);
+        }
+    }
+    let addresses: Vec<&Tree> = tree::maps(status, "addresses").map(|(_, a)| a).collect();
+    for (i, address) in addresses.iter().enumerate() {
+        if addresses[..i].contains(address) {
+            errors.duplicate(path.field("addresses").index(i), address);
+        }
+    }
+}
+
+/// What other nodes and routes rely on is set once.
+fn validate_update(new: &Object, old: &Object, errors: &mut ErrorList) {
+    let (new, old) = (spec(new), spec(old));
+    for (field, name) in [("podCIDR", "podCIDRs"), ("providerID", "providerID")] {
+        let before = tree::text(&old, field);
+        if !before.is_empty() && tree::text(&new, field) != before {
+            let message = format!("node updates may not change {field} except from \"\" to valid");
+            errors.forbidden(Path::root("spec").field(name), &message);
+        }
+    }
 }

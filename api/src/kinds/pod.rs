@@ -1,6 +1,7 @@
 //! `v1` Pod.
 
 mod columns;
+mod validate;
 
 use super::{BASE, pod_spec};
 use crate::tree;
@@ -38,6 +39,8 @@ pub static POD: BuiltIn = BuiltIn {
     field: Some(field),
     has_generation: true,
     default,
+    validate: validate::validate,
+    validate_update: validate::update,
     deletion_grace_seconds: grace,
     shard,
     ..BASE

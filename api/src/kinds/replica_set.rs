@@ -1,7 +1,9 @@
 //! `apps/v1` ReplicaSet.
 
 use super::{BASE, pod_spec};
-use crate::tree;
+use crate::ErrorList;
+use crate::tree::{self, Path, Tree};
+use crate::validation::non_negative;
 use crate::{BuiltIn, Column, Object, Subresource};
 
 use super::columns::{AGE, CONTAINERS, IMAGES, SELECTOR, count, number};
@@ -18,6 +20,8 @@ pub static REPLICA_SET: BuiltIn = BuiltIn {
     columns: COLUMNS,
     has_generation: true,
     default,
+    validate,
+    validate_update: super::deployment::selector_is_immutable,
     ..BASE
 };
 
@@ -41,4 +45,13 @@ fn default(set: &mut Object) {
     pod_spec::defaults::template(spec);
     // The count has no `omitempty`.
     tree::default_absent(tree::make_map(set, "status"), "replicas", 0);
+}
+
+fn validate(set: &Object, errors: &mut ErrorList) {
+    let none = Tree::new();
+    let spec = set.at(&["spec"]).and_then(|spec| spec.as_object()).unwrap_or(&none);
+    let path = Path::root("spec");
+    non_negative(spec, "replicas", &path, errors);
+    non_negative(spec, "minReadySeconds", &path, errors);
+    pod_spec::validate::long_running(spec, &path, errors);
 }

@@ -1,5 +1,7 @@
 //! `v1` Service.
 
+mod validate;
+
 use serde_json::{Value, json};
 
 use super::BASE;
@@ -21,6 +23,8 @@ pub static SERVICE: BuiltIn = BuiltIn {
     selectable_fields: &["spec.clusterIP", "spec.type"],
     on_update,
     default,
+    validate: validate::validate,
+    validate_update: validate::update,
     shard: |_| Shard::All,
     validate_name: names::service,
     ..BASE

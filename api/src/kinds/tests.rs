@@ -1,5 +1,7 @@
 //! Tests over all kinds.
 
+mod validation;
+
 use std::collections::HashSet;
 
 use serde_json::json;
