@@ -58,12 +58,13 @@ fn on_update(new: &mut Object, old: &Object) {
     let new = tree::make_map(new, "spec");
     tree::default_zero(new, "type", "ClusterIP");
     match (has_cluster_ip(new), has_cluster_ip(old)) {
-        (true, true) => {
-            if tree::text(new, "clusterIP").is_empty() && tree::list(new, "clusterIPs").is_empty() {
-                for field in ["clusterIP", "clusterIPs"] {
-                    if let Some(value) = old.get(field) {
-                        new.insert(field.to_owned(), value.clone());
-                    }
+        (true, true)
+            if tree::text(new, "clusterIP").is_empty()
+                && tree::list(new, "clusterIPs").is_empty() =>
+        {
+            for field in ["clusterIP", "clusterIPs"] {
+                if let Some(value) = old.get(field) {
+                    new.insert(field.to_owned(), value.clone());
                 }
             }
         }

@@ -155,7 +155,7 @@ fn dns_config(spec: &Tree, path: &Path<'_>, errors: &mut ErrorList) {
     for (i, search) in searches.iter().enumerate() {
         // A search path may end in a dot, and may be the root alone.
         let bare = search.strip_suffix('.').unwrap_or(search);
-        if !bare.is_empty() || *search == "" {
+        if !bare.is_empty() || search.is_empty() {
             each(names::dns1123_subdomain(bare), errors, path.field("searches").index(i), search);
         }
     }
