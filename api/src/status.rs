@@ -28,6 +28,7 @@ pub enum Cause {
     FieldValueTypeInvalid,
     InternalError,
     FieldManagerConflict,
+    NamespaceTerminating,
     UnexpectedServerResponse,
     ResourceVersionTooLarge,
 }

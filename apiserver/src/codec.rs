@@ -117,48 +117,10 @@ pub(crate) fn identify(kind: &dyn Kind, object: &mut Object) -> Result<(), Statu
     Ok(())
 }
 
-/// Encodes with `kind` and `apiVersion` first and a hole for the revision.
+/// For the journal, which fills in the revision.
 pub(crate) fn encode(object: &Object) -> Body {
-    let mut json = Vec::with_capacity(1024);
-    json.push(b'{');
-    for field in ["kind", "apiVersion"] {
-        string(&mut json, field);
-        json.push(b':');
-        string(&mut json, object.str_at(&[field]));
-        json.push(b',');
-    }
-    json.extend_from_slice(b"\"metadata\":{");
-    if let Some(Value::Object(metadata)) = object.get("metadata") {
-        for (key, value) in metadata {
-            if key != "resourceVersion" {
-                member(&mut json, key, value);
-            }
-        }
-    }
-    json.extend_from_slice(b"\"resourceVersion\":\"");
-    let hole = json.len();
-    json.extend_from_slice(b"\"}");
-    for (key, value) in object.iter() {
-        if !matches!(key.as_str(), "kind" | "apiVersion" | "metadata") {
-            json.push(b',');
-            member(&mut json, key, value);
-            json.pop();
-        }
-    }
-    json.push(b'}');
+    let (json, hole) = object.encode_with_hole();
     Body { json, hole }
-}
-
-fn member(json: &mut Vec<u8>, key: &str, value: &Value) {
-    string(json, key);
-    json.push(b':');
-    // Writing a tree to memory cannot fail.
-    let _ = serde_json::to_writer(&mut *json, value);
-    json.push(b',');
-}
-
-fn string(json: &mut Vec<u8>, text: &str) {
-    let _ = serde_json::to_writer(json, text);
 }
 
 /// The bytes of a tree.
@@ -168,28 +130,7 @@ pub(crate) fn bytes(value: &Value) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    #[test]
-    fn the_hole_is_between_the_quotes() {
-        for tree in [
-            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "resourceVersion": "9"},
-                   "spec": {"x": [1]}, "status": {}}),
-            json!({"apiVersion": "v1", "kind": "Pod"}),
-        ] {
-            let object = Object::try_from(tree).unwrap();
-            let mut body = encode(&object);
-            body.json.splice(body.hole..body.hole, *b"17");
-            let mut read: Object = serde_json::from_slice(&body.json).unwrap();
-            assert_eq!(read.str_at(&["metadata", "resourceVersion"]), "17");
-            let mut expected = object.clone();
-            expected.set_at(&["metadata", "resourceVersion"], "17");
-            assert_eq!(read, expected);
-            read.remove_at(&["metadata"]);
-        }
-    }
 
     #[test]
     fn media_types() {

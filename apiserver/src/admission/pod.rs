@@ -1,0 +1,75 @@
+//! Defaults of a pod that come from the cluster and not from its type.
+
+use serde_json::Value;
+use warren_api::{GroupResource, Object, Status};
+
+use super::{MIRROR, toleration};
+use crate::authn::User;
+
+/// Priorities that every cluster has; other classes are not served yet.
+const PRIORITIES: [(&str, i64); 3] =
+    [("", 0), ("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
+
+pub(super) fn on_create(user: &User, pod: &mut Object) -> Result<(), Status> {
+    if let Some(node) = &user.via_node
+        && pod.str_at(&["spec", "nodeName"]).is_empty()
+    {
+        pod.set_at(&["spec", "nodeName"], &*node.0);
+    }
+    let class = pod.str_at(&["spec", "priorityClassName"]);
+    let Some((_, priority)) = PRIORITIES.iter().find(|(name, _)| *name == class) else {
+        let why = format!("no PriorityClass with name {class} was found");
+        return Err(Status::forbidden(&GroupResource::new("", "pods"), pod.name(), &why));
+    };
+    pod.set_at(&["spec", "priority"], *priority);
+    if pod.str_at(&["spec", "preemptionPolicy"]).is_empty() {
+        pod.set_at(&["spec", "preemptionPolicy"], "PreemptLowerPriority");
+    }
+    if pod.annotation(MIRROR).is_some() {
+        // A mirror says what the node runs, and nothing else.
+        return Ok(());
+    }
+    if pod.str_at(&["spec", "serviceAccountName"]).is_empty() {
+        let account = match pod.str_at(&["spec", "serviceAccount"]) {
+            "" => "default".to_owned(),
+            account => account.to_owned(),
+        };
+        pod.set_at(&["spec", "serviceAccountName"], account);
+    }
+    let account = pod.str_at(&["spec", "serviceAccountName"]).to_owned();
+    pod.set_at(&["spec", "serviceAccount"], account);
+    tolerate_short_outages(pod);
+    Ok(())
+}
+
+/// Fields that the cluster filled in and that a PUT of the original manifest leaves out.
+pub(super) fn on_update(pod: &mut Object, old: Option<&Object>) {
+    let Some(old) = old else { return };
+    for field in ["serviceAccountName", "serviceAccount", "priority", "preemptionPolicy", "tolerations"]
+    {
+        if pod.at(&["spec", field]).is_none()
+            && let Some(value) = old.at(&["spec", field])
+        {
+            pod.set_at(&["spec", field], value.clone());
+        }
+    }
+}
+
+/// As Kubernetes' DefaultTolerationSeconds: five minutes, unless the pod says something about it itself.
+fn tolerate_short_outages(pod: &mut Object) {
+    let mut tolerations = match pod.at(&["spec", "tolerations"]) {
+        Some(Value::Array(tolerations)) => tolerations.clone(),
+        _ => Vec::new(),
+    };
+    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+        let says = tolerations.iter().any(|t| {
+            let text = |field: &str| t[field].as_str().unwrap_or_default();
+            (text("key").is_empty() || text("key") == key)
+                && (text("effect").is_empty() || text("effect") == "NoExecute")
+        });
+        if !says {
+            tolerations.push(toleration(key));
+        }
+    }
+    pod.set_at(&["spec", "tolerations"], tolerations);
+}
