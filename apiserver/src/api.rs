@@ -1,0 +1,241 @@
+//! What every request has at hand, and the path of a request.
+
+use std::sync::Arc;
+
+use http::{Request, Response};
+use warren_api::{GroupResource, Kind, ObjectKey, Registry, Status, Subresource};
+use warren_process::{Clock, Shutdown, Tasks};
+use warren_store::Journal;
+
+use crate::accept::accept;
+use crate::admission::{AddressRange, PortRange};
+use crate::authn::{self, User};
+use crate::authz::{self, Facts};
+use crate::cache::{Cache, Scope};
+use crate::flow::Flow;
+use crate::metrics::Metrics;
+use crate::read::Snapshots;
+use crate::request::{RequestInfo, ResourceRequest, Target, Verb};
+use crate::response::{self, Body};
+use crate::subresource::{self, Nodes};
+use crate::{discovery, health, metrics_api, read, review, watch, write};
+
+/// What an operator chooses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    pub service_range: AddressRange,
+    pub node_ports: PortRange,
+    pub loopback_only: bool,
+}
+
+pub(crate) struct Api {
+    pub registry: Registry,
+    pub cache: Arc<Cache>,
+    pub journal: Journal,
+    pub flow: Flow,
+    pub clock: Arc<dyn Clock>,
+    pub settings: Settings,
+    pub snapshots: Snapshots,
+    pub nodes: Nodes,
+    pub health: health::Checks,
+    pub discovery: discovery::Documents,
+    pub metrics: Metrics,
+    pub shutdown: Shutdown,
+    pub tasks: Tasks,
+}
+
+/// A request on its way: who, what, and in which form the answer is wanted.
+pub(crate) struct Call {
+    pub info: RequestInfo,
+    pub accept: crate::accept::Accept,
+    pub allowed: authz::Authorized,
+    pub http: Request<Body>,
+}
+
+/// The path of every request, whichever way it came.
+pub(crate) async fn handle(
+    api: &Arc<Api>,
+    connection: Option<&Arc<User>>,
+    request: Request<Body>,
+) -> Response<Body> {
+    let started = std::time::Instant::now();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let response =
+        respond(api, connection, request).await.unwrap_or_else(|status| response::error(&status));
+    let took = started.elapsed();
+    api.metrics.observe(&method, response.status(), took);
+    tracing::debug!(%method, path, code = response.status().as_u16(), ?took, "request");
+    response
+}
+
+async fn respond(
+    api: &Arc<Api>,
+    connection: Option<&Arc<User>>,
+    http: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let info = RequestInfo::of(http.method(), http.uri())?;
+    let accept = accept(http.headers(), info.query.get("pretty"))?;
+    let user = authn::authenticate(connection, http.headers())?;
+    let resource = match &info.target {
+        Target::Path(path) => {
+            authz::authorize_path(user.as_deref(), path)?;
+            return Ok(serve_path(api, &http, path, &info, accept));
+        }
+        Target::Resource(resource) => resource,
+    };
+    let user = user.ok_or_else(authn::unauthorized)?;
+    let _permit = (!is_long_running(resource)).then(|| api.flow.admit(resource.verb.is_read()));
+    let _permit = _permit.transpose()?;
+    let selector = info.query.get("fieldSelector");
+    let allowed = authz::authorize(&user, resource, selector, api.as_ref())?;
+    let route = route(api.registry, resource)?;
+    let verb = resource.verb;
+    let call = Call { info: info.clone(), accept, allowed, http };
+    match (route, verb) {
+        (Route::NotServed, _) => Ok(response::no_such_path()),
+        (Route::Review, Verb::Create) => review::answer(api, call).await,
+        (Route::Usage, Verb::Get | Verb::List) => metrics_api::answer(api, call).await,
+        (Route::Connect(subresource), _) => subresource::connect(api, call, subresource).await,
+        (Route::Scale(kind), _) => subresource::scale(api, call, kind).await,
+        (Route::Binding, Verb::Create) => subresource::bind(api, call).await,
+        (Route::Eviction, Verb::Create) => subresource::evict(api, call).await,
+        (Route::Stored(kind, _), Verb::Get) => read::get(api, &call, kind),
+        (Route::Stored(kind, None), Verb::List) => read::list(api, &call, kind),
+        (Route::Stored(kind, None), Verb::Watch) => watch::start(api, &call, kind),
+        (Route::Stored(kind, None), Verb::Create) => write::create(api, call, kind).await,
+        (Route::Stored(kind, sub), Verb::Update) => write::update(api, call, kind, sub).await,
+        (Route::Stored(kind, sub), Verb::Patch) => write::patch(api, call, kind, sub).await,
+        (Route::Stored(kind, None), Verb::Delete) => write::delete(api, call, kind).await,
+        (Route::Stored(kind, None), Verb::DeleteCollection) => {
+            write::delete_collection(api, call, kind).await
+        }
+        _ => Err(method_not_allowed()),
+    }
+}
+
+/// What stands behind a resource's path.
+enum Route {
+    Stored(&'static dyn Kind, Option<Subresource>),
+    Scale(&'static dyn Kind),
+    Binding,
+    Eviction,
+    /// To the node: log, exec, attach, portforward.
+    Connect(Subresource),
+    /// Questions that are answered and not stored.
+    Review,
+    /// `metrics.k8s.io`
+    Usage,
+    NotServed,
+}
+
+fn route(registry: Registry, request: &ResourceRequest) -> Result<Route, Status> {
+    if matches!(request.group.as_str(), "authentication.k8s.io" | "authorization.k8s.io") {
+        return Ok(if review::is_served(request) { Route::Review } else { Route::NotServed });
+    }
+    if request.group == metrics_api::GROUP {
+        return Ok(if metrics_api::is_served(request) { Route::Usage } else { Route::NotServed });
+    }
+    let kind = registry.by_resource(&request.group, &request.version, &request.resource);
+    let Some(kind) = kind else { return Ok(Route::NotServed) };
+    if !kind.is_namespaced() && !request.namespace.is_empty() {
+        return Ok(Route::NotServed);
+    }
+    if kind.is_namespaced()
+        && request.namespace.is_empty()
+        && (request.named || !request.verb.is_read())
+    {
+        // Namespaced objects are named, made and removed within a namespace.
+        return if request.named { Ok(Route::NotServed) } else { Err(method_not_allowed()) };
+    }
+    if request.subresource.is_empty() {
+        return match (request.verb, request.named) {
+            (Verb::Create, true) | (Verb::Update | Verb::Patch, false) => Err(method_not_allowed()),
+            _ => Ok(Route::Stored(kind, None)),
+        };
+    }
+    let found = kind.subresources().iter().find(|sub| sub.name() == request.subresource);
+    Ok(match found.copied() {
+        None => Route::NotServed,
+        Some(Subresource::Scale) => Route::Scale(kind),
+        Some(Subresource::Binding) => Route::Binding,
+        Some(Subresource::Eviction) => Route::Eviction,
+        Some(
+            sub @ (Subresource::Log
+            | Subresource::Exec
+            | Subresource::Attach
+            | Subresource::PortForward),
+        ) => Route::Connect(sub),
+        Some(sub) => Route::Stored(kind, Some(sub)),
+    })
+}
+
+fn serve_path(
+    api: &Api,
+    http: &Request<Body>,
+    path: &str,
+    info: &RequestInfo,
+    accept: crate::accept::Accept,
+) -> Response<Body> {
+    health::answer(api, path, &info.query)
+        .or_else(|| discovery::answer(api, path, http.headers(), accept))
+        .unwrap_or_else(response::no_such_path)
+}
+
+pub(crate) fn method_not_allowed() -> Status {
+    Status::new(
+        warren_api::Reason::MethodNotAllowed,
+        "the server does not allow this method on the requested resource",
+    )
+}
+
+/// These hold no permit: a watcher is no load while nothing happens.
+fn is_long_running(request: &ResourceRequest) -> bool {
+    request.verb == Verb::Watch
+        || matches!(request.subresource.as_str(), "log" | "exec" | "attach" | "portforward")
+}
+
+impl Api {
+    pub(crate) fn pods(&self) -> GroupResource {
+        GroupResource::new("", "pods")
+    }
+
+    /// The nodes that must see a change of this object because a pod of theirs refers to it.
+    pub(crate) fn nodes_that_refer_to(&self, key: &ObjectKey) -> Vec<Arc<str>> {
+        if !key.resource.group.is_empty()
+            || !matches!(&*key.resource.resource, "configmaps" | "secrets" | "persistentvolumeclaims")
+        {
+            return Vec::new();
+        }
+        let pods = self.pods();
+        let Some(kind) = self.registry.by_group_resource(&pods) else { return Vec::new() };
+        let wanted = format!("{}/{}", key.resource.resource, key.name);
+        let (entries, _) = self.cache.list(&pods, Scope::Namespace(&key.namespace));
+        let mut nodes: Vec<Arc<str>> = entries
+            .iter()
+            .filter(|entry| entry.index(kind).refs.contains(&wanted))
+            .filter_map(|entry| crate::cache::node_of(&entry.change).cloned())
+            .collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        nodes
+    }
+}
+
+impl Facts for Api {
+    fn node_of_pod(&self, namespace: &str, name: &str) -> Option<String> {
+        let entry = self.cache.get(&self.pods(), namespace, name)?;
+        Some(crate::cache::node_of(&entry.change).map_or(String::new(), |node| node.to_string()))
+    }
+
+    fn node_refers_to(&self, node: &str, resource: &str, namespace: &str, name: &str) -> bool {
+        let pods = self.pods();
+        let Some(kind) = self.registry.by_group_resource(&pods) else { return false };
+        let wanted = format!("{resource}/{name}");
+        let (entries, _) = self.cache.list(&pods, Scope::Node(node, namespace));
+        entries.iter().any(|entry| entry.index(kind).refs.contains(&wanted))
+    }
+
+    fn loopback_only(&self) -> bool {
+        self.settings.loopback_only
+    }
+}

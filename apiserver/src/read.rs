@@ -1,0 +1,309 @@
+//! GET and LIST: slices of the cache.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use http::{Response, StatusCode};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use warren_api::{GroupResource, Kind, Reason, Revision, Status};
+
+use crate::accept::{Accept, Form};
+use crate::api::{Api, Call};
+use crate::cache::Entry;
+use crate::commit::key_of;
+use crate::request::Query;
+use crate::response::{self, Body, ListBody};
+use crate::selection::Selection;
+use crate::table;
+use crate::write::resource;
+
+/// Snapshots that paged lists go on from. Each holds references, so its cost is what has changed since; the oldest goes
+/// first, and its readers get 410 with a token to go on.
+const MAX_SNAPSHOTS: usize = 64;
+/// As long as Kubernetes lets a token live.
+const SNAPSHOT_SECONDS: i64 = 300;
+
+#[derive(Debug, Default)]
+pub(crate) struct Snapshots(Mutex<VecDeque<Snapshot>>);
+
+#[derive(Clone, Debug)]
+struct Snapshot {
+    resource: GroupResource,
+    revision: Revision,
+    taken: Timestamp,
+    entries: Arc<Vec<Arc<Entry>>>,
+}
+
+impl Snapshots {
+    fn keep(&self, snapshot: Snapshot) {
+        let mut kept = self.0.lock();
+        let fresh = |s: &Snapshot| (snapshot.taken - s.taken).get_seconds() < SNAPSHOT_SECONDS;
+        kept.retain(fresh);
+        if kept.len() == MAX_SNAPSHOTS {
+            kept.pop_front();
+        }
+        kept.push_back(snapshot);
+    }
+
+    fn find(&self, id: &Token, resource: &GroupResource, now: Timestamp) -> Option<Snapshot> {
+        let kept = self.0.lock();
+        let found = kept.iter().find(|s| s.revision == id.revision && s.resource == *resource)?;
+        ((now - found.taken).get_seconds() < SNAPSHOT_SECONDS).then(|| found.clone())
+    }
+}
+
+/// Where a paged list goes on: the snapshot's revision and the last key that was given. Revision 0: no snapshot, the
+/// state of now from that key on.
+#[derive(Debug, Serialize, Deserialize)]
+struct Token {
+    #[serde(rename = "rv")]
+    revision: Revision,
+    #[serde(rename = "ns")]
+    namespace: String,
+    name: String,
+}
+
+impl Token {
+    fn encode(&self) -> String {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(json)
+    }
+
+    fn decode(text: &str) -> Result<Self, Status> {
+        base64::engine::general_purpose::URL_SAFE_NO_PAD
+            .decode(text)
+            .ok()
+            .and_then(|json| serde_json::from_slice(&json).ok())
+            .ok_or_else(|| Status::bad_request("continue key is not valid"))
+    }
+}
+
+pub(crate) fn get(
+    api: &Api,
+    call: &Call,
+    kind: &'static dyn Kind,
+) -> Result<Response<Body>, Status> {
+    let request = resource(call)?;
+    check_revision(api, &call.info.query)?;
+    let key = key_of(kind, &request.namespace, &request.name);
+    let entry = api
+        .cache
+        .get(&key.resource, &key.namespace, &key.name)
+        .ok_or_else(|| Status::not_found(&key.resource, &key.name))?;
+    Ok(match call.accept.form {
+        Form::Object | Form::AggregatedDiscovery => {
+            response::encoded(StatusCode::OK, entry.body().clone(), call.accept)
+        }
+        Form::Metadata => {
+            response::tree(StatusCode::OK, &table::metadata_of(&entry.object()), call.accept)
+        }
+        Form::Table => {
+            let mut meta = Map::new();
+            meta.insert("resourceVersion".to_owned(), entry.revision().to_string().into());
+            let object = entry.object();
+            let objects = [&object].into_iter();
+            let table = table::of_objects(kind, objects, api.clock.now(), &meta);
+            response::tree(StatusCode::OK, &table, call.accept)
+        }
+    })
+}
+
+pub(crate) fn list(
+    api: &Api,
+    call: &Call,
+    kind: &'static dyn Kind,
+) -> Result<Response<Body>, Status> {
+    let (request, query) = (resource(call)?, &call.info.query);
+    let selection = Selection::of(kind, request, query)?;
+    let exact = check_revision(api, query)?;
+    let limit = usize::try_from(query.number::<u64>("limit")?.unwrap_or(0)).unwrap_or(usize::MAX);
+    let name = kind.resource();
+    let now = api.clock.now();
+    let token = match query.get("continue") {
+        "" => None,
+        text => Some(Token::decode(text)?),
+    };
+    let (all, revision) = match &token {
+        Some(token) if token.revision.0 > 0 => {
+            let snapshot = api.snapshots.find(token, &name, now);
+            let snapshot = snapshot.ok_or_else(|| expired(token))?;
+            (snapshot.entries.to_vec(), snapshot.revision)
+        }
+        _ => api.cache.list(&name, selection.scope(kind)),
+    };
+    if exact.is_some_and(|exact| exact != revision) && token.is_none() {
+        return Err(gone(exact.unwrap_or_default()));
+    }
+    let after = |entry: &Entry| {
+        let key = &entry.change.key;
+        token.as_ref().is_none_or(|token| {
+            (&*key.namespace, &*key.name) > (token.namespace.as_str(), token.name.as_str())
+        })
+    };
+    let mut page: Vec<Arc<Entry>> = if selection.is_plain() && token.is_none() {
+        all
+    } else {
+        all.into_iter().filter(|e| after(e) && selection.matches(kind, e)).collect()
+    };
+    let mut meta = Map::new();
+    meta.insert("resourceVersion".to_owned(), revision.to_string().into());
+    if limit > 0 && page.len() > limit {
+        let rest = page.split_off(limit);
+        let last = &page[limit - 1].change.key;
+        let (namespace, name_of_last) = (last.namespace.to_string(), last.name.to_string());
+        let token = Token { revision, namespace, name: name_of_last };
+        meta.insert("continue".to_owned(), token.encode().into());
+        if selection.is_plain() {
+            // Kubernetes counts only where it need not look at what remains.
+            meta.insert("remainingItemCount".to_owned(), rest.len().into());
+        }
+        let (resource, taken, entries) = (name, now, Arc::new(rest));
+        api.snapshots.keep(Snapshot { resource, revision, taken, entries });
+    }
+    Ok(render(kind, page, &meta, call.accept, now))
+}
+
+/// A whole list, as deletecollection answers.
+pub(crate) fn list_of(
+    kind: &'static dyn Kind,
+    entries: Vec<Arc<Entry>>,
+    revision: Revision,
+    accept: Accept,
+    now: Timestamp,
+) -> Response<Body> {
+    let mut meta = Map::new();
+    meta.insert("resourceVersion".to_owned(), revision.to_string().into());
+    render(kind, entries, &meta, accept, now)
+}
+
+fn render(
+    kind: &'static dyn Kind,
+    entries: Vec<Arc<Entry>>,
+    meta: &Map<String, Value>,
+    accept: Accept,
+    now: Timestamp,
+) -> Response<Body> {
+    let value = match accept.form {
+        Form::Object | Form::AggregatedDiscovery if !accept.yaml && !accept.pretty => {
+            let mut head = serde_json::to_vec(&json!({
+                "kind": format!("{}List", kind.kind()), "apiVersion": kind.api_version(), "metadata": meta,
+            }))
+            .unwrap_or_default();
+            head.pop();
+            head.extend_from_slice(b",\"items\":[");
+            let body = ListBody::new(head, entries);
+            let length = body.len();
+            let mut response = response::json(StatusCode::OK, bytes::Bytes::new());
+            response.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
+            *response.body_mut() = http_body_util::BodyExt::boxed_unsync(body);
+            return response;
+        }
+        Form::Object | Form::AggregatedDiscovery => json!({
+            "kind": format!("{}List", kind.kind()), "apiVersion": kind.api_version(), "metadata": meta,
+            "items": entries.iter().map(|e| Value::from(e.object())).collect::<Vec<_>>(),
+        }),
+        Form::Metadata => json!({
+            "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": meta,
+            "items": entries.iter().map(|e| table::metadata_of(&e.object())).collect::<Vec<_>>(),
+        }),
+        Form::Table => {
+            let objects: Vec<_> = entries.iter().map(|e| e.object()).collect();
+            table::of_objects(kind, objects.iter(), now, meta)
+        }
+    };
+    response::tree(StatusCode::OK, &value, accept)
+}
+
+/// `resourceVersion` of a GET or LIST. The cache is never older than what anybody was told, so "not older than" is
+/// always met; the future is refused. `Some` where exactly this revision is wanted.
+fn check_revision(api: &Api, query: &Query) -> Result<Option<Revision>, Status> {
+    let text = query.get("resourceVersion");
+    let matching = query.get("resourceVersionMatch");
+    if !matches!(matching, "" | "NotOlderThan" | "Exact") {
+        return Err(Status::bad_request(format!(
+            "resourceVersionMatch: Unsupported value: {matching:?}: supported values: \"Exact\", \
+             \"NotOlderThan\""
+        )));
+    }
+    if !matching.is_empty() && text.is_empty() {
+        return Err(Status::bad_request(
+            "resourceVersionMatch is forbidden unless resourceVersion is provided",
+        ));
+    }
+    if !matching.is_empty() && !query.get("continue").is_empty() {
+        return Err(Status::bad_request(
+            "resourceVersionMatch is forbidden when continue is provided",
+        ));
+    }
+    let wanted = revision(text)?;
+    if matching == "Exact" && wanted.0 == 0 {
+        return Err(Status::bad_request(
+            "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+        ));
+    }
+    let current = api.cache.revision();
+    if wanted > current {
+        return Err(too_large(wanted, current));
+    }
+    Ok((matching == "Exact").then_some(wanted))
+}
+
+/// Empty is 0.
+pub(crate) fn revision(text: &str) -> Result<Revision, Status> {
+    if text.is_empty() {
+        return Ok(Revision(0));
+    }
+    text.parse().map_err(|_| {
+        Status::bad_request(format!(
+            "resourceVersion: Invalid value: {text:?}: must be an unsigned integer"
+        ))
+    })
+}
+
+pub(crate) fn too_large(wanted: Revision, current: Revision) -> Status {
+    let message = format!("Too large resource version: {wanted}, current: {current}");
+    let mut status = Status::new(Reason::Timeout, format!("Timeout: {message}"));
+    status.details = Some(Box::new(warren_api::Details {
+        causes: vec![warren_api::FieldError {
+            kind: warren_api::Cause::ResourceVersionTooLarge,
+            field: String::new(),
+            message: "Too large resource version".to_owned(),
+        }],
+        retry_after_seconds: Some(1),
+        ..Default::default()
+    }));
+    status
+}
+
+fn gone(exact: Revision) -> Status {
+    Status::new(
+        Reason::Expired,
+        format!("The resourceVersion for the provided list is too old: {exact}"),
+    )
+}
+
+/// With a token that goes on from the same key in the state of now.
+fn expired(token: &Token) -> Status {
+    let fresh = Token {
+        revision: Revision(0),
+        namespace: token.namespace.clone(),
+        name: token.name.clone(),
+    };
+    let mut status = Status::new(
+        Reason::Expired,
+        "The provided continue parameter is too old to display a consistent list result. You can \
+         start a new list without the continue parameter, or use the continue token in this \
+         response to retrieve the remainder of the results. Continuing with the provided token \
+         results in an inconsistent list - objects that were created, modified, or deleted between \
+         the time the first chunk was returned and now may show up in the list.",
+    );
+    status.details = Some(Box::new(warren_api::Details {
+        continue_token: fresh.encode(),
+        ..Default::default()
+    }));
+    status
+}

@@ -1,0 +1,404 @@
+//! The verbs that write: read the body once, then prepare and commit until it holds.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde_json::{Map, Value, json};
+use warren_api::schema::FieldValidation;
+use warren_api::{Kind, Object, Reason, Status, Subresource};
+
+use crate::accept::{Accept, Form};
+use crate::admission::{Admission, release};
+use crate::api::{Api, Call};
+use crate::authz::Authorized;
+use crate::codec::{self, Format};
+use crate::commit::{Committed, Plan, commit, key_of};
+use crate::prepare::{self, DeleteOptions, Outcome, Scene};
+use crate::request::{Query, ResourceRequest, Target};
+use crate::response::{self, Body};
+use crate::selection::Selection;
+use crate::table;
+
+mod patch;
+
+pub(crate) use patch::patch;
+
+/// Kubernetes' own bound.
+pub(crate) const MAX_BODY: usize = 3 << 20;
+
+/// What a writer may say in the query.
+#[derive(Clone, Debug)]
+pub(crate) struct WriteOptions {
+    pub dry_run: bool,
+    pub validation: FieldValidation,
+    pub manager: String,
+    /// Whether the client named its manager; apply must.
+    pub manager_given: bool,
+}
+
+const MAX_MANAGER: usize = 128;
+
+impl WriteOptions {
+    pub(crate) fn read(query: &Query, headers: &HeaderMap) -> Result<Self, Status> {
+        let given = query.get("fieldManager");
+        if given.len() > MAX_MANAGER || given.chars().any(char::is_control) {
+            let mut errors = warren_api::ErrorList::default();
+            errors.invalid(
+                "fieldManager",
+                given,
+                "may not be longer than 128 bytes and should only contain printable characters",
+            );
+            return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", errors));
+        }
+        let agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("");
+        let agent = agent.split('/').next().unwrap_or_default();
+        let manager = match (given, agent) {
+            ("", "") => "unknown",
+            ("", agent) => &agent[..agent.len().min(MAX_MANAGER)],
+            (given, _) => given,
+        };
+        Ok(Self {
+            dry_run: prepare::dry_run(query.all("dryRun"))?,
+            validation: query.get("fieldValidation").parse().map_err(Status::bad_request)?,
+            manager: manager.to_owned(),
+            manager_given: !given.is_empty(),
+        })
+    }
+}
+
+/// The request's body, within the limit.
+pub(crate) async fn body(http: Request<Body>) -> Result<Bytes, Status> {
+    match Limited::new(http.into_body(), MAX_BODY).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Status::new(
+            Reason::RequestEntityTooLarge,
+            format!("Request entity too large: limit is {MAX_BODY}"),
+        )),
+        Err(error) => Err(Status::bad_request(format!("the body could not be read: {error}"))),
+    }
+}
+
+/// The resource part of a call.
+pub(crate) fn resource(call: &Call) -> Result<&ResourceRequest, Status> {
+    match &call.info.target {
+        Target::Resource(request) => Ok(request),
+        Target::Path(path) => Err(Status::internal(format!("{path} is no resource"))),
+    }
+}
+
+pub(crate) async fn create(
+    api: &Arc<Api>,
+    call: Call,
+    kind: &'static dyn Kind,
+) -> Result<Response<Body>, Status> {
+    let request = resource(&call)?.clone();
+    let Call { info, accept, allowed, http } = call;
+    let options = WriteOptions::read(&info.query, http.headers())?;
+    let format = codec::format(http.headers())?;
+    let body = body(http).await?;
+    let (object, warnings) = codec::object(kind, &body, format, options.validation)?;
+    let done = create_object(api, &allowed, kind, &request.namespace, object, &options).await?;
+    answer(kind, done, accept, &warnings)
+}
+
+/// Creates a decoded object; the way of bodies over HTTP and of what the server itself makes.
+pub(crate) async fn create_object(
+    api: &Api,
+    allowed: &Authorized,
+    kind: &'static dyn Kind,
+    namespace: &str,
+    object: Object,
+    options: &WriteOptions,
+) -> Result<Committed, Status> {
+    let generated = object.name().is_empty();
+    // The common case is one attempt: the tree is moved then, and cloned only where a name may be taken.
+    commit(api, allowed, kind, true, options.dry_run, || {
+        let uid = uuid::Uuid::new_v4().to_string();
+        let suffix = suffix();
+        let scene = Scene {
+            kind,
+            namespace,
+            subresource: None,
+            now: api.clock.now(),
+            uid: &uid,
+            suffix: &suffix,
+            manager: &options.manager,
+            applied: false,
+        };
+        let mut admission = Admission::new(api, allowed.user());
+        let object = prepare::create(&scene, object.clone(), &mut |new, old| {
+            admission.admit(&scene, new, old)
+        })?;
+        let key = key_of(kind, namespace, object.name());
+        if !generated && api.cache.get(&key.resource, namespace, &key.name).is_some() {
+            return Err(Status::already_exists(&key.resource, &key.name));
+        }
+        Ok(Plan {
+            key,
+            old: None,
+            outcome: Outcome::Store(object),
+            expects: admission.expects,
+            writes: admission.writes,
+        })
+    })
+    .await
+}
+
+pub(crate) async fn update(
+    api: &Arc<Api>,
+    call: Call,
+    kind: &'static dyn Kind,
+    subresource: Option<Subresource>,
+) -> Result<Response<Body>, Status> {
+    let request = resource(&call)?.clone();
+    let Call { info, accept, allowed, http } = call;
+    let options = WriteOptions::read(&info.query, http.headers())?;
+    let format = codec::format(http.headers())?;
+    let body = body(http).await?;
+    let (object, warnings) = codec::object(kind, &body, format, options.validation)?;
+    if object.name() != request.name {
+        return Err(if object.name().is_empty() {
+            Status::bad_request("name must be provided")
+        } else {
+            Status::bad_request(format!(
+                "the name of the object ({}) does not match the name on the URL ({})",
+                object.name(),
+                request.name
+            ))
+        });
+    }
+    let conditional = object.resource_version().is_some_and(|rv| rv.0 != 0);
+    let place = Place { kind, request: &request, subresource };
+    let done = update_object(api, &allowed, place, &options, conditional, |_| Ok(object.clone()))
+        .await?;
+    answer(kind, done, accept, &warnings)
+}
+
+/// Which object a write is about.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub kind: &'static dyn Kind,
+    pub request: &'a ResourceRequest,
+    pub subresource: Option<Subresource>,
+}
+
+/// Changes what is there. `wanted` gives the new object from the old one, on every attempt.
+pub(crate) async fn update_object(
+    api: &Api,
+    allowed: &Authorized,
+    place: Place<'_>,
+    options: &WriteOptions,
+    conditional: bool,
+    mut wanted: impl FnMut(&Object) -> Result<Object, Status>,
+) -> Result<Committed, Status> {
+    let Place { kind, request, subresource } = place;
+    let key = key_of(kind, &request.namespace, &request.name);
+    commit(api, allowed, kind, !conditional, options.dry_run, || {
+        let entry = api
+            .cache
+            .get(&key.resource, &key.namespace, &key.name)
+            .ok_or_else(|| Status::not_found(&key.resource, &key.name))?;
+        let old = entry.object();
+        let scene = scene(api, kind, &request.namespace, subresource, &options.manager);
+        let mut admission = Admission::new(api, allowed.user());
+        let outcome = prepare::update(&scene, &old, wanted(&old)?, &mut |new, old| {
+            admission.admit(&scene, new, old)
+        })?;
+        let Admission { expects, mut writes, .. } = admission;
+        if let (Outcome::Remove(_), "Service", "") = (&outcome, kind.kind(), kind.group()) {
+            writes.extend(release(api, &old));
+        }
+        Ok(Plan { key: key.clone(), old: Some(entry), outcome, expects, writes })
+    })
+    .await
+}
+
+fn scene<'a>(
+    api: &Api,
+    kind: &'static dyn Kind,
+    namespace: &'a str,
+    subresource: Option<Subresource>,
+    manager: &'a str,
+) -> Scene<'a> {
+    Scene {
+        kind,
+        namespace,
+        subresource,
+        now: api.clock.now(),
+        uid: "",
+        suffix: "",
+        manager,
+        applied: false,
+    }
+}
+
+pub(crate) async fn delete(
+    api: &Arc<Api>,
+    call: Call,
+    kind: &'static dyn Kind,
+) -> Result<Response<Body>, Status> {
+    let request = resource(&call)?.clone();
+    let Call { info, accept, allowed, http } = call;
+    let options = delete_options(http, &info.query).await?;
+    let done =
+        delete_object(api, &allowed, kind, &request.namespace, &request.name, &options).await?;
+    answer(kind, done, accept, &[])
+}
+
+pub(crate) async fn delete_options(
+    http: Request<Body>,
+    query: &Query,
+) -> Result<DeleteOptions, Status> {
+    let format = codec::format(http.headers());
+    let body = body(http).await?;
+    let value = if body.is_empty() { Value::Null } else { codec::value(&body, format?)? };
+    DeleteOptions::read(&value, query)
+}
+
+pub(crate) async fn delete_object(
+    api: &Api,
+    allowed: &Authorized,
+    kind: &'static dyn Kind,
+    namespace: &str,
+    name: &str,
+    options: &DeleteOptions,
+) -> Result<Committed, Status> {
+    let key = key_of(kind, namespace, name);
+    let conditional = options.resource_version.is_some();
+    commit(api, allowed, kind, !conditional, options.dry_run, || {
+        let entry = api
+            .cache
+            .get(&key.resource, namespace, name)
+            .ok_or_else(|| Status::not_found(&key.resource, name))?;
+        let old = entry.object();
+        let scene = scene(api, kind, namespace, None, "");
+        let outcome = prepare::delete(&scene, &old, options)?;
+        let released = match (&outcome, kind.kind(), kind.group()) {
+            (Outcome::Remove(_), "Service", "") => release(api, &old),
+            _ => Vec::new(),
+        };
+        let (key, old) = (key.clone(), Some(entry));
+        Ok(Plan { key, old, outcome, expects: Vec::new(), writes: released })
+    })
+    .await
+}
+
+pub(crate) async fn delete_collection(
+    api: &Arc<Api>,
+    call: Call,
+    kind: &'static dyn Kind,
+) -> Result<Response<Body>, Status> {
+    let request = resource(&call)?.clone();
+    let Call { info, accept, allowed, http } = call;
+    if kind.is_namespaced() && request.namespace.is_empty() {
+        return Err(crate::api::method_not_allowed());
+    }
+    let selection = Selection::of(kind, &request, &info.query)?;
+    let options = delete_options(http, &info.query).await?;
+    let (entries, revision) = api.cache.list(&kind.resource(), selection.scope(kind));
+    let mut deleted = Vec::new();
+    for entry in entries.iter().filter(|entry| selection.matches(kind, entry)) {
+        let name = &entry.change.key.name;
+        let namespace = &entry.change.key.namespace;
+        match delete_object(api, &allowed, kind, namespace, name, &options).await {
+            Ok(_) => deleted.push(Arc::clone(entry)),
+            Err(status) if status.reason == Reason::NotFound => {}
+            Err(status) => return Err(status),
+        }
+    }
+    Ok(crate::read::list_of(kind, deleted, revision, accept, api.clock.now()))
+}
+
+/// The answer to a write.
+pub(crate) fn answer(
+    kind: &'static dyn Kind,
+    done: Committed,
+    accept: Accept,
+    warnings: &[String],
+) -> Result<Response<Body>, Status> {
+    let (code, bytes) = match done {
+        Committed::Unchanged(entry) => (StatusCode::OK, entry.body().clone()),
+        Committed::Stored(change) => {
+            let created = change.op == warren_store::Op::Added;
+            let code = if created { StatusCode::CREATED } else { StatusCode::OK };
+            (code, change.body.clone())
+        }
+        Committed::Removed(change) if returns_deleted(kind) => (StatusCode::OK, change.body.clone()),
+        Committed::Removed(change) => {
+            (StatusCode::OK, codec::bytes(&deleted(kind, &change.key.name, &change.uid.0)))
+        }
+        Committed::Dry { object, removed: true } if !returns_deleted(kind) => {
+            let uid = object.str_at(&["metadata", "uid"]).to_owned();
+            (StatusCode::OK, codec::bytes(&deleted(kind, object.name(), &uid)))
+        }
+        Committed::Dry { object, .. } => {
+            let created = object.resource_version().is_none();
+            let code = if created { StatusCode::CREATED } else { StatusCode::OK };
+            (code, codec::bytes(&object.into()))
+        }
+    };
+    let response = match accept.form {
+        Form::Object | Form::AggregatedDiscovery => response::encoded(code, bytes, accept),
+        Form::Table | Form::Metadata => {
+            let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+            let value = match (accept.form, Object::try_from(value)) {
+                (_, Err(other)) => other,
+                (_, Ok(status)) if status.kind() == "Status" => status.into(),
+                (Form::Table, Ok(object)) => table::of_objects(
+                    kind,
+                    [&object].into_iter(),
+                    jiff::Timestamp::now(),
+                    &Map::new(),
+                ),
+                (_, Ok(object)) => table::metadata_of(&object),
+            };
+            response::tree(code, &value, accept)
+        }
+    };
+    Ok(response::warn(response, warnings))
+}
+
+/// Kinds whose DELETE answers with the object even where it is gone at once; all others answer with a Status.
+fn returns_deleted(kind: &dyn Kind) -> bool {
+    kind.group().is_empty()
+        && matches!(
+            kind.kind(),
+            "Pod"
+                | "Service"
+                | "ServiceAccount"
+                | "PodTemplate"
+                | "PersistentVolume"
+                | "PersistentVolumeClaim"
+                | "ResourceQuota"
+        )
+}
+
+fn deleted(kind: &dyn Kind, name: &str, uid: &str) -> Value {
+    let mut details = json!({"name": name, "kind": kind.plural(), "uid": uid});
+    if !kind.group().is_empty() {
+        details["group"] = kind.group().into();
+    }
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
+}
+
+/// A Status that says that all is well.
+pub(crate) fn success(code: StatusCode) -> Response<Body> {
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": code.as_u16(),
+    });
+    response::json(code, codec::bytes(&status))
+}
+
+/// Five of the letters and digits that make no words, as Kubernetes' generated names end.
+fn suffix() -> String {
+    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    (0..5).map(|_| char::from(LETTERS[rand::random_range(0..LETTERS.len())])).collect()
+}
+
+/// The body's format, for requests whose content type is one of the plain ones.
+pub(crate) async fn value(http: Request<Body>) -> Result<Value, Status> {
+    let format: Format = codec::format(http.headers())?;
+    codec::value(&body(http).await?, format)
+}
