@@ -15,9 +15,10 @@ use tokio::sync::watch;
 use warren_api::{GroupResource, Kind, Object, Registry, Revision, Shard};
 use warren_store::{Batch, Change, Loaded, Op};
 
-/// Changes that a resource's ring remembers; at 2.8 KB a body and most of them held by the cache anyway, about 6 MB
-/// for a busy resource. Watches that start from before it read the journal; a watcher that falls behind it is cut off.
-pub(crate) const RING: usize = 2048;
+/// Changes that a resource's ring remembers, and the bytes of their bodies (many of which the cache holds anyway).
+/// Watches that want older ones read the journal.
+const RING: usize = 4096;
+const RING_BYTES: usize = 8 << 20;
 
 /// Changes of all resources that the embedded fabric can look back on.
 const TAIL: usize = 8192;
@@ -95,38 +96,6 @@ pub(crate) struct WatchEvent {
     pub entry: Arc<Entry>,
     /// What was there before, for selectors.
     pub prev: Option<Arc<Entry>>,
-    line: OnceLock<Bytes>,
-}
-
-impl WatchEvent {
-    pub(crate) fn new(entry: Arc<Entry>, prev: Option<Arc<Entry>>) -> Self {
-        Self { entry, prev, line: OnceLock::new() }
-    }
-
-    /// The event as a line of the stream, as it happened; encoded when the first watcher wants it, then shared.
-    pub(crate) fn line(&self) -> Bytes {
-        self.line
-            .get_or_init(|| event_line(event_type(self.entry.change.op), self.entry.body()))
-            .clone()
-    }
-}
-
-pub(crate) fn event_type(op: Op) -> &'static str {
-    match op {
-        Op::Added => "ADDED",
-        Op::Modified => "MODIFIED",
-        Op::Deleted => "DELETED",
-    }
-}
-
-pub(crate) fn event_line(event_type: &str, object: &[u8]) -> Bytes {
-    let mut line = Vec::with_capacity(object.len() + 40);
-    line.extend_from_slice(b"{\"type\":\"");
-    line.extend_from_slice(event_type.as_bytes());
-    line.extend_from_slice(b"\",\"object\":");
-    line.extend_from_slice(object);
-    line.extend_from_slice(b"}\n");
-    line.into()
 }
 
 type Names = BTreeMap<Arc<str>, Arc<Entry>>;
@@ -139,6 +108,7 @@ struct State {
     count: usize,
     bytes: usize,
     ring: VecDeque<Arc<WatchEvent>>,
+    ring_bytes: usize,
     /// The ring has every change after this revision.
     ring_floor: Revision,
     /// Of the last change that was applied here.
@@ -226,6 +196,11 @@ impl Resource {
         Since::Events(state.ring.iter().skip(start).take(max).cloned().collect())
     }
 
+    /// The ring has every change after this.
+    pub(crate) fn ring_floor(&self) -> Revision {
+        self.state.read().ring_floor
+    }
+
     /// Changes when something was applied.
     pub(crate) fn subscribe(&self) -> watch::Receiver<Revision> {
         self.head.subscribe()
@@ -242,12 +217,13 @@ impl Resource {
         let mut state = self.state.write();
         let prev = state.replace(&entry);
         state.revision = change.revision;
-        if state.ring.len() == RING
-            && let Some(oldest) = state.ring.pop_front()
-        {
+        state.ring_bytes += entry.body().len();
+        state.ring.push_back(Arc::new(WatchEvent { entry, prev }));
+        while state.ring.len() > RING || state.ring_bytes > RING_BYTES {
+            let Some(oldest) = state.ring.pop_front() else { break };
+            state.ring_bytes -= oldest.entry.body().len();
             state.ring_floor = oldest.entry.revision();
         }
-        state.ring.push_back(Arc::new(WatchEvent::new(entry, prev)));
     }
 
     fn load(&self, change: &Arc<Change>) {

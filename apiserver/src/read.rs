@@ -18,7 +18,7 @@ use crate::commit::key_of;
 use crate::request::Query;
 use crate::response::{self, Body, ListBody};
 use crate::selection::Selection;
-use crate::table;
+use crate::table::{self, Include};
 use crate::write::resource;
 
 /// Snapshots that paged lists go on from. Each holds references, so its cost is what has changed since; the oldest goes
@@ -106,7 +106,8 @@ pub(crate) fn get(
             meta.insert("resourceVersion".to_owned(), entry.revision().to_string().into());
             let object = entry.object();
             let objects = [&object].into_iter();
-            let table = table::of_objects(kind, objects, api.clock.now(), &meta);
+            let include = Include::parse(call.info.query.get("includeObject"));
+            let table = table::of_objects(kind, objects, api.clock.now(), &meta, include);
             response::tree(StatusCode::OK, &table, call.accept)
         }
     })
@@ -129,9 +130,10 @@ pub(crate) fn list(
     };
     let (all, revision) = match &token {
         Some(token) if token.revision.0 > 0 => {
-            let snapshot = api.snapshots.find(token, &name, now);
-            let snapshot = snapshot.ok_or_else(|| expired(token))?;
-            (snapshot.entries.to_vec(), snapshot.revision)
+            match api.snapshots.find(token, &name, now) {
+                Some(snapshot) => (snapshot.entries.to_vec(), snapshot.revision),
+                None => return Ok(expired(token)),
+            }
         }
         _ => api.cache.list(&name, selection.scope(kind)),
     };
@@ -164,7 +166,8 @@ pub(crate) fn list(
         let (resource, taken, entries) = (name, now, Arc::new(rest));
         api.snapshots.keep(Snapshot { resource, revision, taken, entries });
     }
-    Ok(render(kind, page, &meta, call.accept, now))
+    let include = Include::parse(query.get("includeObject"));
+    Ok(render(kind, page, &meta, call.accept, include, now))
 }
 
 /// A whole list, as deletecollection answers.
@@ -177,7 +180,7 @@ pub(crate) fn list_of(
 ) -> Response<Body> {
     let mut meta = Map::new();
     meta.insert("resourceVersion".to_owned(), revision.to_string().into());
-    render(kind, entries, &meta, accept, now)
+    render(kind, entries, &meta, accept, Include::default(), now)
 }
 
 fn render(
@@ -185,6 +188,7 @@ fn render(
     entries: Vec<Arc<Entry>>,
     meta: &Map<String, Value>,
     accept: Accept,
+    include: Include,
     now: Timestamp,
 ) -> Response<Body> {
     let value = match accept.form {
@@ -212,7 +216,7 @@ fn render(
         }),
         Form::Table => {
             let objects: Vec<_> = entries.iter().map(|e| e.object()).collect();
-            table::of_objects(kind, objects.iter(), now, meta)
+            table::of_objects(kind, objects.iter(), now, meta, include)
         }
     };
     response::tree(StatusCode::OK, &value, accept)
@@ -287,13 +291,13 @@ fn gone(exact: Revision) -> Status {
 }
 
 /// With a token that goes on from the same key in the state of now.
-fn expired(token: &Token) -> Status {
+fn expired(token: &Token) -> Response<Body> {
     let fresh = Token {
         revision: Revision(0),
         namespace: token.namespace.clone(),
         name: token.name.clone(),
     };
-    let mut status = Status::new(
+    let status = Status::new(
         Reason::Expired,
         "The provided continue parameter is too old to display a consistent list result. You can \
          start a new list without the continue parameter, or use the continue token in this \
@@ -301,9 +305,7 @@ fn expired(token: &Token) -> Status {
          results in an inconsistent list - objects that were created, modified, or deleted between \
          the time the first chunk was returned and now may show up in the list.",
     );
-    status.details = Some(Box::new(warren_api::Details {
-        continue_token: fresh.encode(),
-        ..Default::default()
-    }));
-    status
+    let mut value = status.to_json();
+    value["metadata"]["continue"] = fresh.encode().into();
+    response::json(StatusCode::GONE, serde_json::to_vec(&value).unwrap_or_default())
 }

@@ -351,6 +351,7 @@ pub(crate) fn answer(
                     [&object].into_iter(),
                     jiff::Timestamp::now(),
                     &Map::new(),
+                    table::Include::default(),
                 ),
                 (_, Ok(object)) => table::metadata_of(&object),
             };

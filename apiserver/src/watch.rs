@@ -1,0 +1,328 @@
+//! HTTP watches. A watcher is a cursor: it reads the ring when its client takes bytes, and the journal for what the
+//! ring no longer has. A slow client therefore costs nobody else anything, and gets 410 when history is gone.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+use warren_api::{ErrorList, Kind, Object, Reason, Revision, Status};
+use warren_store::{Change, HistoryError, Op};
+
+use crate::accept::{Accept, Form};
+use crate::api::{Api, Call};
+use crate::cache::{Entry, Resource, Since};
+use crate::read::revision;
+use crate::response::{self, Body, BoxError};
+use crate::selection::Selection;
+use crate::table::{self, Include};
+use crate::write::resource;
+
+/// Events that are taken from the ring at a time.
+const CHUNK: usize = 256;
+/// Bytes after which a frame is handed out.
+const FRAME: usize = 64 << 10;
+/// Rows that are taken from the journal at a time.
+const HISTORY_PAGE: usize = 500;
+/// Kubernetes promises about one a minute.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(50);
+/// Watches without a timeout last between half and the whole of this, so that they do not all end at once.
+const MAX_SECONDS: u64 = 3600;
+
+pub(crate) fn start(
+    api: &Arc<Api>,
+    call: &Call,
+    kind: &'static dyn Kind,
+) -> Result<Response<Body>, Status> {
+    let (request, query) = (resource(call)?, &call.info.query);
+    let selection = Selection::of(kind, request, query)?;
+    let from = revision(query.get("resourceVersion"))?;
+    let send_initial = query.has("sendInitialEvents").then(|| query.flag("sendInitialEvents"));
+    check_options(send_initial, query.get("resourceVersionMatch"))?;
+    let timeout = query.number::<u64>("timeoutSeconds")?.filter(|seconds| *seconds > 0);
+    let seconds = timeout.unwrap_or_else(|| MAX_SECONDS / 2 + rand::random_range(0..MAX_SECONDS / 2));
+
+    let name = kind.resource();
+    let resource = api.cache.resource(&name);
+    let receiver = resource.subscribe();
+    let initial = send_initial.unwrap_or(from.0 == 0);
+    let (mut backlog, mut cursor) = (VecDeque::new(), from);
+    if initial {
+        let (entries, listed) = api.cache.list(&name, selection.scope(kind));
+        backlog.extend(entries.into_iter().filter(|entry| selection.matches(kind, entry)));
+        cursor = listed;
+    } else if from.0 == 0 {
+        cursor = api.cache.revision();
+    }
+    let now = Instant::now();
+    let watcher = Watcher {
+        encoder: Encoder {
+            kind,
+            accept: call.accept,
+            include: Include::parse(query.get("includeObject")),
+            columns_sent: false,
+        },
+        api: Arc::clone(api),
+        kind,
+        selection,
+        resource,
+        receiver,
+        cursor,
+        backlog,
+        initial_end: (send_initial == Some(true)).then_some(cursor),
+        bookmarks: query.flag("allowWatchBookmarks"),
+        next_bookmark: now + BOOKMARK_EVERY,
+        deadline: now + Duration::from_secs(seconds.min(10 * 365 * 86_400)),
+        ended: false,
+        _counted: api.metrics.count_watch(),
+    };
+    let frames = futures::stream::unfold(watcher, |mut watcher| async {
+        let frame = watcher.next().await?;
+        Some((Ok::<_, BoxError>(Frame::data(frame)), watcher))
+    });
+    let mut response = response::json(StatusCode::OK, Bytes::new());
+    *response.body_mut() = StreamBody::new(frames).boxed_unsync();
+    Ok(response)
+}
+
+fn check_options(send_initial: Option<bool>, matching: &str) -> Result<(), Status> {
+    let mut errors = ErrorList::default();
+    match (send_initial, matching) {
+        (None, "") | (Some(_), "NotOlderThan") => return Ok(()),
+        (None, _) => errors.forbidden(
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        ),
+        (Some(_), _) => errors.forbidden(
+            "resourceVersionMatch",
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        ),
+    }
+    Err(Status::invalid("meta.k8s.io", "ListOptions", "", errors))
+}
+
+struct Watcher {
+    api: Arc<Api>,
+    kind: &'static dyn Kind,
+    selection: Selection,
+    encoder: Encoder,
+    resource: Arc<Resource>,
+    receiver: tokio::sync::watch::Receiver<Revision>,
+    /// Everything up to here has been sent or was not selected.
+    cursor: Revision,
+    /// The state that the watch starts with.
+    backlog: VecDeque<Arc<Entry>>,
+    /// A bookmark says when the initial state is complete.
+    initial_end: Option<Revision>,
+    bookmarks: bool,
+    next_bookmark: Instant,
+    deadline: Instant,
+    ended: bool,
+    _counted: crate::metrics::WatchCount,
+}
+
+impl Watcher {
+    /// The next frame: whole lines. `None` ends the stream.
+    async fn next(&mut self) -> Option<Bytes> {
+        while !self.ended {
+            let mut frame = Vec::new();
+            if !self.backlog.is_empty() {
+                while frame.len() < FRAME
+                    && let Some(entry) = self.backlog.pop_front()
+                {
+                    self.encoder.event(&mut frame, "ADDED", &entry);
+                }
+                return Some(frame.into());
+            }
+            if let Some(at) = self.initial_end.take() {
+                self.encoder.bookmark(&mut frame, at, true);
+                return Some(frame.into());
+            }
+            let settled = self.api.cache.revision();
+            match self.resource.since(self.cursor, CHUNK) {
+                Since::Behind => self.read_history(&mut frame).await,
+                Since::Events(events) if events.is_empty() => {
+                    if !self.wait(&mut frame, settled).await {
+                        return None;
+                    }
+                }
+                Since::Events(events) => {
+                    for event in &events {
+                        self.event(&mut frame, &event.entry, event.prev.as_deref());
+                        self.cursor = event.entry.revision();
+                        if frame.len() >= FRAME {
+                            break;
+                        }
+                    }
+                }
+            }
+            if !frame.is_empty() {
+                return Some(frame.into());
+            }
+        }
+        None
+    }
+
+    /// Waits for something new; writes a bookmark when one is due. False when the watch is over.
+    async fn wait(&mut self, frame: &mut Vec<u8>, settled: Revision) -> bool {
+        tokio::select! {
+            changed = self.receiver.changed() => changed.is_ok(),
+            () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => {
+                self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
+                // Nothing of this resource lies between the cursor and what was settled before the ring was read.
+                self.cursor = self.cursor.max(settled);
+                self.encoder.bookmark(frame, self.cursor, false);
+                true
+            }
+            () = tokio::time::sleep_until(self.deadline) => false,
+            () = self.api.shutdown.draining() => false,
+        }
+    }
+
+    /// One page of what the ring no longer has.
+    async fn read_history(&mut self, frame: &mut Vec<u8>) {
+        let floor = self.resource.ring_floor();
+        let (journal, name, cursor) = (self.api.journal.clone(), self.kind.resource(), self.cursor);
+        // Heartbeats are in no history: their watchers list again.
+        let has_history = &*name.resource != "leases";
+        let with_prev = !self.selection.is_plain();
+        let read = tokio::task::spawn_blocking(move || {
+            if !has_history {
+                return Err(HistoryError::Compacted { asked: cursor, floor });
+            }
+            let changes = journal.history(cursor, Some(&name), HISTORY_PAGE)?;
+            let with_prev = |change: Change| {
+                let prev = match with_prev && change.prev.0 > 0 && change.op != Op::Added {
+                    true => journal.row(&change.key, change.prev)?,
+                    false => None,
+                };
+                Ok::<_, HistoryError>((change, prev))
+            };
+            changes.into_iter().map(with_prev).collect::<Result<Vec<_>, _>>()
+        })
+        .await;
+        match read {
+            Ok(Ok(changes)) => {
+                if changes.is_empty() {
+                    self.cursor = self.cursor.max(floor);
+                }
+                for (change, prev) in changes {
+                    self.cursor = change.revision;
+                    let entry = Entry::new(Arc::new(change));
+                    let prev = prev.map(|prev| Entry::new(Arc::new(prev)));
+                    self.event(frame, &entry, prev.as_ref());
+                }
+            }
+            Ok(Err(HistoryError::Compacted { floor, .. })) => {
+                let message = format!("too old resource version: {} ({floor})", self.cursor);
+                self.fail(frame, &Status::new(Reason::Expired, message));
+            }
+            Ok(Err(error)) => self.fail(frame, &Status::internal(error.to_string())),
+            Err(_) => self.ended = true,
+        }
+    }
+
+    fn fail(&mut self, frame: &mut Vec<u8>, status: &Status) {
+        self.ended = true;
+        line(frame, "ERROR", &serde_json::to_vec(&status.to_json()).unwrap_or_default());
+    }
+
+    /// Objects that enter or leave the selection appear as added or deleted.
+    fn event(&mut self, frame: &mut Vec<u8>, entry: &Entry, prev: Option<&Entry>) {
+        if self.selection.is_plain() && !self.selection.matches(self.kind, entry) {
+            return;
+        }
+        let was = match entry.change.op {
+            Op::Added => false,
+            // A delete's body is the last state; without a predecessor at hand it speaks for itself.
+            _ => prev.is_none_or(|prev| self.selection.matches(self.kind, prev)),
+        };
+        let is = entry.change.op != Op::Deleted && self.selection.matches(self.kind, entry);
+        let event_type = match (was, is) {
+            (false, false) => return,
+            (false, true) => "ADDED",
+            (true, true) => "MODIFIED",
+            (true, false) => "DELETED",
+        };
+        match prev {
+            // Kubernetes sends the last state that matched, at the revision of the change that took it away.
+            Some(prev) if event_type == "DELETED" && entry.change.op != Op::Deleted => {
+                let mut object = prev.object();
+                object.set_at(&["metadata", "resourceVersion"], entry.revision().to_string());
+                self.encoder.object(frame, event_type, &object);
+            }
+            _ => self.encoder.event(frame, event_type, entry),
+        }
+    }
+}
+
+struct Encoder {
+    kind: &'static dyn Kind,
+    accept: Accept,
+    include: Include,
+    /// Columns stand in the first event only.
+    columns_sent: bool,
+}
+
+impl Encoder {
+    fn event(&mut self, frame: &mut Vec<u8>, event_type: &str, entry: &Entry) {
+        match self.accept.form {
+            Form::Object | Form::AggregatedDiscovery => line(frame, event_type, entry.body()),
+            Form::Table | Form::Metadata => self.object(frame, event_type, &entry.object()),
+        }
+    }
+
+    fn object(&mut self, frame: &mut Vec<u8>, event_type: &str, object: &Object) {
+        let value = match self.accept.form {
+            Form::Object | Form::AggregatedDiscovery => Value::from(object.clone()),
+            Form::Metadata => table::metadata_of(object),
+            Form::Table => {
+                let mut meta = Map::new();
+                let rv = object.str_at(&["metadata", "resourceVersion"]);
+                meta.insert("resourceVersion".to_owned(), rv.into());
+                let objects = [object].into_iter();
+                let now = jiff::Timestamp::now();
+                let mut table = table::of_objects(self.kind, objects, now, &meta, self.include);
+                if std::mem::replace(&mut self.columns_sent, true) {
+                    table["columnDefinitions"] = json!([]);
+                }
+                table
+            }
+        };
+        line(frame, event_type, &serde_json::to_vec(&value).unwrap_or_default());
+    }
+
+    fn bookmark(&self, frame: &mut Vec<u8>, at: Revision, initial_end: bool) {
+        let mut metadata = json!({"resourceVersion": at.to_string(), "creationTimestamp": null});
+        if initial_end {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let value = match self.accept.form {
+            Form::Object | Form::AggregatedDiscovery => json!({
+                "kind": self.kind.kind(), "apiVersion": self.kind.api_version(), "metadata": metadata,
+            }),
+            Form::Metadata => json!({
+                "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
+            }),
+            Form::Table => json!({
+                "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
+                "columnDefinitions": [], "rows": [],
+            }),
+        };
+        line(frame, "BOOKMARK", &serde_json::to_vec(&value).unwrap_or_default());
+    }
+}
+
+fn line(frame: &mut Vec<u8>, event_type: &str, object: &[u8]) {
+    frame.reserve(object.len() + 40);
+    frame.extend_from_slice(b"{\"type\":\"");
+    frame.extend_from_slice(event_type.as_bytes());
+    frame.extend_from_slice(b"\",\"object\":");
+    frame.extend_from_slice(object);
+    frame.extend_from_slice(b"}\n");
+}
