@@ -37,7 +37,7 @@ pub(crate) struct Api {
     pub settings: Settings,
     pub snapshots: Snapshots,
     pub nodes: Nodes,
-    pub health: health::Checks,
+    pub readiness: warren_process::Readiness,
     pub discovery: discovery::Documents,
     pub metrics: Metrics,
     pub shutdown: Shutdown,

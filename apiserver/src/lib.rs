@@ -1,1 +1,42 @@
-//! Request, object, SQLite, event: the API server.
+//! Request, object, SQLite, event.
+//!
+//! A request's path is [`api::respond`], one screen: request info → authentication → flow → authorisation →
+//! admission → prepare → commit. The committed batch reaches the cache before answers go out; GET, LIST and watches
+//! read the cache only.
+
+mod accept;
+mod admission;
+mod api;
+mod authn;
+mod authz;
+mod bootstrap;
+mod cache;
+mod codec;
+mod commit;
+mod discovery;
+mod events;
+mod fabric;
+mod flow;
+mod health;
+mod local;
+mod metrics;
+mod metrics_api;
+mod prepare;
+mod read;
+mod refs;
+mod request;
+mod response;
+mod review;
+mod selection;
+mod serve;
+mod server;
+mod subresource;
+mod table;
+mod watch;
+mod write;
+
+pub use admission::{AddressRange, PortRange};
+pub use authn::User;
+pub use local::LocalService;
+pub use response::Body;
+pub use server::{Config, NodeClient, Pem, Server, StartError, Tls};

@@ -23,7 +23,7 @@ use crate::table;
 
 mod patch;
 
-pub(crate) use patch::patch;
+pub(crate) use patch::{Patch, patch};
 
 /// Kubernetes' own bound.
 pub(crate) const MAX_BODY: usize = 3 << 20;

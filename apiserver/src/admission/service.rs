@@ -21,6 +21,9 @@ pub struct AddressRange {
 }
 
 impl AddressRange {
+    /// 10.96.0.0/16
+    pub const DEFAULT: Self = Self { base: 0x0a60_0000, bits: 16 };
+
     /// `10.96.0.0/16`; between /12 and /28.
     pub fn parse(cidr: &str) -> Option<Self> {
         let (address, prefix) = cidr.split_once('/')?;

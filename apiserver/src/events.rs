@@ -1,0 +1,48 @@
+//! Events live for an hour.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use warren_api::GroupResource;
+use warren_store::{Expected, Item};
+
+use crate::api::Api;
+use crate::cache::Scope;
+use crate::commit;
+
+/// Kubernetes' default `--event-ttl`.
+const TTL: Duration = Duration::from_secs(3600);
+const EVERY: Duration = Duration::from_secs(60);
+/// Deletions in one item, so that a flood of expired Events does not hold up others.
+const BATCH: usize = 256;
+
+/// Removes Events that have not changed for [`TTL`], until shutdown.
+pub(crate) async fn expire(api: Arc<Api>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            () = api.shutdown.draining() => return,
+        }
+        expire_once(&api).await;
+    }
+}
+
+async fn expire_once(api: &Api) {
+    let events = GroupResource::new("", "events");
+    let Some(kind) = api.registry.by_group_resource(&events) else { return };
+    let oldest = api.clock.now().as_millisecond() - TTL.as_millis() as i64;
+    let (entries, _) = api.cache.list(&events, Scope::All);
+    let expired: Vec<_> = entries.iter().filter(|e| e.change.time_ms < oldest).collect();
+    for chunk in expired.chunks(BATCH) {
+        for entry in chunk {
+            let key = entry.change.key.clone();
+            let expected = Expected::Revision(entry.revision());
+            let write = commit::write(api, kind, key.clone(), Some(entry), &entry.object(), true);
+            let item = Item { expects: vec![(key, expected)], writes: vec![write] };
+            if let Err(error) = api.journal.commit(item).await {
+                tracing::debug!(%error, "an expired event was not removed");
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}

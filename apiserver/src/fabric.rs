@@ -1,0 +1,201 @@
+//! The fabric's side of the journal: what a relay publishes, and the same events for readers in this process.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use warren_api::{GroupResource, NodeName, Revision, Shard};
+use warren_broker::{Ack, Delivery, Event, EventType, Fabric, Outbox, Subscriber, Subscription};
+use warren_store::{Change, Durability, HistoryError, Op};
+
+use crate::api::Api;
+use crate::commit::INTERNAL_GROUP;
+
+/// Changes that a reader takes from the tail at a time.
+const CHUNK: usize = 128;
+
+/// What of a change is published; `None` for heartbeats and the server's own records.
+fn event_of(api: &Api, change: &Change) -> Option<Event> {
+    if change.durability == Durability::Deferred || &*change.key.resource.group == INTERNAL_GROUP {
+        return None;
+    }
+    let kind = api.registry.by_group_resource(&change.key.resource)?;
+    let object = match kind.publishes_metadata_only() {
+        false => change.body.clone(),
+        true => metadata_only(&change.body),
+    };
+    Some(Event {
+        epoch: api.journal.epoch(),
+        revision: change.revision,
+        uid: change.uid.clone(),
+        key: change.key.clone(),
+        event_type: match change.op {
+            Op::Added => EventType::Added,
+            Op::Modified => EventType::Modified,
+            Op::Deleted => EventType::Deleted,
+        },
+        shards: change.streams.iter().map(|s| (s.shard.clone(), s.prev)).collect(),
+        object,
+    })
+}
+
+/// Broker permissions are not RBAC: no contents, also not those that a client wrote into an annotation.
+fn metadata_only(body: &[u8]) -> bytes::Bytes {
+    let mut object: warren_api::Object = serde_json::from_slice(body).unwrap_or_default();
+    object.retain(|key, _| matches!(key.as_str(), "kind" | "apiVersion" | "metadata"));
+    object.remove_at(&["metadata", "annotations", "kubectl.kubernetes.io/last-applied-configuration"]);
+    object.remove_at(&["metadata", "managedFields"]);
+    crate::codec::bytes(&object.into())
+}
+
+/// The journal as a relay reads it.
+pub(crate) struct JournalOutbox(pub(crate) Arc<Api>);
+
+#[async_trait]
+impl Outbox for JournalOutbox {
+    fn epoch(&self) -> u64 {
+        self.0.journal.epoch()
+    }
+
+    fn cursor(&self) -> Revision {
+        self.0.journal.relay_cursor()
+    }
+
+    fn confirmed(&self, up_to: Revision) {
+        self.0.journal.set_relay_cursor(up_to);
+    }
+
+    async fn read(&self, after: Revision, limit: usize) -> Result<Vec<Event>, Revision> {
+        // What is recent is in memory; a backlog comes from the disk.
+        if let Ok(changes) = self.0.cache.tail(after, limit) {
+            return Ok(changes.iter().filter_map(|change| event_of(&self.0, change)).collect());
+        }
+        let journal = self.0.journal.clone();
+        let read = tokio::task::spawn_blocking(move || journal.history(after, None, limit)).await;
+        match read {
+            Ok(Ok(changes)) => {
+                Ok(changes.iter().filter_map(|change| event_of(&self.0, change)).collect())
+            }
+            Ok(Err(HistoryError::Compacted { floor, .. })) => Err(floor),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the relay cannot read the journal");
+                Ok(Vec::new())
+            }
+            Err(_) => Ok(Vec::new()),
+        }
+    }
+
+    async fn wait(&self, after: Revision) {
+        let mut head = self.0.cache.subscribe();
+        // The sender lives as long as the cache, which lives as long as this.
+        let _ = head.wait_for(|revision| *revision > after).await;
+    }
+}
+
+/// Events for readers in the server's own process: a tail of the cache, without queues.
+pub struct EmbeddedFabric {
+    api: Arc<Api>,
+}
+
+impl EmbeddedFabric {
+    pub(crate) fn new(api: Arc<Api>) -> Self {
+        Self { api }
+    }
+}
+
+#[async_trait]
+impl Fabric for EmbeddedFabric {
+    async fn subscribe(&self, subscription: Subscription) -> Box<dyn Subscriber> {
+        let cursor = self.api.cache.revision();
+        Box::new(Tail {
+            head: self.api.cache.subscribe(),
+            api: Arc::clone(&self.api),
+            wanted: Wanted::from(subscription),
+            cursor,
+            ready: Vec::new(),
+            relist: Some("subscribed"),
+        })
+    }
+}
+
+enum Wanted {
+    Node(NodeName),
+    Resources(BTreeSet<GroupResource>),
+}
+
+impl From<Subscription> for Wanted {
+    fn from(subscription: Subscription) -> Self {
+        match subscription {
+            Subscription::Node(node) => Wanted::Node(node),
+            Subscription::Controller { resources, .. } => {
+                Wanted::Resources(resources.into_iter().collect())
+            }
+        }
+    }
+}
+
+impl Wanted {
+    fn contains(&self, change: &Change) -> bool {
+        match self {
+            Wanted::Resources(resources) => resources.contains(&change.key.resource),
+            Wanted::Node(node) => change.streams.iter().any(|stream| match &stream.shard {
+                Shard::All => true,
+                Shard::Node(name) => name == node,
+                Shard::None | Shard::Unscheduled => false,
+            }),
+        }
+    }
+}
+
+struct Tail {
+    api: Arc<Api>,
+    head: tokio::sync::watch::Receiver<Revision>,
+    wanted: Wanted,
+    /// Everything up to here has been looked at.
+    cursor: Revision,
+    /// What is to be delivered, newest first.
+    ready: Vec<Arc<Change>>,
+    relist: Option<&'static str>,
+}
+
+#[async_trait]
+impl Subscriber for Tail {
+    async fn next(&mut self) -> Delivery {
+        loop {
+            if let Some(reason) = self.relist.take() {
+                return Delivery::Relist { streams: Vec::new(), at_least: self.cursor, reason };
+            }
+            if let Some(change) = self.ready.pop() {
+                if let Some(event) = event_of(&self.api, &change) {
+                    return Delivery::Event(event, Box::new(NoAck));
+                }
+                continue;
+            }
+            match self.api.cache.tail(self.cursor, CHUNK) {
+                Err(_) => {
+                    self.cursor = self.api.cache.revision();
+                    self.relist = Some("fell behind");
+                }
+                Ok(changes) if changes.is_empty() => {
+                    // The sender lives as long as the cache.
+                    let _ = self.head.changed().await;
+                }
+                Ok(changes) => {
+                    if let Some(last) = changes.last() {
+                        self.cursor = last.revision;
+                    }
+                    self.ready = changes.into_iter().filter(|c| self.wanted.contains(c)).collect();
+                    self.ready.reverse();
+                }
+            }
+        }
+    }
+}
+
+/// Nothing is redelivered within a process.
+struct NoAck;
+
+#[async_trait]
+impl Ack for NoAck {
+    async fn ack(self: Box<Self>) {}
+}

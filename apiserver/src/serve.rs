@@ -1,0 +1,151 @@
+//! Connections: TLS with client certificates, HTTP/1.1 and HTTP/2, bounds, and an end that loses no answer.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::BodyExt as _;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+
+use crate::api::{self, Api};
+use crate::authn::{self, User};
+use crate::server::{Pem, StartError, Tls};
+
+/// Each costs a file descriptor and some 30 KB; beyond it connections wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 8192;
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// For the head of each request; a slow client loses its connection.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+const MAX_HEADERS: usize = 128;
+const MAX_HEADER_BYTES: usize = 64 << 10;
+const MAX_STREAMS: u32 = 250;
+
+pub(crate) fn tls_config(tls: &Tls) -> Result<ServerConfig, StartError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(&tls.client_ca)? {
+        roots.add(certificate).map_err(|e| tls.client_ca.unusable(&e))?;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+        .allow_unauthenticated()
+        .build()
+        .map_err(|e| tls.client_ca.unusable(&e))?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| tls.certificate.unusable(&e))?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(certificates(&tls.certificate)?, private_key(&tls.key)?)
+        .map_err(|e| tls.certificate.unusable(&e))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+pub(crate) fn certificates(pem: &Pem) -> Result<Vec<CertificateDer<'static>>, StartError> {
+    let bytes = pem.read()?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    let found = found.map_err(|error| pem.unusable(&error))?;
+    if found.is_empty() { Err(pem.unusable(&"it holds no certificate")) } else { Ok(found) }
+}
+
+pub(crate) fn private_key(pem: &Pem) -> Result<PrivateKeyDer<'static>, StartError> {
+    PrivateKeyDer::from_pem_slice(&pem.read()?).map_err(|error| pem.unusable(&error))
+}
+
+/// Accepts until shutdown; connections finish what they have.
+pub(crate) async fn accept(
+    api: Arc<Api>,
+    listener: TcpListener,
+    config: ServerConfig,
+) -> Result<(), Infallible> {
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return Ok(()) };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = api.shutdown.draining() => return Ok(()),
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, mostly: it passes when connections end.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let (api, acceptor) = (Arc::clone(&api), acceptor.clone());
+        let tasks = api.tasks.clone();
+        tasks.spawn("connection", async move {
+            let _slot = slot;
+            connection(&api, acceptor, stream, peer).await;
+        });
+    }
+}
+
+async fn connection(api: &Arc<Api>, acceptor: TlsAcceptor, stream: TcpStream, peer: SocketAddr) {
+    let _ = stream.set_nodelay(true);
+    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
+    let stream = match handshake.await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            api.metrics.refused_connections.inc();
+            tracing::debug!(%peer, %error, "TLS handshake failed");
+            return;
+        }
+        Err(_) => {
+            api.metrics.refused_connections.inc();
+            tracing::debug!(%peer, "TLS handshake timed out");
+            return;
+        }
+    };
+    api.metrics.connections.inc();
+    // Who this is holds for the connection: the certificate was verified in the handshake.
+    let certificates = stream.get_ref().1.peer_certificates();
+    let user = certificates.and_then(|chain| chain.first());
+    let user: Option<Arc<User>> =
+        user.and_then(|der| authn::user_of_certificate(der)).map(Arc::new);
+    let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
+        let (api, user) = (Arc::clone(api), user.clone());
+        async move {
+            let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+            Ok::<_, Infallible>(api::handle(&api, user.as_ref(), request).await)
+        }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEADER_BYTES.max(8192))
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Duration::from_secs(30))
+        .max_header_list_size(MAX_HEADER_BYTES as u32)
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = api.shutdown.draining() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, %error, "connection ended");
+    }
+}
