@@ -15,7 +15,8 @@ use crate::prepare::{self, Scene};
 mod pod;
 mod service;
 
-pub(crate) use service::{AddressRange, PortRange, release};
+pub(crate) use service::release;
+pub use service::{AddressRange, PortRange};
 
 pub(crate) const MIRROR: &str = "kubernetes.io/config.mirror";
 
@@ -70,7 +71,8 @@ impl<'a> Admission<'a> {
             let mut namespace = Object::default();
             codec_identity(kind, &mut namespace);
             namespace.set_at(&["metadata", "name"], scene.namespace);
-            namespace.set_at(&["metadata", "labels", "kubernetes.io/metadata.name"], scene.namespace);
+            namespace
+                .set_at(&["metadata", "labels", "kubernetes.io/metadata.name"], scene.namespace);
             let uid = uuid::Uuid::new_v4().to_string();
             let scene = Scene { kind, namespace: "", subresource: None, uid: &uid, ..*scene };
             let namespace = prepare::create(&scene, namespace, &mut |_, _| Ok(()))?;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use http::{Request, Response};
 use warren_api::{GroupResource, Kind, ObjectKey, Registry, Status, Subresource};
 use warren_process::{Clock, Shutdown, Tasks};
@@ -53,29 +54,34 @@ pub(crate) struct Call {
 }
 
 /// The path of every request, whichever way it came.
-pub(crate) async fn handle(
-    api: &Arc<Api>,
-    connection: Option<&Arc<User>>,
+pub(crate) fn handle(
+    api: Arc<Api>,
+    connection: Option<Arc<User>>,
     request: Request<Body>,
-) -> Response<Body> {
-    let started = std::time::Instant::now();
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let response =
-        respond(api, connection, request).await.unwrap_or_else(|status| response::error(&status));
-    let took = started.elapsed();
-    api.metrics.observe(&method, response.status(), took);
-    tracing::debug!(%method, path, code = response.status().as_u16(), ?took, "request");
-    response
+) -> BoxFuture<'static, Response<Body>> {
+    Box::pin(async move {
+        let started = std::time::Instant::now();
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let response = match respond(Arc::clone(&api), connection, request).await {
+            Ok(response) => response,
+            Err(status) => response::error(&status),
+        };
+        let took = started.elapsed();
+        api.metrics.observe(&method, response.status(), took);
+        tracing::debug!(%method, path, code = response.status().as_u16(), ?took, "request");
+        response
+    })
 }
 
 async fn respond(
-    api: &Arc<Api>,
-    connection: Option<&Arc<User>>,
+    api: Arc<Api>,
+    connection: Option<Arc<User>>,
     http: Request<Body>,
 ) -> Result<Response<Body>, Status> {
+    let api = &api;
     let info = RequestInfo::of(http.method(), http.uri())?;
     let accept = accept(http.headers(), info.query.get("pretty"))?;
-    let user = authn::authenticate(connection, http.headers())?;
+    let user = authn::authenticate(connection.as_ref(), http.headers())?;
     let resource = match &info.target {
         Target::Path(path) => {
             authz::authorize_path(user.as_deref(), path)?;
@@ -94,7 +100,7 @@ async fn respond(
     match (route, verb) {
         (Route::NotServed, _) => Ok(response::no_such_path()),
         (Route::Review, Verb::Create) => review::answer(api, call).await,
-        (Route::Usage, Verb::Get | Verb::List) => metrics_api::answer(api, call).await,
+        (Route::Usage, Verb::Get | Verb::List) => metrics_api::answer(Arc::clone(api), call).await,
         (Route::Connect(subresource), _) => subresource::connect(api, call, subresource).await,
         (Route::Scale(kind), _) => subresource::scale(api, call, kind).await,
         (Route::Binding, Verb::Create) => subresource::bind(api, call).await,
@@ -202,7 +208,10 @@ impl Api {
     /// The nodes that must see a change of this object because a pod of theirs refers to it.
     pub(crate) fn nodes_that_refer_to(&self, key: &ObjectKey) -> Vec<Arc<str>> {
         if !key.resource.group.is_empty()
-            || !matches!(&*key.resource.resource, "configmaps" | "secrets" | "persistentvolumeclaims")
+            || !matches!(
+                &*key.resource.resource,
+                "configmaps" | "secrets" | "persistentvolumeclaims"
+            )
         {
             return Vec::new();
         }

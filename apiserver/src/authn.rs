@@ -71,8 +71,7 @@ pub(crate) fn user_of_certificate(der: &[u8]) -> Option<User> {
     let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
     let subject = certificate.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?;
-    let groups: Vec<&str> =
-        subject.iter_organization().filter_map(|o| o.as_str().ok()).collect();
+    let groups: Vec<&str> = subject.iter_organization().filter_map(|o| o.as_str().ok()).collect();
     // A certificate cannot claim to be a broker's account: those names are the server's to give.
     let reserved = name.starts_with(BROKER_PREFIX) || name == BROKER_ANONYMOUS;
     (!name.is_empty() && !reserved).then(|| User::new(name, &groups))

@@ -7,9 +7,7 @@ use std::sync::Arc;
 
 use warren_api::{GroupResource, Reason, Status};
 
-use crate::authn::{
-    BROKER_ANONYMOUS, BROKER_PREFIX, CONTROLLERS, MASTERS, User,
-};
+use crate::authn::{BROKER_ANONYMOUS, BROKER_PREFIX, CONTROLLERS, MASTERS, User};
 use crate::request::{ResourceRequest, Verb};
 
 /// Proof that a request was authorised, and for whom.
@@ -71,8 +69,7 @@ pub(crate) fn authorize_path(user: Option<&User>, path: &str) -> Result<(), Stat
 
 pub(crate) fn may_impersonate(user: &User, wanted: &str, groups: &[&str]) -> Result<(), Status> {
     let broker = wanted.starts_with(BROKER_PREFIX) || wanted == BROKER_ANONYMOUS;
-    let allowed =
-        user.is_in(MASTERS) || (user.as_node().is_some() && broker && groups.is_empty());
+    let allowed = user.is_in(MASTERS) || (user.as_node().is_some() && broker && groups.is_empty());
     if allowed {
         return Ok(());
     }
@@ -111,10 +108,7 @@ fn is_about_oneself(request: &ResourceRequest) -> bool {
         && matches!(
             (request.group.as_str(), request.resource.as_str()),
             ("authentication.k8s.io", "selfsubjectreviews")
-                | (
-                    "authorization.k8s.io",
-                    "selfsubjectaccessreviews" | "selfsubjectrulesreviews"
-                )
+                | ("authorization.k8s.io", "selfsubjectaccessreviews" | "selfsubjectrulesreviews")
         )
 }
 
@@ -153,7 +147,12 @@ fn allows_node(node: &str, r: &ResourceRequest, field_selector: &str, facts: &dy
 
 /// Pods of the node that handed the command in; through the server's own queue pods anywhere, for nobody in
 /// particular only where the API is on loopback.
-fn allows_broker(user: &User, r: &ResourceRequest, field_selector: &str, facts: &dyn Facts) -> bool {
+fn allows_broker(
+    user: &User,
+    r: &ResourceRequest,
+    field_selector: &str,
+    facts: &dyn Facts,
+) -> bool {
     if (r.group.as_str(), r.resource.as_str(), r.subresource.as_str()) != ("", "pods", "")
         || r.verb == Verb::DeleteCollection
     {
@@ -165,9 +164,7 @@ fn allows_broker(user: &User, r: &ResourceRequest, field_selector: &str, facts: 
         Some(node) => match r.verb {
             Verb::Create => true,
             Verb::List | Verb::Watch => pins_node(field_selector, &node.0),
-            _ => {
-                facts.node_of_pod(&r.namespace, &r.name).is_none_or(|bound| *bound == *node.0)
-            }
+            _ => facts.node_of_pod(&r.namespace, &r.name).is_none_or(|bound| *bound == *node.0),
         },
     }
 }

@@ -85,8 +85,7 @@ pub(crate) fn index(kind: &dyn Kind, object: &Object) -> Index {
             .iter()
             .map(|path| ((*path).to_owned(), kind.field(object, path).into_owned())),
     );
-    let refs =
-        if kind.kind() == "Pod" { crate::refs::of_pod(object) } else { BTreeSet::default() };
+    let refs = if kind.kind() == "Pod" { crate::refs::of_pod(object) } else { BTreeSet::default() };
     Index { labels, fields, refs }
 }
 

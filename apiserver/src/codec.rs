@@ -37,8 +37,9 @@ pub(crate) fn value(body: &[u8], format: Format) -> Result<Value, Status> {
         return Ok(Value::Null);
     }
     match format {
-        Format::Json => serde_json::from_slice(body)
-            .map_err(|error| Status::bad_request(format!("couldn't parse the body as JSON: {error}"))),
+        Format::Json => serde_json::from_slice(body).map_err(|error| {
+            Status::bad_request(format!("couldn't parse the body as JSON: {error}"))
+        }),
         Format::Yaml => yaml(body),
     }
 }
@@ -46,8 +47,9 @@ pub(crate) fn value(body: &[u8], format: Format) -> Result<Value, Status> {
 pub(crate) fn yaml(body: &[u8]) -> Result<Value, Status> {
     let text = std::str::from_utf8(body)
         .map_err(|_| Status::bad_request("the body is not valid UTF-8"))?;
-    let mut documents = warren_api::yaml::documents(text)
-        .map_err(|error| Status::bad_request(format!("error converting YAML to JSON: yaml: {error}")))?;
+    let mut documents = warren_api::yaml::documents(text).map_err(|error| {
+        Status::bad_request(format!("error converting YAML to JSON: yaml: {error}"))
+    })?;
     match documents.len() {
         0 => Ok(Value::Null),
         1 => Ok(documents.remove(0)),

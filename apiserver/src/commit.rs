@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use smallvec::SmallVec;
-use warren_api::{GroupResource, Kind, NodeName, Object, ObjectKey, Reason, Revision, Shard, Status, Uid};
+use warren_api::{
+    GroupResource, Kind, NodeName, Object, ObjectKey, Reason, Revision, Shard, Status, Uid,
+};
 use warren_store::{Change, CommitError, Durability, Expected, Item, Op, Write};
 
 use crate::api::Api;
@@ -31,7 +33,10 @@ pub(crate) enum Committed {
     Stored(Arc<Change>),
     Removed(Arc<Change>),
     /// Nothing was committed: a dry run. `removed` where the object would be gone.
-    Dry { object: Object, removed: bool },
+    Dry {
+        object: Object,
+        removed: bool,
+    },
 }
 
 /// Prepares and commits until it holds. `may_retry` is false where the client named a resourceVersion. Only who holds an
@@ -42,7 +47,7 @@ pub(crate) async fn commit(
     kind: &'static dyn Kind,
     may_retry: bool,
     dry_run: bool,
-    mut prepare: impl FnMut() -> Result<Plan, Status>,
+    prepare: &mut (dyn FnMut() -> Result<Plan, Status> + Send),
 ) -> Result<Committed, Status> {
     let mut attempt = 1;
     loop {

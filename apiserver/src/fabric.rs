@@ -43,7 +43,11 @@ fn event_of(api: &Api, change: &Change) -> Option<Event> {
 fn metadata_only(body: &[u8]) -> bytes::Bytes {
     let mut object: warren_api::Object = serde_json::from_slice(body).unwrap_or_default();
     object.retain(|key, _| matches!(key.as_str(), "kind" | "apiVersion" | "metadata"));
-    object.remove_at(&["metadata", "annotations", "kubectl.kubernetes.io/last-applied-configuration"]);
+    object.remove_at(&[
+        "metadata",
+        "annotations",
+        "kubectl.kubernetes.io/last-applied-configuration",
+    ]);
     object.remove_at(&["metadata", "managedFields"]);
     crate::codec::bytes(&object.into())
 }

@@ -31,10 +31,8 @@ impl Flow {
     pub(crate) fn admit(&self, reads: bool) -> Result<Permit, Status> {
         let limit = if reads { &self.reading } else { &self.mutating };
         Arc::clone(limit).try_acquire_owned().map(Permit).map_err(|_| {
-            let mut status = Status::new(
-                Reason::TooManyRequests,
-                "Too many requests, please try again later.",
-            );
+            let mut status =
+                Status::new(Reason::TooManyRequests, "Too many requests, please try again later.");
             status.details = Some(Box::new(warren_api::Details {
                 retry_after_seconds: Some(1),
                 ..Default::default()

@@ -37,6 +37,6 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let Self { api, user } = self.clone();
         let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
-        Box::pin(async move { Ok(api::handle(&api, Some(&user), request).await) })
+        Box::pin(async move { Ok(api::handle(api, Some(user), request).await) })
     }
 }

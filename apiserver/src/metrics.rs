@@ -78,7 +78,7 @@ impl Metrics {
     /// In Prometheus' text format.
     pub(crate) fn render(&self, api: &Api) -> String {
         let mut out = String::new();
-        let mut head = |out: &mut String, name: &str, kind: &str| {
+        let head = |out: &mut String, name: &str, kind: &str| {
             let _ = writeln!(out, "# TYPE {name} {kind}");
         };
         head(&mut out, "apiserver_request_total", "counter");

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::{self, StreamExt as _};
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use warren_api::{GroupResource, Status};
 
@@ -15,7 +14,7 @@ use crate::prepare::instant;
 use crate::request::ResourceRequest;
 use crate::response::{self, Body};
 use crate::selection::Selection;
-use crate::write::resource;
+use crate::write::{collect, resource};
 
 pub(crate) const GROUP: &str = "metrics.k8s.io";
 pub(crate) const VERSION: &str = "v1beta1";
@@ -39,7 +38,7 @@ pub(crate) fn is_served(request: &ResourceRequest) -> bool {
         })
 }
 
-pub(crate) async fn answer(api: &Arc<Api>, call: Call) -> Result<Response<Body>, Status> {
+pub(crate) async fn answer(api: Arc<Api>, call: Call) -> Result<Response<Body>, Status> {
     let request = resource(&call)?.clone();
     let core = GroupResource::new("", request.resource.as_str());
     let kind = api
@@ -59,15 +58,11 @@ pub(crate) async fn answer(api: &Arc<Api>, call: Call) -> Result<Response<Body>,
         wanted.iter().filter_map(|entry| crate::cache::node_of(&entry.change).cloned()).collect();
     nodes.sort_unstable();
     nodes.dedup();
-    let summaries: Vec<(Arc<str>, Value)> = stream::iter(nodes)
-        .map(|node| async {
-            let summary = tokio::time::timeout(TIMEOUT, summary(api, &node)).await.ok()??;
-            Some((node, summary))
-        })
-        .buffer_unordered(CONCURRENT)
-        .filter_map(|found| async { found })
-        .collect()
-        .await;
+    let mut summaries: Vec<(Arc<str>, Value)> = Vec::new();
+    for some in nodes.chunks(CONCURRENT) {
+        let asked = some.iter().map(|node| ask(Arc::clone(&api), Arc::clone(node)));
+        summaries.extend(futures::future::join_all(asked).await.into_iter().flatten());
+    }
     let now = instant(api.clock.now());
     let mut items: Vec<Value> = Vec::new();
     for entry in &wanted {
@@ -113,23 +108,28 @@ fn not_found(request: &ResourceRequest) -> Status {
     Status::not_found(&GroupResource::new(GROUP, plural), &name)
 }
 
+async fn ask(api: Arc<Api>, node: Arc<str>) -> Option<(Arc<str>, Value)> {
+    let summary = tokio::time::timeout(TIMEOUT, summary(&api, &node)).await.ok()??;
+    Some((node, summary))
+}
+
 async fn summary(api: &Api, node: &str) -> Option<Value> {
     let request = Request::get("/stats/summary").header("host", "node").body(response::full(""));
     let answer = api.nodes.send(api, node, request.ok()?).await;
-    let answer = answer
-        .inspect_err(|error| tracing::debug!(node, %error, "no figures from a node"))
-        .ok()?;
+    let answer =
+        answer.inspect_err(|error| tracing::debug!(node, %error, "no figures from a node")).ok()?;
     if !answer.status().is_success() {
         return None;
     }
-    let body = Limited::new(answer.into_body(), MAX_SUMMARY).collect().await.ok()?;
-    serde_json::from_slice(&body.to_bytes()).ok()
+    let body = answer.into_body().map_err(Into::into).boxed_unsync();
+    serde_json::from_slice(&collect(body, MAX_SUMMARY).await.ok()?).ok()
 }
 
 fn pod_metrics(summary: &Value, namespace: &str, name: &str) -> Option<Value> {
-    let pod = summary["pods"].as_array()?.iter().find(|pod| {
-        pod["podRef"]["name"] == name && pod["podRef"]["namespace"] == namespace
-    })?;
+    let pod = summary["pods"]
+        .as_array()?
+        .iter()
+        .find(|pod| pod["podRef"]["name"] == name && pod["podRef"]["namespace"] == namespace)?;
     let containers: Vec<Value> = pod["containers"]
         .as_array()
         .into_iter()

@@ -7,7 +7,7 @@ use warren_api::{ErrorList, Kind, Object, Status, Subresource, schema, validatio
 mod delete;
 mod managed;
 
-pub(crate) use delete::{DeleteOptions, Propagation, delete};
+pub(crate) use delete::{DeleteOptions, delete, dry_run};
 
 /// Where and when a write happens.
 #[derive(Clone, Copy)]
@@ -50,7 +50,9 @@ pub(crate) fn create(
 ) -> Result<Object, Status> {
     let kind = scene.kind;
     if !object.str_at(&["metadata", "resourceVersion"]).is_empty() {
-        return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+        return Err(Status::bad_request(
+            "resourceVersion should not be set on objects to be created",
+        ));
     }
     place(scene, &mut object)?;
     if object.name().is_empty() {
@@ -61,7 +63,8 @@ pub(crate) fn create(
             object.set_at(&["metadata", "name"], name);
         }
     }
-    for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "resourceVersion"] {
+    for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "resourceVersion"]
+    {
         object.remove_at(&["metadata", field]);
     }
     object.set_at(&["metadata", "uid"], scene.uid);
@@ -273,7 +276,10 @@ fn is_finished(object: &Object) -> bool {
     let grace = object.at(&["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64);
     let held = object.kind() == "Namespace"
         && object.api_version() == "v1"
-        && object.at(&["spec", "finalizers"]).and_then(Value::as_array).is_some_and(|f| !f.is_empty());
+        && object
+            .at(&["spec", "finalizers"])
+            .and_then(Value::as_array)
+            .is_some_and(|f| !f.is_empty());
     object.is_being_deleted()
         && object.finalizers().next().is_none()
         && grace.unwrap_or(0) == 0

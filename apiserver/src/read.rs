@@ -129,12 +129,10 @@ pub(crate) fn list(
         text => Some(Token::decode(text)?),
     };
     let (all, revision) = match &token {
-        Some(token) if token.revision.0 > 0 => {
-            match api.snapshots.find(token, &name, now) {
-                Some(snapshot) => (snapshot.entries.to_vec(), snapshot.revision),
-                None => return Ok(expired(token)),
-            }
-        }
+        Some(token) if token.revision.0 > 0 => match api.snapshots.find(token, &name, now) {
+            Some(snapshot) => (snapshot.entries.to_vec(), snapshot.revision),
+            None => return Ok(expired(token)),
+        },
         _ => api.cache.list(&name, selection.scope(kind)),
     };
     if exact.is_some_and(|exact| exact != revision) && token.is_none() {

@@ -73,7 +73,8 @@ pub(crate) fn no_such_path() -> Response<Body> {
 }
 
 pub(crate) fn error(status: &Status) -> Response<Body> {
-    let code = StatusCode::from_u16(status.reason.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let code =
+        StatusCode::from_u16(status.reason.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = json(code, serde_json::to_vec(&status.to_json()).unwrap_or_default());
     let retry = status.details.as_ref().and_then(|details| details.retry_after_seconds);
     if let Some(seconds) = retry {
@@ -123,7 +124,7 @@ impl ListBody {
         self.remaining
     }
 
-    fn frame(&mut self) -> Bytes {
+    fn fill(&mut self) -> Bytes {
         let capacity = usize::try_from(self.remaining).unwrap_or(FRAME).min(FRAME + (16 << 10));
         let mut out = BytesMut::with_capacity(capacity);
         out.extend_from_slice(&std::mem::take(&mut self.head));
@@ -154,7 +155,7 @@ impl HttpBody for ListBody {
         if self.remaining == 0 {
             return Poll::Ready(None);
         }
-        Poll::Ready(Some(Ok(Frame::data(self.frame()))))
+        Poll::Ready(Some(Ok(Frame::data(self.fill()))))
     }
 
     fn is_end_stream(&self) -> bool {

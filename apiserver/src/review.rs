@@ -1,7 +1,5 @@
 //! Questions that are answered and not stored: who am I, may I.
 
-use std::sync::Arc;
-
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 use warren_api::Status;
@@ -33,7 +31,7 @@ pub(crate) fn is_served(request: &ResourceRequest) -> bool {
         })
 }
 
-pub(crate) async fn answer(api: &Arc<Api>, call: Call) -> Result<Response<Body>, Status> {
+pub(crate) async fn answer(api: &Api, call: Call) -> Result<Response<Body>, Status> {
     let request = write::resource(&call)?.clone();
     let Call { allowed, http, accept, .. } = call;
     let mut review = write::value(http).await?;
@@ -131,7 +129,9 @@ fn access(api: &Api, user: &User, spec: &Value) -> Result<Value, Status> {
 fn verdict(allowed: bool) -> Value {
     match allowed {
         true => json!({"allowed": true}),
-        false => json!({"allowed": false, "reason": "the fixed authorizer has no rule that allows it"}),
+        false => {
+            json!({"allowed": false, "reason": "the fixed authorizer has no rule that allows it"})
+        }
     }
 }
 
@@ -149,8 +149,18 @@ fn rules(user: &User) -> Value {
             {"verbs": ["create"], "apiGroups": ["authorization.k8s.io"],
              "resources": ["selfsubjectaccessreviews", "selfsubjectrulesreviews"]},
         ]);
-        let urls = paths(&["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi",
-                           "/openapi/*", "/readyz", "/version"]);
+        let urls = paths(&[
+            "/api",
+            "/api/*",
+            "/apis",
+            "/apis/*",
+            "/healthz",
+            "/livez",
+            "/openapi",
+            "/openapi/*",
+            "/readyz",
+            "/version",
+        ]);
         (own, urls, user.as_node().is_some() || user.is_broker())
     };
     json!({"resourceRules": resources, "nonResourceRules": urls, "incomplete": incomplete})

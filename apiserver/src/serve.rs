@@ -36,10 +36,11 @@ pub(crate) fn tls_config(tls: &Tls) -> Result<ServerConfig, StartError> {
     for certificate in certificates(&tls.client_ca)? {
         roots.add(certificate).map_err(|e| tls.client_ca.unusable(&e))?;
     }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-        .allow_unauthenticated()
-        .build()
-        .map_err(|e| tls.client_ca.unusable(&e))?;
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .allow_unauthenticated()
+            .build()
+            .map_err(|e| tls.client_ca.unusable(&e))?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| tls.certificate.unusable(&e))?
@@ -119,7 +120,7 @@ async fn connection(api: &Arc<Api>, acceptor: TlsAcceptor, stream: TcpStream, pe
         let (api, user) = (Arc::clone(api), user.clone());
         async move {
             let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
-            Ok::<_, Infallible>(api::handle(&api, user.as_ref(), request).await)
+            Ok::<_, Infallible>(api::handle(api, user, request).await)
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());

@@ -138,7 +138,8 @@ impl Server {
             (Arc::clone(&cache), config.database.clone(), config.journal.clone());
         let opened = tokio::task::spawn_blocking(move || {
             let applied = Arc::clone(&fed);
-            let (journal, loaded) = Journal::open(&path, options, move |batch| applied.apply(batch))?;
+            let (journal, loaded) =
+                Journal::open(&path, options, move |batch| applied.apply(batch))?;
             fed.load(&loaded);
             Ok::<_, OpenError>(journal)
         });

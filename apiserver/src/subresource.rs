@@ -1,18 +1,16 @@
 //! What stands behind an object's name: scale, binding, eviction, and the verbs that reach the node.
 
-use std::sync::Arc;
-
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 use warren_api::{Kind, Object, Reason, Status};
 
 use crate::api::{Api, Call};
+use crate::codec;
 use crate::commit::{Committed, Plan, commit, key_of};
 use crate::prepare::{self, DeleteOptions, Outcome};
 use crate::request::{Query, Verb};
 use crate::response::{self, Body};
 use crate::write::{self, Place, WriteOptions, delete_object, resource, update_object};
-use crate::codec;
 
 mod nodes;
 mod proxy;
@@ -22,7 +20,7 @@ pub(crate) use proxy::connect;
 
 /// `autoscaling/v1` Scale of an object: get, update, patch.
 pub(crate) async fn scale(
-    api: &Arc<Api>,
+    api: &Api,
     call: Call,
     kind: &'static dyn Kind,
 ) -> Result<Response<Body>, Status> {
@@ -56,12 +54,10 @@ pub(crate) async fn scale(
     };
     // Through the object's own path: spec.replicas is its spec.
     let place = Place { kind, request: &request, subresource: None };
-    let done = update_object(api, &allowed, place, &options, conditional, |old| {
+    let done = update_object(api, &allowed, place, &options, conditional, &mut |old| {
         let wanted = match &change {
             Change::Put(scale) => scale.clone(),
-            Change::Patch(patch) => {
-                patch.apply("autoscaling/v1.Scale", &scale_of(old))?
-            }
+            Change::Patch(patch) => patch.apply("autoscaling/v1.Scale", &scale_of(old))?,
         };
         scaled(kind, old, &wanted)
     })
@@ -137,7 +133,7 @@ fn scale_of(object: &Object) -> Value {
 }
 
 /// `pods/binding`: gives a pod its node, once.
-pub(crate) async fn bind(api: &Arc<Api>, call: Call) -> Result<Response<Body>, Status> {
+pub(crate) async fn bind(api: &Api, call: Call) -> Result<Response<Body>, Status> {
     let request = resource(&call)?.clone();
     let Call { info, allowed, http, .. } = call;
     let options = WriteOptions::read(&info.query, http.headers())?;
@@ -158,7 +154,7 @@ pub(crate) async fn bind(api: &Arc<Api>, call: Call) -> Result<Response<Body>, S
     let kind = pod_kind(api)?;
     let uid = text(&binding["metadata"]["uid"]).to_owned();
     let key = key_of(kind, &request.namespace, &request.name);
-    commit(api, &allowed, kind, true, options.dry_run, || {
+    commit(api, &allowed, kind, true, options.dry_run, &mut || {
         let entry = api
             .cache
             .get(&pods, &request.namespace, &request.name)
@@ -212,7 +208,7 @@ fn set_condition(pod: &mut Object, now: &str) {
 }
 
 /// `pods/eviction`: a delete. There are no disruption budgets yet that could refuse it.
-pub(crate) async fn evict(api: &Arc<Api>, call: Call) -> Result<Response<Body>, Status> {
+pub(crate) async fn evict(api: &Api, call: Call) -> Result<Response<Body>, Status> {
     let request = resource(&call)?.clone();
     let Call { info, allowed, http, .. } = call;
     let dry_run = WriteOptions::read(&info.query, http.headers())?.dry_run;

@@ -45,7 +45,8 @@ pub(crate) fn start(
     let send_initial = query.has("sendInitialEvents").then(|| query.flag("sendInitialEvents"));
     check_options(send_initial, query.get("resourceVersionMatch"))?;
     let timeout = query.number::<u64>("timeoutSeconds")?.filter(|seconds| *seconds > 0);
-    let seconds = timeout.unwrap_or_else(|| MAX_SECONDS / 2 + rand::random_range(0..MAX_SECONDS / 2));
+    let seconds =
+        timeout.unwrap_or_else(|| MAX_SECONDS / 2 + rand::random_range(0..MAX_SECONDS / 2));
 
     let name = kind.resource();
     let resource = api.cache.resource(&name);

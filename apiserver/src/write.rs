@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
 use serde_json::{Map, Value, json};
 use warren_api::schema::FieldValidation;
 use warren_api::{Kind, Object, Reason, Status, Subresource};
@@ -70,14 +71,35 @@ impl WriteOptions {
 
 /// The request's body, within the limit.
 pub(crate) async fn body(http: Request<Body>) -> Result<Bytes, Status> {
-    match Limited::new(http.into_body(), MAX_BODY).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Status::new(
-            Reason::RequestEntityTooLarge,
-            format!("Request entity too large: limit is {MAX_BODY}"),
-        )),
-        Err(error) => Err(Status::bad_request(format!("the body could not be read: {error}"))),
+    collect(http.into_body(), MAX_BODY).await
+}
+
+/// A body as one piece; usually it came as one.
+pub(crate) async fn collect(mut body: Body, limit: usize) -> Result<Bytes, Status> {
+    let too_large = || {
+        let message = format!("Request entity too large: limit is {limit}");
+        Err(Status::new(Reason::RequestEntityTooLarge, message))
+    };
+    if body.size_hint().lower() > limit as u64 {
+        return too_large();
     }
+    let mut whole = Bytes::new();
+    let mut parts = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame
+            .map_err(|error| Status::bad_request(format!("the body could not be read: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if whole.len() + parts.len() + data.len() > limit {
+            return too_large();
+        }
+        if whole.is_empty() && parts.is_empty() {
+            whole = data;
+        } else {
+            parts.extend_from_slice(&std::mem::take(&mut whole));
+            parts.extend_from_slice(&data);
+        }
+    }
+    Ok(if parts.is_empty() { whole } else { parts.freeze() })
 }
 
 /// The resource part of a call.
@@ -89,7 +111,7 @@ pub(crate) fn resource(call: &Call) -> Result<&ResourceRequest, Status> {
 }
 
 pub(crate) async fn create(
-    api: &Arc<Api>,
+    api: &Api,
     call: Call,
     kind: &'static dyn Kind,
 ) -> Result<Response<Body>, Status> {
@@ -114,7 +136,7 @@ pub(crate) async fn create_object(
 ) -> Result<Committed, Status> {
     let generated = object.name().is_empty();
     // The common case is one attempt: the tree is moved then, and cloned only where a name may be taken.
-    commit(api, allowed, kind, true, options.dry_run, || {
+    commit(api, allowed, kind, true, options.dry_run, &mut || {
         let uid = uuid::Uuid::new_v4().to_string();
         let suffix = suffix();
         let scene = Scene {
@@ -147,7 +169,7 @@ pub(crate) async fn create_object(
 }
 
 pub(crate) async fn update(
-    api: &Arc<Api>,
+    api: &Api,
     call: Call,
     kind: &'static dyn Kind,
     subresource: Option<Subresource>,
@@ -171,8 +193,9 @@ pub(crate) async fn update(
     }
     let conditional = object.resource_version().is_some_and(|rv| rv.0 != 0);
     let place = Place { kind, request: &request, subresource };
-    let done = update_object(api, &allowed, place, &options, conditional, |_| Ok(object.clone()))
-        .await?;
+    let done =
+        update_object(api, &allowed, place, &options, conditional, &mut |_| Ok(object.clone()))
+            .await?;
     answer(kind, done, accept, &warnings)
 }
 
@@ -191,11 +214,11 @@ pub(crate) async fn update_object(
     place: Place<'_>,
     options: &WriteOptions,
     conditional: bool,
-    mut wanted: impl FnMut(&Object) -> Result<Object, Status>,
+    wanted: &mut (dyn FnMut(&Object) -> Result<Object, Status> + Send),
 ) -> Result<Committed, Status> {
     let Place { kind, request, subresource } = place;
     let key = key_of(kind, &request.namespace, &request.name);
-    commit(api, allowed, kind, !conditional, options.dry_run, || {
+    commit(api, allowed, kind, !conditional, options.dry_run, &mut || {
         let entry = api
             .cache
             .get(&key.resource, &key.namespace, &key.name)
@@ -235,7 +258,7 @@ fn scene<'a>(
 }
 
 pub(crate) async fn delete(
-    api: &Arc<Api>,
+    api: &Api,
     call: Call,
     kind: &'static dyn Kind,
 ) -> Result<Response<Body>, Status> {
@@ -267,7 +290,7 @@ pub(crate) async fn delete_object(
 ) -> Result<Committed, Status> {
     let key = key_of(kind, namespace, name);
     let conditional = options.resource_version.is_some();
-    commit(api, allowed, kind, !conditional, options.dry_run, || {
+    commit(api, allowed, kind, !conditional, options.dry_run, &mut || {
         let entry = api
             .cache
             .get(&key.resource, namespace, name)
@@ -286,7 +309,7 @@ pub(crate) async fn delete_object(
 }
 
 pub(crate) async fn delete_collection(
-    api: &Arc<Api>,
+    api: &Api,
     call: Call,
     kind: &'static dyn Kind,
 ) -> Result<Response<Body>, Status> {
@@ -325,7 +348,9 @@ pub(crate) fn answer(
             let code = if created { StatusCode::CREATED } else { StatusCode::OK };
             (code, change.body.clone())
         }
-        Committed::Removed(change) if returns_deleted(kind) => (StatusCode::OK, change.body.clone()),
+        Committed::Removed(change) if returns_deleted(kind) => {
+            (StatusCode::OK, change.body.clone())
+        }
         Committed::Removed(change) => {
             (StatusCode::OK, codec::bytes(&deleted(kind, &change.key.name, &change.uid.0)))
         }

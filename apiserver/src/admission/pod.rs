@@ -45,7 +45,8 @@ pub(super) fn on_create(user: &User, pod: &mut Object) -> Result<(), Status> {
 /// Fields that the cluster filled in and that a PUT of the original manifest leaves out.
 pub(super) fn on_update(pod: &mut Object, old: Option<&Object>) {
     let Some(old) = old else { return };
-    for field in ["serviceAccountName", "serviceAccount", "priority", "preemptionPolicy", "tolerations"]
+    for field in
+        ["serviceAccountName", "serviceAccount", "priority", "preemptionPolicy", "tolerations"]
     {
         if pod.at(&["spec", field]).is_none()
             && let Some(value) = old.at(&["spec", field])

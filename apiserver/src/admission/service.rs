@@ -164,9 +164,9 @@ fn keep(service: &mut Object, old: &Object) {
     let wants = wants_node_ports(service);
     each_port(service, |port| {
         if wants && port.get("nodePort").is_none() {
-            let same = had.iter().find(|old| {
-                old["port"] == port["port"] && old["protocol"] == port["protocol"]
-            });
+            let same = had
+                .iter()
+                .find(|old| old["port"] == port["port"] && old["protocol"] == port["protocol"]);
             if let Some(node_port) = same.and_then(|old| old.get("nodePort")) {
                 port["nodePort"] = node_port.clone();
             }
@@ -214,7 +214,11 @@ fn cluster_address(api: &Api, service: &mut Object, before: &[ObjectKey], errors
         };
         let Some(address) = chosen else {
             if wanted.is_empty() {
-                errors.invalid("spec.clusterIPs", Value::Null, "failed to allocate an IP: range is full");
+                errors.invalid(
+                    "spec.clusterIPs",
+                    Value::Null,
+                    "failed to allocate an IP: range is full",
+                );
             }
             // What is no address at all, validation refuses.
             return;
@@ -287,7 +291,8 @@ fn node_ports(api: &Api, service: &mut Object, before: &[ObjectKey], errors: &mu
             }
             None if wants => {
                 let span = u64::from(range.last - range.first) + 1;
-                let usable = |number: &u64| is_free(&key(*number)) && !taken_here.contains(&key(*number));
+                let usable =
+                    |number: &u64| is_free(&key(*number)) && !taken_here.contains(&key(*number));
                 let found = (0..DRAWS)
                     .map(|_| u64::from(range.first) + rand::random::<u64>() % span)
                     .find(usable)

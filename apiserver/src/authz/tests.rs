@@ -84,11 +84,9 @@ fn who_may_do_what() {
 
 #[test]
 fn a_refusal_is_worded_as_kubernetes_words_it() {
-    let info = RequestInfo::of(
-        &http::Method::DELETE,
-        &"/api/v1/namespaces/x/pods/on-b".parse().unwrap(),
-    )
-    .unwrap();
+    let info =
+        RequestInfo::of(&http::Method::DELETE, &"/api/v1/namespaces/x/pods/on-b".parse().unwrap())
+            .unwrap();
     let Target::Resource(request) = &info.target else { panic!() };
     let error = authorize(&Arc::new(User::node("a")), request, "", &World).unwrap_err();
     assert_eq!(

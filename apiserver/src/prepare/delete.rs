@@ -33,14 +33,17 @@ impl DeleteOptions {
             return Err(Status::bad_request("the body is not a DeleteOptions object"));
         }
         if let Some(kind) = body["kind"].as_str().filter(|k| !matches!(*k, "DeleteOptions" | "")) {
-            return Err(Status::bad_request(format!("{kind} cannot be handled as a DeleteOptions")));
+            return Err(Status::bad_request(format!(
+                "{kind} cannot be handled as a DeleteOptions"
+            )));
         }
-        let grace_seconds = match &body["gracePeriodSeconds"] {
-            Value::Null => query.number("gracePeriodSeconds")?,
-            value => Some(value.as_i64().ok_or_else(|| {
-                Status::bad_request("gracePeriodSeconds: must be an integer")
-            })?),
-        };
+        let grace_seconds =
+            match &body["gracePeriodSeconds"] {
+                Value::Null => query.number("gracePeriodSeconds")?,
+                value => Some(value.as_i64().ok_or_else(|| {
+                    Status::bad_request("gracePeriodSeconds: must be an integer")
+                })?),
+            };
         let text = |value: &Value| value.as_str().filter(|v| !v.is_empty()).map(str::to_owned);
         let policy = text(&body["propagationPolicy"])
             .unwrap_or_else(|| query.get("propagationPolicy").to_owned());

@@ -9,9 +9,13 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature,
+};
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -36,10 +40,8 @@ impl Nodes {
         for certificate in certificates(&config.tls.client_ca)? {
             roots.add(certificate).map_err(|e| config.tls.client_ca.unusable(&e))?;
         }
-        let verifier = NodeVerifier {
-            roots,
-            algorithms: provider.signature_verification_algorithms,
-        };
+        let verifier =
+            NodeVerifier { roots, algorithms: provider.signature_verification_algorithms };
         let tls = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|e| client.certificate.unusable(&e))?
@@ -73,10 +75,9 @@ impl Nodes {
             .await
             .map_err(|_| unreachable(format!("node {node} at {address} did not answer in time")))?
             .map_err(|error| unreachable(format!("node {node} at {address}: {error}")))?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream))
-                .await
-                .map_err(|error| unreachable(format!("node {node}: {error}")))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| unreachable(format!("node {node}: {error}")))?;
         api.tasks.spawn("node-connection", async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "the connection to a node ended");
@@ -92,8 +93,7 @@ impl Nodes {
 /// The node's `InternalIP` and the port of its daemon endpoint.
 fn address_of(api: &Api, node: &str) -> Result<SocketAddr, Status> {
     let nodes = GroupResource::new("", "nodes");
-    let entry =
-        api.cache.get(&nodes, "", node).ok_or_else(|| Status::not_found(&nodes, node))?;
+    let entry = api.cache.get(&nodes, "", node).ok_or_else(|| Status::not_found(&nodes, node))?;
     address_in(&entry.object())
         .ok_or_else(|| Status::internal(format!("no preferred addresses found for node {node:?}")))
 }
@@ -132,8 +132,8 @@ impl ServerCertVerifier for NodeVerifier {
             now,
             self.algorithms.all,
         )?;
-        let is_node = authn::user_of_certificate(end_entity)
-            .is_some_and(|user| user.as_node().is_some());
+        let is_node =
+            authn::user_of_certificate(end_entity).is_some_and(|user| user.as_node().is_some());
         match is_node {
             true => Ok(ServerCertVerified::assertion()),
             false => Err(rustls::Error::InvalidCertificate(CertificateError::NotValidForName)),

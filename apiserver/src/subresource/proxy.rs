@@ -1,7 +1,5 @@
 //! log, exec, attach and port-forward: the request goes on to the node, and what it upgrades to is bytes both ways.
 
-use std::sync::Arc;
-
 use http::{Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
@@ -11,14 +9,14 @@ use warren_api::{Object, Reason, Status, Subresource};
 use crate::api::{Api, Call};
 use crate::request::{Query, Verb};
 use crate::response::{self, Body};
-use crate::write::resource;
+use crate::write::{collect, resource};
 
 /// Headers that are about one connection or about who asks, and end here.
 const NOT_FORWARDED: [&str; 5] =
     ["host", "authorization", "impersonate-user", "impersonate-group", "impersonate-uid"];
 
 pub(crate) async fn connect(
-    api: &Arc<Api>,
+    api: &Api,
     call: Call,
     subresource: Subresource,
 ) -> Result<Response<Body>, Status> {
@@ -47,10 +45,14 @@ pub(crate) async fn connect(
             // Kubernetes answers the log of a pod that has no node with nothing.
             return Ok(response::text(StatusCode::OK, ""));
         }
-        return Err(Status::bad_request(format!("pod {} does not have a host assigned", pod.name())));
+        return Err(Status::bad_request(format!(
+            "pod {} does not have a host assigned",
+            pod.name()
+        )));
     }
     let uri = node_uri(subresource, &pod, &container, http.uri().query().unwrap_or_default())?;
-    let upgrade = http.headers().contains_key(header::UPGRADE).then(|| hyper::upgrade::on(&mut http));
+    let upgrade =
+        http.headers().contains_key(header::UPGRADE).then(|| hyper::upgrade::on(&mut http));
     if subresource != Subresource::Log && upgrade.is_none() {
         return Err(Status::bad_request("Upgrade request required"));
     }
@@ -104,8 +106,7 @@ async fn as_status(answer: Response<Body>) -> Result<Response<Body>, Status> {
     if code.is_success() {
         return Ok(answer);
     }
-    let body = http_body_util::Limited::new(answer.into_body(), MAX_MESSAGE).collect().await;
-    let text = body.map(|body| body.to_bytes()).unwrap_or_default();
+    let text = collect(answer.into_body(), MAX_MESSAGE).await.unwrap_or_default();
     if let Ok(value) = serde_json::from_slice::<Value>(&text)
         && value["kind"] == "Status"
     {
@@ -213,7 +214,10 @@ mod tests {
             "/containerLogs/x/web/a?follow=true"
         );
         assert_eq!(
-            uri(Subresource::Exec, "command=ls&command=-l&stdin=true&stdout=true&stderr=false&tty=true"),
+            uri(
+                Subresource::Exec,
+                "command=ls&command=-l&stdin=true&stdout=true&stderr=false&tty=true"
+            ),
             "/exec/x/web/a?command=ls&command=-l&tty=true&stdin=true&input=1&stdout=true&output=1"
         );
         assert_eq!(uri(Subresource::PortForward, "ports=80"), "/portForward/x/web?ports=80");

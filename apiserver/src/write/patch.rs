@@ -1,7 +1,5 @@
 //! PATCH: four content types, one way.
 
-use std::sync::Arc;
-
 use http::Response;
 use serde_json::Value;
 use warren_api::schema;
@@ -48,15 +46,15 @@ impl Patch {
     fn demands_version(&self) -> bool {
         match self {
             Patch::Json(_) => false,
-            Patch::Merge(patch) | Patch::Strategic(patch) => {
-                patch["metadata"]["resourceVersion"].as_str().is_some_and(|v| !v.is_empty() && v != "0")
-            }
+            Patch::Merge(patch) | Patch::Strategic(patch) => patch["metadata"]["resourceVersion"]
+                .as_str()
+                .is_some_and(|v| !v.is_empty() && v != "0"),
         }
     }
 }
 
 pub(crate) async fn patch(
-    api: &Arc<Api>,
+    api: &Api,
     call: Call,
     kind: &'static dyn Kind,
     subresource: Option<Subresource>,
@@ -70,7 +68,7 @@ pub(crate) async fn patch(
     let mut warnings = Vec::new();
     let place = Place { kind, request: &request, subresource };
     let conditional = patch.demands_version();
-    let done = update_object(api, &allowed, place, &options, conditional, |old| {
+    let done = update_object(api, &allowed, place, &options, conditional, &mut |old| {
         let patched = patch.apply(kind.schema_type(), &Value::from(old.clone()))?;
         let (object, found): (Object, _) =
             codec::object_of_tree(kind, patched, options.validation)?;
