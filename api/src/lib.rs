@@ -11,6 +11,7 @@ mod kind;
 pub mod kinds;
 pub mod manifest;
 mod object;
+pub mod openapi;
 pub mod patch;
 pub mod quantity;
 pub mod schema;

@@ -255,6 +255,9 @@ pub(super) fn difference(
             continue;
         }
         let (old, new) = (old.get(name), new.get(name));
+        if old == new {
+            continue;
+        }
         if name == "metadata" {
             let Some(of) = schema.type_below(&field.shape) else { continue };
             let old = old.and_then(Value::as_object).unwrap_or(&empty);
