@@ -54,7 +54,7 @@ impl Schema {
 }
 
 /// How long [`Database::open`] waits for the last owner to let go: a restart may overlap with the end of the old process.
-const LOCK_WAIT: Duration = Duration::from_secs(5);
+const LOCK_WAIT: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 5 });
 const LOCK_POLL: Duration = Duration::from_millis(20);
 /// Readers and the writer only meet in short locks of the WAL index.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

@@ -261,7 +261,7 @@ impl Journal {
         self.shared().row(key, at)
     }
 
-    /// The incarnation of the database; only grows.
+    /// The incarnation of the database; only grows. The Unix time of its creation, raised by each restore.
     pub fn epoch(&self) -> u64 {
         self.shared().epoch
     }

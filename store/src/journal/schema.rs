@@ -16,7 +16,8 @@ CREATE TABLE meta (
     value INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 INSERT INTO meta (name, value) VALUES
-    ('epoch', 1),
+    -- the time of creation, so that a database which was lost and began anew is newer, too
+    ('epoch', unixepoch()),
     -- no revision above it was given out
     ('mark', 0),
     -- older history is refused

@@ -31,9 +31,18 @@ const REST_AFTER_FAILURE: Duration = Duration::from_secs(1);
 pub(crate) struct Hooks {
     /// Ends the process. In tests it may return; the writer then stops.
     pub(crate) fatal: Box<dyn Fn(&str) + Send>,
-    /// Errors for the next commits of transactions, in place of the commit.
     #[cfg(test)]
-    pub(crate) faults: Arc<parking_lot::Mutex<std::collections::VecDeque<rusqlite::Error>>>,
+    pub(crate) faults: Faults,
+}
+
+/// What tests do to the writer's connection.
+#[cfg(test)]
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Faults {
+    /// For the next transactions, in place of their commit.
+    pub(crate) errors: Arc<parking_lot::Mutex<std::collections::VecDeque<rusqlite::Error>>>,
+    /// Runs before the next transaction.
+    pub(crate) sql: Arc<parking_lot::Mutex<Vec<&'static str>>>,
 }
 
 impl Default for Hooks {
@@ -41,7 +50,7 @@ impl Default for Hooks {
         Self {
             fatal: Box::new(|_| std::process::abort()),
             #[cfg(test)]
-            faults: Arc::default(),
+            faults: Faults::default(),
         }
     }
 }
@@ -85,7 +94,7 @@ pub(crate) fn start(
             rest_until: None,
             failing: false,
             #[cfg(test)]
-            faults: Arc::clone(&hooks.faults),
+            faults: hooks.faults.clone(),
         };
         let ran = std::panic::catch_unwind(AssertUnwindSafe(|| writer.run()));
         let problem = match &ran {
@@ -133,7 +142,7 @@ pub(crate) struct Writer<'db> {
     rest_until: Option<Instant>,
     failing: bool,
     #[cfg(test)]
-    faults: Arc<parking_lot::Mutex<std::collections::VecDeque<rusqlite::Error>>>,
+    faults: Faults,
 }
 
 impl Writer<'_> {
@@ -153,7 +162,14 @@ impl Writer<'_> {
             if shared.queue.waiting() == 0 {
                 self.keep_house()?;
             }
+            self.tell();
         }
+    }
+
+    fn tell(&self) {
+        let mut stats = self.shared.stats.lock();
+        stats.history_changes = self.state.history_rows;
+        stats.history_bytes = self.state.history_bytes;
     }
 
     fn commit(&mut self, jobs: impl Iterator<Item = Job>) -> Result<(), Stop> {
@@ -323,6 +339,10 @@ impl Writer<'_> {
         &mut self,
         work: impl FnOnce(&mut Self) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<T> {
+        #[cfg(test)]
+        for sql in self.faults.sql.lock().drain(..) {
+            self.connection.execute_batch(sql)?;
+        }
         self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let result = work(self).and_then(|done| {
             self.injected_fault()?;
@@ -338,7 +358,7 @@ impl Writer<'_> {
 
     #[cfg(test)]
     fn injected_fault(&self) -> rusqlite::Result<()> {
-        self.faults.lock().pop_front().map_or(Ok(()), Err)
+        self.faults.errors.lock().pop_front().map_or(Ok(()), Err)
     }
 
     #[cfg(not(test))]

@@ -10,8 +10,8 @@ use super::{Writer, set_meta};
 use crate::journal::codec::shard_of;
 use crate::journal::state::Heads;
 
-/// Changes above the wanted history before compaction starts, so that it runs in strides.
-const SLACK: u64 = 1_000;
+/// Changes above the wanted history before compaction starts, so that it runs in strides: a sixteenth, but not more.
+const MAX_SLACK: u64 = 1_000;
 
 /// What a step has done; applied when it is on disk.
 #[derive(Debug)]
@@ -25,10 +25,10 @@ pub(crate) struct Swept {
 
 impl Writer<'_> {
     pub(crate) fn sweep_due(&self) -> bool {
-        let state = &self.state;
+        let (state, wanted) = (&self.state, self.options.history_revisions);
         state.swept < state.floor
             || state.history_bytes > self.options.outbox_bytes
-            || state.history_rows > self.options.history_revisions + SLACK
+            || state.history_rows > wanted.saturating_add((wanted / 16).min(MAX_SLACK))
     }
 
     /// Passes at most `step` rows, inside the transaction that is open.
