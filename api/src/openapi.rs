@@ -16,6 +16,9 @@ pub use proto::v2_protobuf;
 
 use crate::{Kind, Registry};
 
+/// The media type of [`v2_protobuf`] in answers. Clients ask for it with an `@` before `v1.0`, which is no media type.
+pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
 /// The release of Kubernetes whose API this is.
 const VERSION: &str = "v1.34.0";
 

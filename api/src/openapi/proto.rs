@@ -1,4 +1,4 @@
-//! The v2 document in protobuf, the one form in which `kubectl` up to 1.26 and discovery clients in Go ask for it.
+//! The v2 document in protobuf, the one form in which clients in Go ask for it.
 //!
 //! Field numbers are those of `OpenAPIv2.proto` of gnostic-models.
 

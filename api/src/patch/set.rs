@@ -130,3 +130,59 @@ fn shown(element: &str) -> String {
         _ => format!(".{element}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn any_set() -> impl Strategy<Value = Set> {
+        let steps = prop::collection::vec("[a-c]", 1..4);
+        prop::collection::vec(steps, 0..8).prop_map(|paths| {
+            let mut set = Set::new();
+            for elements in paths {
+                let elements: Vec<String> = elements.iter().map(|e| format!("f:{e}")).collect();
+                let elements: Vec<&str> = elements.iter().map(String::as_str).collect();
+                add(&mut set, &path(&elements));
+            }
+            set
+        })
+    }
+
+    fn members(set: &Set) -> std::collections::BTreeSet<String> {
+        paths(set).into_iter().collect()
+    }
+
+    #[test]
+    fn paths_are_shown_as_kubernetes_does() {
+        let set = json!({"f:spec": {".": {}, "f:ports": {"k:{\"containerPort\":80,\"protocol\":\"TCP\"}": {}}, "f:l": {"v:\"x\"": {}, "i:3": {}}}});
+        assert_eq!(
+            paths(set.as_object().unwrap()),
+            [
+                ".spec",
+                ".spec.l[3]",
+                ".spec.l[=\"x\"]",
+                ".spec.ports[containerPort=80,protocol=\"TCP\"]"
+            ]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn sets_are_sets(a in any_set(), b in any_set()) {
+            let (in_a, in_b) = (members(&a), members(&b));
+            let mut both = a.clone();
+            add(&mut both, &b);
+            prop_assert_eq!(members(&both), &in_a | &in_b);
+            let mut left = a.clone();
+            subtract(&mut left, &b);
+            prop_assert_eq!(members(&left), &in_a - &in_b);
+            prop_assert_eq!(members(&intersection(&a, &b)), &in_a & &in_b);
+            // The form is unique.
+            add(&mut left, &intersection(&a, &b));
+            prop_assert_eq!(left, a);
+        }
+    }
+}

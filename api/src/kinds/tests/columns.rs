@@ -241,5 +241,6 @@ fn tables() {
         Endpoints: 10.0.0.1
         Age: 60m
 
-    "#]].assert_eq(&all);
+    "#]]
+    .assert_eq(&all);
 }

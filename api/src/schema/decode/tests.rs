@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use serde_json::json;
 
 use super::super::builtin;
@@ -172,4 +173,78 @@ fn errors_become_a_bad_request() {
         status.message,
         "Pod in version \"v1\" cannot be handled as a Pod: strict decoding error: unknown field \"x\""
     );
+}
+
+/// Trees with names that a pod has, of any shape.
+fn tree() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "[a-z0-9]{0,6}|1Gi|100m|2024-01-01T00:00:00Z|aGVsbG8=".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(6, 64, 6, |inner| {
+        let name = "metadata|labels|spec|containers|name|ports|containerPort|resources|limits|cpu|volumes|status|x|\\$patch|nodeSelector|finalizers|env|value|hostNetwork|creationTimestamp";
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map(name, inner, 0..5)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in "\\PC{0,60}|[{}\\[\\]\",:a-z0-9]{0,60}") {
+        let _ = read(&text, FieldValidation::Strict);
+    }
+
+    #[test]
+    fn what_was_read_reads_the_same(value in tree()) {
+        let text = value.to_string();
+        let from_text = read(&text, FieldValidation::Ignore);
+        // Numbers may lose a digit on their way through text, so the tree is compared by its own text.
+        let value: Value = serde_json::from_str(&text).unwrap();
+        let from_tree = decode(builtin(), "core/v1.Pod", value, FieldValidation::Ignore)
+            .map(|(object, warnings)| (Value::from(object), warnings))
+            .map_err(|error| error.to_string());
+        prop_assert_eq!(&from_text, &from_tree);
+        if let Ok((first, _)) = from_text {
+            let (second, warnings) = read(&first.to_string(), FieldValidation::Strict).unwrap();
+            prop_assert_eq!(first, second);
+            prop_assert!(warnings.is_empty());
+        }
+    }
+
+    #[test]
+    fn no_patch_panics(target in tree(), patch in tree()) {
+        use crate::patch;
+        let _ = patch::json(&target, &patch);
+        if let Ok(merged) = patch::merge(&target, &patch) {
+            prop_assert_eq!(patch::merge(&merged, &patch).unwrap(), merged);
+        }
+        if let Ok(merged) = patch::strategic(builtin(), "core/v1.Pod", &target, &patch) {
+            let _ = patch::strategic(builtin(), "core/v1.Pod", &merged, &patch);
+        }
+    }
+
+    #[test]
+    fn no_apply_panics(live in tree(), config in tree()) {
+        use crate::patch;
+        let read = |value| decode_keeping_zeros(builtin(), "core/v1.Pod", value, FieldValidation::Ignore);
+        let manager = patch::Manager {
+            name: "me".to_owned(),
+            subresource: String::new(),
+            api_version: "v1".to_owned(),
+            time: jiff::Timestamp::UNIX_EPOCH,
+        };
+        if let (Ok((live, _)), Ok((config, _))) = (read(live), read(config)) {
+            let once = patch::apply(builtin(), "core/v1.Pod", Some(&live), &config, &manager, true);
+            if let Ok(once) = once {
+                let twice = patch::apply(builtin(), "core/v1.Pod", Some(&once), &config, &manager, false);
+                prop_assert_eq!(twice, Ok(once));
+            }
+        }
+    }
 }
