@@ -52,3 +52,6 @@ impl PatchError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

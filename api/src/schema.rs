@@ -5,6 +5,8 @@
 
 mod decode;
 mod defaults;
+#[cfg(test)]
+pub(crate) mod random;
 mod scalar;
 mod table;
 
