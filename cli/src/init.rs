@@ -30,11 +30,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for node in &args.nodes {
         check_node_name(node)?;
     }
-    let mut report = |what: &str, outcome| match outcome {
-        Outcome::Kept => crate::say!("{what}: kept"),
-        Outcome::Made(reason) => crate::say!("{what}: made ({reason})"),
-    };
-    identities(&data, &args.server, &args.nodes, &args.names, &mut report)?;
+    let identities = identities(&data, &args.nodes, &args.names)?;
+    for (name, outcome) in &identities.outcomes {
+        match outcome {
+            Outcome::Kept => crate::say!("certificate {name}: kept"),
+            Outcome::Made(reason) => crate::say!("certificate {name}: made ({reason})"),
+        }
+    }
+    kubeconfigs(&data, &args.server, &identities)?;
+    crate::accounts::ensure(&data, &args.nodes)?;
     cluster_id(&data)?;
     crate::say!("kubeconfig: {}", data.kubeconfig("admin").display());
     Ok(())
@@ -45,32 +49,55 @@ pub(crate) struct Identities {
     pub(crate) ca: PathBuf,
     pub(crate) apiserver: Material,
     pub(crate) apiserver_node: Material,
+    ca_pem: String,
+    clients: Vec<(Leaf, Material)>,
+    outcomes: Vec<(String, Outcome)>,
 }
 
-/// Makes or keeps the certificates of all parts and their kubeconfigs.
+impl Identities {
+    /// A node's certificate, for its own port.
+    pub(crate) fn node(&self, name: &str) -> Option<&Material> {
+        let file = format!("node-{name}");
+        let mut clients = self.clients.iter();
+        clients.find(|(leaf, _)| leaf.identity() == file).map(|(_, material)| material)
+    }
+}
+
+/// Makes or keeps the certificates of all parts. `names`: by which else the API is reached.
 pub(crate) fn identities(
     data: &DataDir,
-    server: &str,
     nodes: &[String],
     names: &[String],
-    report: &mut dyn FnMut(&str, Outcome),
 ) -> Result<Identities> {
     let pki = Pki::open(data, Timestamp::now())?;
+    let mut outcomes = Vec::new();
     let mut ensure = |leaf: &Leaf| -> Result<Material> {
         let (material, outcome) = pki.ensure(leaf)?;
-        report(&format!("certificate {}", leaf.identity()), outcome);
+        if let Outcome::Made(reason) = outcome {
+            tracing::info!(certificate = leaf.identity(), reason, "made a certificate");
+        }
+        outcomes.push((leaf.identity().to_owned(), outcome));
         Ok(material)
     };
     let apiserver = ensure(&Leaf::apiserver(names))?;
     let apiserver_node = ensure(&Leaf::apiserver_node())?;
-    let mut leaves = vec![Leaf::admin(), Leaf::controllers()];
-    leaves.extend(nodes.iter().map(|node| Leaf::node(node, &[])));
-    for leaf in &leaves {
-        let material = ensure(leaf)?;
-        let path = data.kubeconfig(leaf.identity());
-        write_kubeconfig(&path, server, pki.ca_pem(), leaf.identity(), &material)?;
+    let mut clients = Vec::new();
+    let nodes = nodes.iter().map(|node| Leaf::node(node, &[]));
+    for leaf in [Leaf::admin(), Leaf::controllers()].into_iter().chain(nodes) {
+        let material = ensure(&leaf)?;
+        clients.push((leaf, material));
     }
-    Ok(Identities { ca: pki.ca_path(), apiserver, apiserver_node })
+    let ca_pem = pki.ca_pem().to_owned();
+    Ok(Identities { ca: pki.ca_path(), apiserver, apiserver_node, ca_pem, clients, outcomes })
+}
+
+/// Writes the kubeconfigs of all identities, where they changed.
+pub(crate) fn kubeconfigs(data: &DataDir, server: &str, identities: &Identities) -> Result<()> {
+    for (leaf, material) in &identities.clients {
+        let path = data.kubeconfig(leaf.identity());
+        write_kubeconfig(&path, server, &identities.ca_pem, leaf.identity(), material)?;
+    }
+    Ok(())
 }
 
 /// What tells this cluster's containers from another's on the same daemon: made once, kept in `<data>/cluster-id`.

@@ -1,0 +1,82 @@
+//! `warren apiserver`.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result};
+use warren_apiserver::{Config, NodeClient, Pem, Server, StartError, Tls};
+use warren_process::Tasks;
+
+use super::{CommonArgs, claim, names_of, url_of};
+use crate::files::DataDir;
+use crate::init::{Identities, identities, kubeconfigs};
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// What the API is told, alone and in `warren up`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ServerArgs {
+    /// Where the API listens; port 0 takes any. Other than on loopback, anonymous commands are refused.
+    #[arg(long, env = "WARREN_BIND", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:6443")]
+    pub(crate) bind: SocketAddr,
+    /// RabbitMQ, as amqp://host:port; account and password come from the data folder unless the address has them.
+    #[arg(long, env = "WARREN_BROKER", value_name = "URL")]
+    pub(crate) broker: Option<String>,
+    /// More names or addresses in the API's certificate.
+    #[arg(long = "san", value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    super::run(&args.common, async |tasks| {
+        let data = DataDir::new(&args.common.data_dir);
+        data.prepare()?;
+        let _lock = claim(&data, "apiserver")?;
+        let identities = identities(&data, &[], &names_of(args.server.bind, &args.server.names))?;
+        let server = start(&data, &args.server, &identities, &tasks).await?;
+        kubeconfigs(&data, &url_of(server.address()), &identities)?;
+        Ok(Some(server))
+    })
+}
+
+/// Starts the API of this data folder.
+pub(crate) async fn start(
+    data: &DataDir,
+    args: &ServerArgs,
+    identities: &Identities,
+    tasks: &Tasks,
+) -> Result<Server> {
+    let database = data.database();
+    if let Some(dir) = database.parent() {
+        crate::files::make_dir(dir)?;
+    }
+    let file = |path: &std::path::Path| Pem::File(path.to_owned());
+    let tls = Tls {
+        client_ca: file(&identities.ca),
+        certificate: file(&identities.apiserver.certificate),
+        key: file(&identities.apiserver.key),
+    };
+    let mut config = Config::new(database.clone(), args.bind, tls);
+    config.node_client = Some(NodeClient {
+        certificate: file(&identities.apiserver_node.certificate),
+        key: file(&identities.apiserver_node.key),
+    });
+    if let Some(broker) = &args.broker {
+        let account = warren_broker::accounts::Account::Server;
+        config.broker = Some(crate::accounts::broker_config(data, broker, &account, "apiserver")?);
+    }
+    Server::start(config, tasks).await.map_err(|error| {
+        let hint = match &error {
+            StartError::Listen { .. } => "another process has the port, perhaps; name another with --bind".to_owned(),
+            StartError::Database(_) => format!("the database is {}", database.display()),
+            _ => "starting the API".to_owned(),
+        };
+        anyhow::Error::from(error).context(hint)
+    })
+    .context("the API server cannot start")
+}

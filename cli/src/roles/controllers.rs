@@ -1,0 +1,66 @@
+//! `warren controllers`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use warren_broker::RabbitFabric;
+use warren_broker::accounts::Account;
+use warren_broker::topology::SERVER_ACCOUNT;
+use warren_client::Connection;
+use warren_controllers::Config;
+use warren_process::Tasks;
+
+use super::CommonArgs;
+use crate::files::DataDir;
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(flatten)]
+    controllers: ControllerArgs,
+    /// The kubeconfig; else controllers.conf of the data folder.
+    #[arg(long, env = "WARREN_KUBECONFIG", value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The API, in place of the one that the kubeconfig names.
+    #[arg(long, env = "WARREN_SERVER", value_name = "URL")]
+    server: Option<String>,
+    /// RabbitMQ, as amqp://host:port; account and password come from the data folder unless the address has them.
+    /// Without it changes come by HTTP watch.
+    #[arg(long, env = "WARREN_BROKER", value_name = "URL")]
+    broker: Option<String>,
+}
+
+/// What the controllers are told, alone and in `warren up`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ControllerArgs {
+    /// Controllers not to run, separated by commas.
+    #[arg(long = "disable-controllers", value_name = "NAMES", value_delimiter = ',')]
+    disabled: Vec<String>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    super::run(&args.common, async |tasks| {
+        let data = DataDir::new(&args.common.data_dir);
+        let path = args.kubeconfig.clone().unwrap_or_else(|| data.kubeconfig("controllers"));
+        let client = super::client(&path, args.server.as_deref()).await?;
+        let connection = match &args.broker {
+            None => Connection::over_http(client),
+            Some(url) => {
+                let config =
+                    crate::accounts::broker_config(&data, url, &Account::Controllers, "controllers")?;
+                let fabric = RabbitFabric::new(config, SERVER_ACCOUNT, &tasks);
+                Connection::with_fallback(client, std::sync::Arc::new(fabric))
+            }
+        };
+        start(connection, &args.controllers, &tasks)?;
+        Ok(None)
+    })
+}
+
+pub(crate) fn start(connection: Connection, args: &ControllerArgs, tasks: &Tasks) -> Result<()> {
+    let config = Config { disabled: args.disabled.clone(), ..Config::default() };
+    warren_controllers::start(connection, config, tasks)
+        .map(drop)
+        .context("the controllers cannot start")
+}
