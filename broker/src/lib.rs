@@ -3,6 +3,7 @@
 //! [`Fabric`] is what readers see, over RabbitMQ and embedded in one process alike. Everything is level-triggered: an
 //! event is a hint that a key changed, and a [`Delivery::Relist`] says that hints may be missing.
 
+pub mod accounts;
 mod connection;
 pub mod consume;
 mod declare;

@@ -4,8 +4,8 @@ use anyhow::{Context, Result, bail};
 use base64::Engine;
 use serde_json::Value;
 use warren_api::NodeName;
-use warren_broker::{BrokerConfig, BrokerUrl};
 use warren_broker::accounts::{Account, definitions, password_hash};
+use warren_broker::{BrokerConfig, BrokerUrl};
 
 use crate::files::{DataDir, make_dir, read_optional, write_atomically, write_private};
 
@@ -163,7 +163,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let data = DataDir::new(dir.path());
         let complete = |url: &str| complete(&data, url, &Account::Server);
-        assert!(complete("amqp://127.0.0.1:5672").unwrap_err().to_string().contains("server.password"));
+        assert!(
+            complete("amqp://127.0.0.1:5672").unwrap_err().to_string().contains("server.password")
+        );
         ensure(&data, &[]).unwrap();
         assert_eq!(complete("amqp://127.0.0.1:5672").unwrap().account(), "server");
         assert_eq!(complete("amqp://a:b@127.0.0.1:5672").unwrap().account(), "a");

@@ -64,11 +64,7 @@ impl Identities {
 }
 
 /// Makes or keeps the certificates of all parts. `names`: by which else the API is reached.
-pub(crate) fn identities(
-    data: &DataDir,
-    nodes: &[String],
-    names: &[String],
-) -> Result<Identities> {
+pub(crate) fn identities(data: &DataDir, nodes: &[String], names: &[String]) -> Result<Identities> {
     let pki = Pki::open(data, Timestamp::now())?;
     let mut outcomes = Vec::new();
     let mut ensure = |leaf: &Leaf| -> Result<Material> {

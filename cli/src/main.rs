@@ -3,10 +3,12 @@
 //! Exit codes: 0 done; 1 failed, with the reason on standard error; 2 the arguments are wrong; 3 `warren status` found
 //! something degraded, or `warren supervise --status` found nothing running.
 
+mod accounts;
 mod files;
 mod init;
 mod output;
 mod pki;
+mod roles;
 mod supervise;
 mod verbs;
 
@@ -34,6 +36,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Bring up a whole cluster in one process.
+    Up(roles::up::Args),
+    /// Serve the API.
+    Apiserver(roles::apiserver::Args),
+    /// Run the controllers and the scheduler.
+    Controllers(roles::controllers::Args),
     /// Make the CA, certificates, kubeconfigs and broker accounts of a data folder; what is there is kept.
     Init(init::Args),
     /// Keep a program running, where no systemd does.
@@ -68,6 +76,9 @@ fn main() -> ExitCode {
 fn run(command: &Command) -> Result<u8> {
     let done = |()| 0;
     match command {
+        Command::Up(args) => roles::up::run(args).map(done),
+        Command::Apiserver(args) => roles::apiserver::run(args).map(done),
+        Command::Controllers(args) => roles::controllers::run(args).map(done),
         Command::Init(args) => init::run(args).map(done),
         Command::Supervise(args) => supervise::run(args),
         Command::Apply(args) => verb(verbs::apply::run(args)).map(done),

@@ -1,11 +1,9 @@
 //! The roles of a cluster: all in one process, or each alone.
 
-pub(crate) mod agent;
 pub(crate) mod apiserver;
 pub(crate) mod controllers;
 pub(crate) mod up;
 
-use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -39,11 +37,12 @@ enum LogStyle {
 
 /// Runs a role until a signal or until a part of it ends that must not end.
 ///
-/// `start` answers when everything is started; what it gives back is closed last.
-pub(crate) fn run<F>(common: &CommonArgs, start: impl FnOnce(Tasks) -> F) -> Result<()>
-where
-    F: Future<Output = Result<Option<Server>>>,
-{
+/// `start` answers when everything is started; the server that it gives back is closed last, and then what it holds
+/// is let go.
+pub(crate) fn run<T>(
+    common: &CommonArgs,
+    start: impl AsyncFnOnce(Tasks) -> Result<(Option<Server>, T)>,
+) -> Result<()> {
     let format = match common.log_format {
         LogStyle::Text => LogFormat::Text,
         LogStyle::Json => LogFormat::Json,
@@ -53,21 +52,22 @@ where
     runtime.context("starting the runtime")?.block_on(async {
         let tasks = Tasks::new();
         warren_process::shutdown_on_signals(tasks.shutdown().clone()).context("signals")?;
-        let server = tokio::select! {
+        let (server, held) = tokio::select! {
             started = start(tasks.clone()) => match started {
-                Ok(server) => server,
+                Ok((server, held)) => (server, Some(held)),
                 Err(error) => {
                     tasks.shutdown().trigger();
                     return Err(error);
                 }
             },
             // Somebody ends what still waits for something.
-            () = tasks.shutdown().draining() => None,
+            () = tasks.shutdown().draining() => (None, None),
         };
         let ended = tasks.wait(GRACE).await;
         if let Some(server) = server {
             server.close().await;
         }
+        drop(held);
         Ok(ended?)
     })
 }
@@ -98,7 +98,10 @@ pub(crate) async fn client(path: &Path, server: Option<&str>) -> Result<kube::Cl
 pub(crate) fn claim(data: &DataDir, role: &str) -> Result<Lock> {
     let path = data.run().join(format!("{role}.lock"));
     Lock::try_now(&path).with_context(|| {
-        format!("another process runs as {role} in {}; stop it, or name another --data-dir", data.path().display())
+        format!(
+            "another process runs as {role} in {}; stop it, or name another --data-dir",
+            data.path().display()
+        )
     })
 }
 

@@ -22,7 +22,12 @@ pub(crate) struct Args {
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ServerArgs {
     /// Where the API listens; port 0 takes any. Other than on loopback, anonymous commands are refused.
-    #[arg(long, env = "WARREN_BIND", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:6443")]
+    #[arg(
+        long,
+        env = "WARREN_BIND",
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:6443"
+    )]
     pub(crate) bind: SocketAddr,
     /// RabbitMQ, as amqp://host:port; account and password come from the data folder unless the address has them.
     #[arg(long, env = "WARREN_BROKER", value_name = "URL")]
@@ -36,11 +41,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     super::run(&args.common, async |tasks| {
         let data = DataDir::new(&args.common.data_dir);
         data.prepare()?;
-        let _lock = claim(&data, "apiserver")?;
+        let lock = claim(&data, "apiserver")?;
         let identities = identities(&data, &[], &names_of(args.server.bind, &args.server.names))?;
         let server = start(&data, &args.server, &identities, &tasks).await?;
         kubeconfigs(&data, &url_of(server.address()), &identities)?;
-        Ok(Some(server))
+        Ok((Some(server), lock))
     })
 }
 
@@ -66,17 +71,17 @@ pub(crate) async fn start(
         certificate: file(&identities.apiserver_node.certificate),
         key: file(&identities.apiserver_node.key),
     });
-    if let Some(broker) = &args.broker {
-        let account = warren_broker::accounts::Account::Server;
-        config.broker = Some(crate::accounts::broker_config(data, broker, &account, "apiserver")?);
-    }
-    Server::start(config, tasks).await.map_err(|error| {
-        let hint = match &error {
-            StartError::Listen { .. } => "another process has the port, perhaps; name another with --bind".to_owned(),
-            StartError::Database(_) => format!("the database is {}", database.display()),
-            _ => "starting the API".to_owned(),
-        };
-        anyhow::Error::from(error).context(hint)
-    })
-    .context("the API server cannot start")
+    Server::start(config, tasks)
+        .await
+        .map_err(|error| {
+            let hint = match &error {
+                StartError::Listen { .. } => {
+                    "another process has the port, perhaps; name another with --bind".to_owned()
+                }
+                StartError::Database(_) => format!("the database is {}", database.display()),
+                _ => "starting the API".to_owned(),
+            };
+            anyhow::Error::from(error).context(hint)
+        })
+        .context("the API server cannot start")
 }

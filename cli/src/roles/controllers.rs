@@ -47,14 +47,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let connection = match &args.broker {
             None => Connection::over_http(client),
             Some(url) => {
-                let config =
-                    crate::accounts::broker_config(&data, url, &Account::Controllers, "controllers")?;
+                let config = crate::accounts::broker_config(
+                    &data,
+                    url,
+                    &Account::Controllers,
+                    "controllers",
+                )?;
                 let fabric = RabbitFabric::new(config, SERVER_ACCOUNT, &tasks);
                 Connection::with_fallback(client, std::sync::Arc::new(fabric))
             }
         };
         start(connection, &args.controllers, &tasks)?;
-        Ok(None)
+        Ok((None, ()))
     })
 }
 
