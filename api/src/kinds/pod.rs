@@ -88,5 +88,7 @@ fn grace(pod: &Object) -> Option<i64> {
     if pod.str_at(&["spec", "nodeName"]).is_empty() || ended {
         return Some(0);
     }
-    Some(pod.at(&["spec", "terminationGracePeriodSeconds"]).and_then(|v| v.as_i64()).unwrap_or(30))
+    let seconds = pod.at(&["spec", "terminationGracePeriodSeconds"]).and_then(|v| v.as_i64());
+    // Below zero means as soon as possible, not at once.
+    Some(seconds.map_or(30, |seconds| if seconds < 0 { 1 } else { seconds }))
 }
