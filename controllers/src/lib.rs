@@ -13,6 +13,7 @@ mod pods;
 mod queue;
 mod replicaset;
 mod runner;
+pub mod scheduler;
 #[cfg(test)]
 mod world;
 
@@ -33,8 +34,12 @@ use runner::Context;
 type Start = fn(&Context, &Tasks);
 
 /// Every controller by the name it is switched with.
-const ALL: &[(&str, Start)] =
-    &[("deployment", deployment::start), ("job", job::start), ("replicaset", replicaset::start)];
+const ALL: &[(&str, Start)] = &[
+    ("deployment", deployment::start),
+    ("job", job::start),
+    ("replicaset", replicaset::start),
+    ("scheduler", scheduler::start_shared),
+];
 
 /// The names of all controllers, in order.
 pub fn all() -> impl Iterator<Item = &'static str> {
