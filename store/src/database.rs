@@ -132,7 +132,7 @@ fn lock_path(path: &Path) -> PathBuf {
 }
 
 /// A file of its own: SQLite's own locks go when any descriptor of the database file is closed in this process.
-fn lock(path: &Path) -> Result<File, OpenError> {
+pub(crate) fn lock(path: &Path) -> Result<File, OpenError> {
     let io = |source| OpenError::Io { path: path.to_owned(), source };
     let file = OpenOptions::new()
         .create(true)
@@ -155,12 +155,16 @@ fn lock(path: &Path) -> Result<File, OpenError> {
 }
 
 /// With the mode that the WAL and its index then inherit: bodies hold secrets.
-fn create(path: &Path) -> std::io::Result<()> {
+pub(crate) fn create(path: &Path) -> std::io::Result<()> {
     OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).map(drop)
 }
 
 /// Refuses what is not ours before anything is written to it.
-fn check_header(connection: &Connection, path: &Path, schema: Schema) -> Result<i64, OpenError> {
+pub(crate) fn check_header(
+    connection: &Connection,
+    path: &Path,
+    schema: Schema,
+) -> Result<i64, OpenError> {
     let read = |name| {
         connection
             .pragma_query_value(None, name, |row| row.get::<_, i64>(0))

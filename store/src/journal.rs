@@ -12,6 +12,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use warren_api::{GroupResource, ObjectKey, Revision, Shard, Uid};
 
+use crate::backup::BackupError;
 use crate::database::{self, OpenError};
 
 mod codec;
@@ -300,6 +301,12 @@ impl Journal {
     /// per gigabyte.
     pub fn integrity_problems(&self) -> Result<Vec<String>, HistoryError> {
         self.shared().integrity_problems()
+    }
+
+    /// Writes a copy of the database, whole and as of one moment, into one file; what is at `to` is replaced when the copy
+    /// is complete. Commits go on meanwhile. [`crate::restore`] puts it back. Blocking, seconds per gigabyte.
+    pub fn backup(&self, to: &Path) -> Result<(), BackupError> {
+        self.shared().backup(to)
     }
 
     /// Commits what waits, checkpoints and closes. Later commits answer [`CommitError::Closed`].

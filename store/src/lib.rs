@@ -5,10 +5,12 @@
 //! watch history and the outbox at once. [`KeyValue`] is what an agent needs: tables of
 //! bytes and local queues, durable before they are answered.
 
+mod backup;
 mod database;
 mod journal;
 mod key_value;
 
+pub use backup::{BackupError, RESTORE_STEP, Restored, restore};
 pub use database::OpenError;
 pub use journal::{
     Batch, Body, Change, CommitError, Durability, Expected, HistoryError, Item, Journal, Loaded,

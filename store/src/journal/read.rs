@@ -1,11 +1,14 @@
 //! Reads of the history, on connections of their own.
 
+use std::path::Path;
+
 use rusqlite::{Connection, OptionalExtension};
 use warren_api::{GroupResource, ObjectKey, Revision};
 
 use super::load::{COLUMNS, Reader};
 use super::state::Shared;
 use super::{Change, HistoryError, MAX_HISTORY_LIMIT};
+use crate::backup::{self, BackupError};
 use crate::database;
 
 /// Connections that are kept open between reads: each may hold 2 MB of pages.
@@ -89,6 +92,12 @@ impl Shared {
             lines.collect::<Result<Vec<String>, _>>()
         })?);
         Ok(problems)
+    }
+
+    pub(crate) fn backup(&self, to: &Path) -> Result<(), BackupError> {
+        let source = database::open_reader(&self.path)
+            .map_err(|source| BackupError::Sqlite { path: to.to_owned(), source })?;
+        backup::backup(&source, to)
     }
 
     pub(crate) fn with_reader<T>(
