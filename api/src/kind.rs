@@ -106,7 +106,12 @@ pub trait Kind: Send + Sync {
     fn field<'a>(&self, object: &'a Object, path: &str) -> std::borrow::Cow<'a, str>;
     /// Whether `metadata.generation` counts changes of everything but metadata and status.
     fn has_generation(&self) -> bool;
-    /// Kind-specific resets before a create is defaulted. `.status` is gone by then where there is a status subresource.
+    /// Whether the status that a client creates an object with stays: agents register nodes so.
+    fn keeps_status_on_create(&self) -> bool {
+        false
+    }
+    /// Kind-specific resets before a create is defaulted. `.status` is gone by then where there is a status subresource,
+    /// unless the kind keeps it.
     fn on_create(&self, object: &mut Object);
     /// Kind-specific resets before an update is defaulted. `.status` is the old one by then.
     fn on_update(&self, new: &mut Object, old: &Object);
@@ -164,6 +169,7 @@ pub struct BuiltIn {
     /// `None`: the string that stands at the path.
     pub field: Option<fn(&Object, &str) -> Option<String>>,
     pub has_generation: bool,
+    pub keeps_status_on_create: bool,
     pub on_create: fn(&mut Object),
     pub on_update: fn(&mut Object, &Object),
     pub default: fn(&mut Object),
@@ -223,6 +229,9 @@ impl Kind for BuiltIn {
     }
     fn has_generation(&self) -> bool {
         self.has_generation
+    }
+    fn keeps_status_on_create(&self) -> bool {
+        self.keeps_status_on_create
     }
     fn on_create(&self, object: &mut Object) {
         (self.on_create)(object);

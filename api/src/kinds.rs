@@ -70,6 +70,7 @@ const BASE: BuiltIn = BuiltIn {
     selectable_fields: &[],
     field: None,
     has_generation: false,
+    keeps_status_on_create: false,
     on_create: |_| {},
     on_update: |_, _| {},
     default: |_| {},

@@ -73,7 +73,7 @@ pub(crate) fn create(
         true => object.set_at(&["metadata", "generation"], 1),
         false => drop(object.remove_at(&["metadata", "generation"])),
     }
-    if kind.has(Subresource::Status) {
+    if kind.has(Subresource::Status) && !kind.keeps_status_on_create() {
         object.remove("status");
     }
     kind.on_create(&mut object);

@@ -39,10 +39,13 @@ pub(crate) fn of_objects<'a>(
 }
 
 pub(crate) fn definitions(kind: &dyn Kind) -> Value {
-    let mut list = vec![json!({
-        "name": "Name", "type": "string", "format": "name", "priority": 0,
-        "description": "Name must be unique within a namespace. Is required when creating resources.",
-    })];
+    let mut list = Vec::new();
+    if leads_with_name(kind) {
+        list.push(json!({
+            "name": "Name", "type": "string", "format": "name", "priority": 0,
+            "description": "Name must be unique within a namespace. Is required when creating resources.",
+        }));
+    }
     list.extend(kind.columns().iter().map(|column| {
         let (name, format) = type_of(column);
         json!({
@@ -59,6 +62,11 @@ pub(crate) fn definitions(kind: &dyn Kind) -> Value {
     Value::Array(list)
 }
 
+/// Events have their name among the wide columns.
+fn leads_with_name(kind: &dyn Kind) -> bool {
+    !kind.columns().iter().any(|column| column.name == "Name")
+}
+
 fn type_of(column: &Column) -> (&'static str, &'static str) {
     match column.kind {
         ColumnType::String => ("string", ""),
@@ -69,7 +77,10 @@ fn type_of(column: &Column) -> (&'static str, &'static str) {
 }
 
 pub(crate) fn row(kind: &dyn Kind, object: &Object, now: Timestamp, include: Include) -> Value {
-    let mut cells = vec![Value::from(object.name())];
+    let mut cells = Vec::new();
+    if leads_with_name(kind) {
+        cells.push(Value::from(object.name()));
+    }
     cells.extend(kind.columns().iter().map(|column| (column.cell)(object, now)));
     if kind.columns().is_empty() {
         cells.push(object.str_at(&["metadata", "creationTimestamp"]).into());

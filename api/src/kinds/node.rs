@@ -20,6 +20,7 @@ pub static NODE: BuiltIn = BuiltIn {
     columns: COLUMNS,
     selectable_fields: &["spec.unschedulable"],
     field: Some(field),
+    keeps_status_on_create: true,
     default,
     validate,
     validate_update,
