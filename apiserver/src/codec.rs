@@ -12,10 +12,12 @@ use warren_store::Body;
 pub(crate) enum Format {
     Json,
     Yaml,
+    /// Read only: answers to those who would take it are JSON.
+    Protobuf,
 }
 
 const ACCEPTED: &str = "the body of the request was in an unknown format - accepted media types include: \
-                        application/json, application/yaml";
+                        application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
 /// The type without its parameters, in lower case; empty where there is none.
 pub(crate) fn media_type(headers: &HeaderMap) -> String {
@@ -27,6 +29,7 @@ pub(crate) fn format(headers: &HeaderMap) -> Result<Format, Status> {
     match media_type(headers).as_str() {
         "" | "application/json" | "*/*" => Ok(Format::Json),
         "application/yaml" | "application/x-yaml" | "text/yaml" => Ok(Format::Yaml),
+        "application/vnd.kubernetes.protobuf" => Ok(Format::Protobuf),
         _ => Err(Status::new(Reason::UnsupportedMediaType, ACCEPTED)),
     }
 }
@@ -41,7 +44,14 @@ pub(crate) fn value(body: &[u8], format: Format) -> Result<Value, Status> {
             Status::bad_request(format!("couldn't parse the body as JSON: {error}"))
         }),
         Format::Yaml => yaml(body),
+        Format::Protobuf => protobuf(body),
     }
+}
+
+fn protobuf(body: &[u8]) -> Result<Value, Status> {
+    crate::protobuf::decode(body).map_err(|error| {
+        Status::bad_request(format!("couldn't parse the body as protobuf: {error}"))
+    })
 }
 
 pub(crate) fn yaml(body: &[u8]) -> Result<Value, Status> {
@@ -70,6 +80,9 @@ pub(crate) fn object(
         }
         Format::Yaml => {
             schema::decode(schema::builtin(), kind.schema_type(), yaml(body)?, validation)
+        }
+        Format::Protobuf => {
+            schema::decode(schema::builtin(), kind.schema_type(), protobuf(body)?, validation)
         }
     };
     let (mut object, warnings) =
@@ -143,7 +156,7 @@ mod tests {
         };
         assert_eq!(of("application/json; charset=utf-8"), Ok(Format::Json));
         assert_eq!(of("application/yaml"), Ok(Format::Yaml));
-        assert_eq!(of("application/vnd.kubernetes.protobuf"), Err(Reason::UnsupportedMediaType));
+        assert_eq!(of("application/vnd.kubernetes.protobuf"), Ok(Format::Protobuf));
         assert_eq!(of("text/plain"), Err(Reason::UnsupportedMediaType));
         assert_eq!(format(&HeaderMap::new()), Ok(Format::Json));
     }

@@ -22,6 +22,7 @@ mod local;
 mod metrics;
 mod metrics_api;
 mod prepare;
+mod protobuf;
 mod read;
 mod refs;
 mod request;

@@ -8,6 +8,7 @@ mod delete;
 mod managed;
 
 pub(crate) use delete::{DeleteOptions, delete, dry_run};
+pub(crate) use managed::manager;
 
 /// Where and when a write happens.
 #[derive(Clone, Copy)]
@@ -117,10 +118,13 @@ pub(crate) fn update(
         return Err(Status::invalid(kind.group(), kind.kind(), old.name(), errors));
     }
     managed::update(scene, Some(old), &mut new);
-    if managed::same_but_for_times(old, &new) {
-        return Ok(if is_finished(&new) { Outcome::Remove(new) } else { Outcome::Unchanged });
-    }
-    Ok(if is_finished(&new) { Outcome::Remove(new) } else { Outcome::Store(new) })
+    Ok(if is_finished(&new) {
+        Outcome::Remove(new)
+    } else if new == *old {
+        Outcome::Unchanged
+    } else {
+        Outcome::Store(new)
+    })
 }
 
 /// `2026-01-02T03:04:05Z`

@@ -7,6 +7,7 @@ use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use serde_json::{Map, Value, json};
+use warren_api::patch::Manager;
 use warren_api::schema::FieldValidation;
 use warren_api::{Kind, Object, Reason, Status, Subresource};
 
@@ -37,6 +38,8 @@ pub(crate) struct WriteOptions {
     pub manager: String,
     /// Whether the client named its manager; apply must.
     pub manager_given: bool,
+    /// Server-side apply, which computes managed fields itself.
+    pub applied: bool,
 }
 
 const MAX_MANAGER: usize = 128;
@@ -54,17 +57,12 @@ impl WriteOptions {
             return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", errors));
         }
         let agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("");
-        let agent = agent.split('/').next().unwrap_or_default();
-        let manager = match (given, agent) {
-            ("", "") => "unknown",
-            ("", agent) => &agent[..agent.len().min(MAX_MANAGER)],
-            (given, _) => given,
-        };
         Ok(Self {
             dry_run: prepare::dry_run(query.all("dryRun"))?,
             validation: query.get("fieldValidation").parse().map_err(Status::bad_request)?,
-            manager: manager.to_owned(),
+            manager: Manager::name_of(given, agent),
             manager_given: !given.is_empty(),
+            applied: false,
         })
     }
 }
@@ -147,7 +145,7 @@ pub(crate) async fn create_object(
             uid: &uid,
             suffix: &suffix,
             manager: &options.manager,
-            applied: false,
+            applied: options.applied,
         };
         let mut admission = Admission::new(api, allowed.user());
         let object = prepare::create(&scene, object.clone(), &mut |new, old| {
@@ -224,7 +222,8 @@ pub(crate) async fn update_object(
             .get(&key.resource, &key.namespace, &key.name)
             .ok_or_else(|| Status::not_found(&key.resource, &key.name))?;
         let old = entry.object();
-        let scene = scene(api, kind, &request.namespace, subresource, &options.manager);
+        let mut scene = scene(api, kind, &request.namespace, subresource, &options.manager);
+        scene.applied = options.applied;
         let mut admission = Admission::new(api, allowed.user());
         let outcome = prepare::update(&scene, &old, wanted(&old)?, &mut |new, old| {
             admission.admit(&scene, new, old)
@@ -238,7 +237,7 @@ pub(crate) async fn update_object(
     .await
 }
 
-fn scene<'a>(
+pub(crate) fn scene<'a>(
     api: &Api,
     kind: &'static dyn Kind,
     namespace: &'a str,

@@ -1,31 +1,23 @@
 //! Who owns which fields: `metadata.managedFields`.
 
-use serde_json::Value;
-use warren_api::Object;
+use warren_api::patch::{Manager, track_update};
+use warren_api::{Object, schema};
 
 use super::Scene;
 
-/// Records the manager of what this create or update changed.
+/// Records the manager of what this create or update changed; an apply has done so itself.
 pub(crate) fn update(scene: &Scene<'_>, old: Option<&Object>, new: &mut Object) {
-    let _ = (scene, old, new);
+    if scene.applied {
+        return;
+    }
+    track_update(schema::builtin(), scene.kind.schema_type(), old, new, &manager(scene));
 }
 
-/// Whether nothing but the times of managed fields differs.
-pub(crate) fn same_but_for_times(old: &Object, new: &Object) -> bool {
-    let Some(Value::Array(_)) = new.at(&["metadata", "managedFields"]) else { return old == new };
-    let plain = |object: &Object| {
-        let mut object = object.clone();
-        let managed = object.remove_at(&["metadata", "managedFields"]);
-        let mut entries = match managed {
-            Some(Value::Array(entries)) => entries,
-            _ => Vec::new(),
-        };
-        for entry in &mut entries {
-            if let Value::Object(entry) = entry {
-                entry.remove("time");
-            }
-        }
-        (object, entries)
-    };
-    plain(old) == plain(new)
+pub(crate) fn manager(scene: &Scene<'_>) -> Manager {
+    Manager {
+        name: scene.manager.to_owned(),
+        subresource: scene.subresource.map_or(String::new(), |sub| sub.name().to_owned()),
+        api_version: scene.kind.api_version(),
+        time: scene.now,
+    }
 }
