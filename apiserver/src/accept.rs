@@ -3,8 +3,9 @@
 use http::HeaderMap;
 use warren_api::{Reason, Status};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Form {
+    #[default]
     Object,
     /// `as=Table`, what `kubectl get` asks for.
     Table,
@@ -14,7 +15,7 @@ pub(crate) enum Form {
     AggregatedDiscovery,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Accept {
     pub form: Form,
     pub yaml: bool,

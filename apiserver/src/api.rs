@@ -80,12 +80,13 @@ async fn respond(
 ) -> Result<Response<Body>, Status> {
     let api = &api;
     let info = RequestInfo::of(http.method(), http.uri())?;
-    let accept = accept(http.headers(), info.query.get("pretty"))?;
     let user = authn::authenticate(connection.as_ref(), http.headers())?;
+    let accept = accept(http.headers(), info.query.get("pretty"));
     let resource = match &info.target {
         Target::Path(path) => {
             authz::authorize_path(user.as_deref(), path)?;
-            return Ok(serve_path(api, &http, path, &info, accept));
+            // Documents have types of their own; who asks for one gets it, or JSON.
+            return Ok(serve_path(api, &http, path, &info, accept.unwrap_or_default()));
         }
         Target::Resource(resource) => resource,
     };
@@ -96,7 +97,7 @@ async fn respond(
     let allowed = authz::authorize(&user, resource, selector, api.as_ref())?;
     let route = route(api.registry, resource)?;
     let verb = resource.verb;
-    let call = Call { info: info.clone(), accept, allowed, http };
+    let call = Call { info: info.clone(), accept: accept?, allowed, http };
     match (route, verb) {
         (Route::NotServed, _) => Ok(response::no_such_path()),
         (Route::Review, Verb::Create) => review::answer(api, call).await,

@@ -13,6 +13,8 @@ use crate::api::Api;
 use crate::response::{self, Body};
 use crate::{metrics_api, review};
 
+mod openapi;
+
 /// The release whose behaviour is the yardstick.
 pub(crate) const GIT_VERSION: &str = "v1.34.0+warren";
 
@@ -21,6 +23,7 @@ pub(crate) struct Documents {
     plain: BTreeMap<String, Value>,
     /// `/api` and `/apis`, with their ETags.
     aggregated: BTreeMap<&'static str, (Bytes, HeaderValue)>,
+    schemas: openapi::Schemas,
 }
 
 struct Group {
@@ -88,7 +91,7 @@ impl Documents {
         let mut aggregated = BTreeMap::new();
         aggregated.insert("/api", tagged(core.collect()));
         aggregated.insert("/apis", tagged(named().map(Group::aggregate).collect()));
-        Self { plain, aggregated }
+        Self { plain, aggregated, schemas: openapi::Schemas::default() }
     }
 }
 
@@ -112,6 +115,9 @@ pub(crate) fn answer(
         response.headers_mut().insert(header::CONTENT_TYPE, content_type);
         response.headers_mut().insert(header::ETAG, etag.clone());
         response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+        return Some(response);
+    }
+    if let Some(response) = api.discovery.schemas.answer(api.registry, path, headers) {
         return Some(response);
     }
     let value = api.discovery.plain.get(path)?;
@@ -301,7 +307,12 @@ fn tagged(items: Vec<Value>) -> (Bytes, HeaderValue) {
         "items": items,
     });
     let body = crate::codec::bytes(&document);
-    let hash: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02X}")).collect();
+    let etag = etag_of(&body);
+    (body, etag)
+}
+
+fn etag_of(bytes: &[u8]) -> HeaderValue {
+    let hash: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02X}")).collect();
     let etag = HeaderValue::from_str(&format!("\"{hash}\""));
-    (body, etag.unwrap_or(HeaderValue::from_static("\"0\"")))
+    etag.unwrap_or(HeaderValue::from_static("\"0\""))
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use warren_api::{GroupResource, NodeName, Revision, Shard};
@@ -13,6 +15,8 @@ use crate::commit::INTERNAL_GROUP;
 
 /// Changes that a reader takes from the tail at a time.
 const CHUNK: usize = 128;
+/// After the disk could not be read.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What of a change is published; `None` for heartbeats and the server's own records.
 fn event_of(api: &Api, change: &Change) -> Option<Event> {
@@ -53,46 +57,83 @@ fn metadata_only(body: &[u8]) -> bytes::Bytes {
 }
 
 /// The journal as a relay reads it.
-pub(crate) struct JournalOutbox(pub(crate) Arc<Api>);
+pub(crate) struct JournalOutbox {
+    api: Arc<Api>,
+    /// Up to here nothing is left to publish: what followed the last event was of no interest to the broker.
+    nothing_until: AtomicU64,
+}
 
-#[async_trait]
-impl Outbox for JournalOutbox {
-    fn epoch(&self) -> u64 {
-        self.0.journal.epoch()
+impl JournalOutbox {
+    pub(crate) fn new(api: Arc<Api>) -> Self {
+        Self { api, nothing_until: AtomicU64::new(0) }
     }
 
-    fn cursor(&self) -> Revision {
-        self.0.journal.relay_cursor()
-    }
-
-    fn confirmed(&self, up_to: Revision) {
-        self.0.journal.set_relay_cursor(up_to);
-    }
-
-    async fn read(&self, after: Revision, limit: usize) -> Result<Vec<Event>, Revision> {
+    /// (events, the last revision that was looked at)
+    async fn page(
+        &self,
+        after: Revision,
+        limit: usize,
+    ) -> Result<(Vec<Event>, Option<Revision>), Revision> {
         // What is recent is in memory; a backlog comes from the disk.
-        if let Ok(changes) = self.0.cache.tail(after, limit) {
-            return Ok(changes.iter().filter_map(|change| event_of(&self.0, change)).collect());
+        if let Ok(changes) = self.api.cache.tail(after, limit) {
+            let last = changes.last().map(|change| change.revision);
+            return Ok((changes.iter().filter_map(|c| event_of(&self.api, c)).collect(), last));
         }
-        let journal = self.0.journal.clone();
+        let journal = self.api.journal.clone();
         let read = tokio::task::spawn_blocking(move || journal.history(after, None, limit)).await;
         match read {
             Ok(Ok(changes)) => {
-                Ok(changes.iter().filter_map(|change| event_of(&self.0, change)).collect())
+                let last = changes.last().map(|change| change.revision);
+                // Heartbeats alone may have filled the tail: they are in no history.
+                let last = last.or_else(|| Some(self.api.cache.revision()));
+                Ok((changes.iter().filter_map(|c| event_of(&self.api, c)).collect(), last))
             }
             Ok(Err(HistoryError::Compacted { floor, .. })) => Err(floor),
             Ok(Err(error)) => {
                 tracing::error!(%error, "the relay cannot read the journal");
-                Ok(Vec::new())
+                tokio::time::sleep(RETRY).await;
+                Ok((Vec::new(), None))
             }
-            Err(_) => Ok(Vec::new()),
+            Err(_) => Ok((Vec::new(), None)),
+        }
+    }
+}
+
+#[async_trait]
+impl Outbox for JournalOutbox {
+    fn epoch(&self) -> u64 {
+        self.api.journal.epoch()
+    }
+
+    fn cursor(&self) -> Revision {
+        self.api.journal.relay_cursor()
+    }
+
+    fn confirmed(&self, up_to: Revision) {
+        self.api.journal.set_relay_cursor(up_to);
+    }
+
+    async fn read(&self, after: Revision, limit: usize) -> Result<Vec<Event>, Revision> {
+        let mut at = after;
+        loop {
+            let (events, last) = self.page(at, limit).await?;
+            match last {
+                Some(last) if events.is_empty() && last > at => at = last,
+                _ => {
+                    if events.is_empty() {
+                        self.nothing_until.fetch_max(at.0, Ordering::Relaxed);
+                    }
+                    return Ok(events);
+                }
+            }
         }
     }
 
     async fn wait(&self, after: Revision) {
-        let mut head = self.0.cache.subscribe();
+        let seen = after.0.max(self.nothing_until.load(Ordering::Relaxed));
+        let mut head = self.api.cache.subscribe();
         // The sender lives as long as the cache, which lives as long as this.
-        let _ = head.wait_for(|revision| *revision > after).await;
+        let _ = head.wait_for(|revision| revision.0 > seen).await;
     }
 }
 

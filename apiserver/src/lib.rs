@@ -10,6 +10,7 @@ mod api;
 mod authn;
 mod authz;
 mod bootstrap;
+mod broker;
 mod cache;
 mod codec;
 mod commit;

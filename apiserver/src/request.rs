@@ -1,7 +1,7 @@
 //! What a request asks for, read off its method and URI. Pure.
 
 use http::{Method, Uri};
-use warren_api::{Registry, Status};
+use warren_api::Status;
 
 /// As the authorizer names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -191,11 +191,6 @@ fn pinned_name(selector: &str) -> &str {
         .split(',')
         .find_map(|term| term.strip_prefix("metadata.name="))
         .map_or("", |name| name.trim_start_matches('='))
-}
-
-/// Whether a resource of that group and version exists at all, in any form; tells 404 from 405.
-pub(crate) fn group_version_is_served(registry: Registry, group: &str, version: &str) -> bool {
-    registry.iter().any(|kind| kind.group() == group && kind.version() == version)
 }
 
 /// Invalid escapes stay as they are; invalid UTF-8 becomes U+FFFD, which no name contains.

@@ -1,9 +1,9 @@
 //! Which objects a list or a watch is about.
 
 use warren_api::selector::{FieldSelector, LabelSelector};
-use warren_api::{Kind, Object, Status};
+use warren_api::{Kind, Status};
 
-use crate::cache::{Entry, Index, Scope, index};
+use crate::cache::{Entry, Index, Scope};
 use crate::request::{Query, ResourceRequest};
 
 /// Namespace, label and field selectors of a request.
@@ -50,11 +50,6 @@ impl Selection {
     pub(crate) fn matches(&self, kind: &dyn Kind, entry: &Entry) -> bool {
         (self.namespace.is_empty() || *entry.change.key.namespace == *self.namespace)
             && (self.is_plain() || self.matches_index(entry.index(kind)))
-    }
-
-    pub(crate) fn matches_object(&self, kind: &dyn Kind, object: &Object) -> bool {
-        (self.namespace.is_empty() || object.namespace() == self.namespace)
-            && (self.is_plain() || self.matches_index(&index(kind, object)))
     }
 
     fn matches_index(&self, index: &Index) -> bool {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use warren_api::Registry;
-use warren_broker::Fabric;
+use warren_broker::{BrokerConfig, Fabric};
 use warren_process::{Clock, Readiness, SystemClock, Tasks};
 use warren_store::{Journal, OpenError, Options};
 
@@ -71,6 +71,8 @@ pub struct Config {
     pub listen: SocketAddr,
     pub tls: Tls,
     pub node_client: Option<NodeClient>,
+    /// Without it the fabric is within this process only.
+    pub broker: Option<BrokerConfig>,
     /// Where pods reach the API, for the Service `kubernetes`; without it that Service has no endpoints.
     pub advertise: Option<IpAddr>,
     pub service_range: AddressRange,
@@ -91,6 +93,7 @@ impl Config {
             listen,
             tls,
             node_client: None,
+            broker: None,
             advertise: (!ip.is_loopback() && !ip.is_unspecified()).then_some(ip),
             service_range: AddressRange::DEFAULT,
             node_ports: PortRange::default(),
@@ -174,6 +177,10 @@ impl Server {
             .await
             .map_err(StartError::Bootstrap)?;
         tasks.spawn_critical("apiserver", serve::accept(Arc::clone(&api), listener, tls));
+        if let Some(broker) = config.broker {
+            let check = api.readiness.check("broker");
+            crate::broker::start(&api, broker, check);
+        }
         tasks.spawn("events-ttl", events::expire(Arc::clone(&api)));
         tracing::info!(%address, revision = %api.cache.revision(), "the API is served");
         Ok(Self { api, address })
