@@ -1,1 +1,18 @@
-//! The node: pods, runtimes, network, volumes, manifests. The only user of `bollard`.
+//! The node: it runs the pods that are bound to it and says how they are.
+//!
+//! What is wanted comes from the node's queue and from the manifests folder ([`desired`], [`manifests`]) and is kept on
+//! disk, so that a cold start needs neither server nor broker. One task owns the pods ([`pod::manager`]); what to do
+//! about each is a pure function ([`pod::decide`]). Killing the agent never stops a container.
+
+pub mod api;
+pub mod config;
+pub(crate) mod context;
+pub mod events;
+pub(crate) mod mirror;
+pub mod objects;
+pub mod pod;
+pub mod runtime;
+pub(crate) mod status_writer;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod volume;

@@ -1,0 +1,288 @@
+//! What an agent asks of the API server. A trait, so that one agent can be tested without a server and thousands can
+//! share one client.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Secret};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use serde_json::Value;
+use tokio::sync::watch;
+use warren_api::Revision;
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApiError {
+    #[error("{0}")]
+    NotFound(String),
+    #[error("{0}")]
+    AlreadyExists(String),
+    /// The object is another one by now (uid or revision).
+    #[error("{0}")]
+    Conflict(String),
+    /// The server will not have it, now or later: 4xx. The code, then its message.
+    #[error("{1}")]
+    Refused(u16, String),
+    /// No server, no client yet, or it cannot now: try again.
+    #[error("the API server is not reachable: {0}")]
+    Unreachable(String),
+}
+
+impl ApiError {
+    pub fn is_transient(&self) -> bool {
+        matches!(self, ApiError::Unreachable(_))
+    }
+}
+
+/// Who asks instead of the node: `Impersonate-User`.
+pub type Identity = String;
+
+#[async_trait]
+pub trait NodeApi: Send + Sync {
+    /// The node's pods, and the revision of the list.
+    async fn pods(&self, node: &str) -> Result<(Vec<Pod>, Revision), ApiError>;
+    async fn pod(&self, namespace: &str, name: &str) -> Result<Pod, ApiError>;
+    async fn create_pod(&self, pod: &Value, by: Option<&Identity>) -> Result<Pod, ApiError>;
+    /// A strategic merge patch of the pod itself.
+    async fn patch_pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        patch: &Value,
+        by: Option<&Identity>,
+    ) -> Result<Pod, ApiError>;
+    /// A strategic merge patch of `status`; `patch.metadata.uid` is the precondition.
+    async fn patch_pod_status(
+        &self,
+        namespace: &str,
+        name: &str,
+        patch: &Value,
+    ) -> Result<(), ApiError>;
+    async fn delete_pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: Option<&str>,
+        grace_seconds: Option<u32>,
+        by: Option<&Identity>,
+    ) -> Result<(), ApiError>;
+
+    async fn create_node(&self, node: &Node) -> Result<Node, ApiError>;
+    async fn node(&self, name: &str) -> Result<Node, ApiError>;
+    async fn patch_node(&self, name: &str, patch: &Value) -> Result<Node, ApiError>;
+    async fn patch_node_status(&self, name: &str, patch: &Value) -> Result<Node, ApiError>;
+    async fn create_lease(&self, lease: &Lease) -> Result<(), ApiError>;
+    async fn patch_lease(&self, name: &str, patch: &Value) -> Result<(), ApiError>;
+
+    async fn create_event(&self, event: &Event) -> Result<(), ApiError>;
+    async fn patch_event(
+        &self,
+        namespace: &str,
+        name: &str,
+        patch: &Value,
+    ) -> Result<(), ApiError>;
+
+    async fn config_map(&self, namespace: &str, name: &str) -> Result<ConfigMap, ApiError>;
+    async fn secret(&self, namespace: &str, name: &str) -> Result<Secret, ApiError>;
+}
+
+/// The namespace of the nodes' heartbeats.
+pub const LEASE_NAMESPACE: &str = "kube-node-lease";
+
+/// [`NodeApi`] over a kube-rs client that may come later.
+pub struct KubeApi {
+    client: watch::Receiver<Option<kube::Client>>,
+}
+
+impl KubeApi {
+    pub fn new(client: kube::Client) -> Self {
+        Self { client: watch::channel(Some(client)).1 }
+    }
+
+    /// Answers [`ApiError::Unreachable`] until there is a client.
+    pub fn later(client: watch::Receiver<Option<kube::Client>>) -> Self {
+        Self { client }
+    }
+
+    fn client(&self) -> Result<kube::Client, ApiError> {
+        let client = self.client.borrow().clone();
+        client.ok_or_else(|| ApiError::Unreachable("there are no credentials yet".into()))
+    }
+
+    fn pods_of(&self, namespace: &str) -> Result<Api<Pod>, ApiError> {
+        Ok(Api::namespaced(self.client()?, namespace))
+    }
+
+    /// What the typed client has no way for: a request with `Impersonate-User`.
+    async fn send(
+        &self,
+        method: http::Method,
+        uri: &str,
+        content_type: &str,
+        body: Vec<u8>,
+        by: Option<&Identity>,
+    ) -> Result<Vec<u8>, ApiError> {
+        let mut request = http::Request::builder()
+            .method(method)
+            .uri(uri)
+            .header("content-type", content_type)
+            .header("accept", "application/json");
+        if let Some(by) = by {
+            request = request.header("impersonate-user", by);
+        }
+        let request = request.body(body).map_err(|e| ApiError::Refused(400, e.to_string()))?;
+        let text = self.client()?.request_text(request).await.map_err(translate)?;
+        Ok(text.into_bytes())
+    }
+}
+
+fn translate(error: kube::Error) -> ApiError {
+    let kube::Error::Api(status) = error else {
+        return ApiError::Unreachable(error.to_string());
+    };
+    let message = status.message.clone();
+    match (status.code, status.reason.as_str()) {
+        (404, _) => ApiError::NotFound(message),
+        (409, "AlreadyExists") => ApiError::AlreadyExists(message),
+        (409, _) => ApiError::Conflict(message),
+        (429, _) | (500.., _) | (408, _) => ApiError::Unreachable(message),
+        (code, _) => ApiError::Refused(code, message),
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(bytes)
+        .map_err(|e| ApiError::Unreachable(format!("the answer cannot be read: {e}")))
+}
+
+fn json(value: &Value) -> Vec<u8> {
+    value.to_string().into_bytes()
+}
+
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
+
+#[async_trait]
+impl NodeApi for KubeApi {
+    async fn pods(&self, node: &str) -> Result<(Vec<Pod>, Revision), ApiError> {
+        let params = ListParams::default().fields(&format!("spec.nodeName={node}"));
+        let list = Api::<Pod>::all(self.client()?).list(&params).await.map_err(translate)?;
+        let revision = list.metadata.resource_version.and_then(|rv| rv.parse().ok());
+        Ok((list.items, revision.unwrap_or_default()))
+    }
+
+    async fn pod(&self, namespace: &str, name: &str) -> Result<Pod, ApiError> {
+        self.pods_of(namespace)?.get(name).await.map_err(translate)
+    }
+
+    async fn create_pod(&self, pod: &Value, by: Option<&Identity>) -> Result<Pod, ApiError> {
+        let namespace = pod["metadata"]["namespace"].as_str().unwrap_or("default");
+        let uri = format!("/api/v1/namespaces/{namespace}/pods");
+        let answer =
+            self.send(http::Method::POST, &uri, "application/json", json(pod), by).await?;
+        parse(&answer)
+    }
+
+    async fn patch_pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        patch: &Value,
+        by: Option<&Identity>,
+    ) -> Result<Pod, ApiError> {
+        let uri = format!("/api/v1/namespaces/{namespace}/pods/{name}");
+        let answer = self.send(http::Method::PATCH, &uri, STRATEGIC, json(patch), by).await?;
+        parse(&answer)
+    }
+
+    async fn patch_pod_status(
+        &self,
+        namespace: &str,
+        name: &str,
+        patch: &Value,
+    ) -> Result<(), ApiError> {
+        let uri = format!("/api/v1/namespaces/{namespace}/pods/{name}/status");
+        self.send(http::Method::PATCH, &uri, STRATEGIC, json(patch), None).await.map(drop)
+    }
+
+    async fn delete_pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: Option<&str>,
+        grace_seconds: Option<u32>,
+        by: Option<&Identity>,
+    ) -> Result<(), ApiError> {
+        let options = DeleteParams {
+            grace_period_seconds: grace_seconds,
+            preconditions: uid
+                .map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
+            ..DeleteParams::default()
+        };
+        let mut body = serde_json::to_value(&options).unwrap_or_default();
+        body["apiVersion"] = "v1".into();
+        body["kind"] = "DeleteOptions".into();
+        let uri = format!("/api/v1/namespaces/{namespace}/pods/{name}");
+        let delete = http::Method::DELETE;
+        self.send(delete, &uri, "application/json", json(&body), by).await.map(drop)
+    }
+
+    async fn create_node(&self, node: &Node) -> Result<Node, ApiError> {
+        let api = Api::<Node>::all(self.client()?);
+        api.create(&PostParams::default(), node).await.map_err(translate)
+    }
+
+    async fn node(&self, name: &str) -> Result<Node, ApiError> {
+        Api::<Node>::all(self.client()?).get(name).await.map_err(translate)
+    }
+
+    async fn patch_node(&self, name: &str, patch: &Value) -> Result<Node, ApiError> {
+        let api = Api::<Node>::all(self.client()?);
+        api.patch(name, &PatchParams::default(), &Patch::Strategic(patch)).await.map_err(translate)
+    }
+
+    async fn patch_node_status(&self, name: &str, patch: &Value) -> Result<Node, ApiError> {
+        let api = Api::<Node>::all(self.client()?);
+        let patch = Patch::Strategic(patch);
+        api.patch_status(name, &PatchParams::default(), &patch).await.map_err(translate)
+    }
+
+    async fn create_lease(&self, lease: &Lease) -> Result<(), ApiError> {
+        let api = Api::<Lease>::namespaced(self.client()?, LEASE_NAMESPACE);
+        api.create(&PostParams::default(), lease).await.map(drop).map_err(translate)
+    }
+
+    async fn patch_lease(&self, name: &str, patch: &Value) -> Result<(), ApiError> {
+        let uri =
+            format!("/apis/coordination.k8s.io/v1/namespaces/{LEASE_NAMESPACE}/leases/{name}");
+        let merge = "application/merge-patch+json";
+        self.send(http::Method::PATCH, &uri, merge, json(patch), None).await.map(drop)
+    }
+
+    async fn create_event(&self, event: &Event) -> Result<(), ApiError> {
+        let namespace = event.metadata.namespace.as_deref().unwrap_or("default");
+        let api = Api::<Event>::namespaced(self.client()?, namespace);
+        api.create(&PostParams::default(), event).await.map(drop).map_err(translate)
+    }
+
+    async fn patch_event(
+        &self,
+        namespace: &str,
+        name: &str,
+        patch: &Value,
+    ) -> Result<(), ApiError> {
+        let api = Api::<Event>::namespaced(self.client()?, namespace);
+        let patch = Patch::Merge(patch);
+        api.patch(name, &PatchParams::default(), &patch).await.map(drop).map_err(translate)
+    }
+
+    async fn config_map(&self, namespace: &str, name: &str) -> Result<ConfigMap, ApiError> {
+        Api::namespaced(self.client()?, namespace).get(name).await.map_err(translate)
+    }
+
+    async fn secret(&self, namespace: &str, name: &str) -> Result<Secret, ApiError> {
+        Api::namespaced(self.client()?, namespace).get(name).await.map_err(translate)
+    }
+}
+
+/// A handle that several parts share.
+pub type SharedApi = Arc<dyn NodeApi>;

@@ -1,0 +1,61 @@
+//! What all parts of one agent share.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodIP, PodStatus};
+use parking_lot::RwLock;
+use warren_api::NodeName;
+use warren_process::{Clock, Tasks};
+
+use crate::api::SharedApi;
+use crate::config::Config;
+use crate::events::Events;
+use crate::objects::Objects;
+use crate::pod::index::PodIndex;
+use crate::pod::spec::NodeFields;
+use crate::runtime::Runtime;
+use crate::volume::Volumes;
+
+pub(crate) struct Context {
+    pub config: Config,
+    pub node: NodeName,
+    pub host_ip: IpAddr,
+    pub fields: RwLock<NodeFields>,
+    pub api: SharedApi,
+    pub runtime: Arc<dyn Runtime>,
+    pub runtime_name: &'static str,
+    pub objects: Objects,
+    pub volumes: Volumes,
+    pub events: Events,
+    pub index: PodIndex,
+    pub clock: Arc<dyn Clock>,
+    pub tasks: Tasks,
+}
+
+impl Context {
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub(crate) fn fields(&self) -> NodeFields {
+        self.fields.read().clone()
+    }
+
+    /// The pod with the address that its sandbox has now, for field references.
+    pub(crate) fn with_address(&self, pod: &Pod) -> Pod {
+        let mut pod = pod.clone();
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let host_network = crate::pod::spec::spec(&pod).host_network == Some(true);
+        let sandbox =
+            self.index.by_uid(&uid).and_then(|e| e.observed.sandbox().and_then(|s| s.ip));
+        let ip = if host_network { Some(self.host_ip) } else { sandbox };
+        let status = pod.status.get_or_insert_with(PodStatus::default);
+        if let Some(ip) = ip {
+            status.pod_ip = Some(ip.to_string());
+            status.pod_ips = Some(vec![PodIP { ip: ip.to_string() }]);
+        }
+        pod
+    }
+}
