@@ -67,6 +67,9 @@ pub trait NodeApi: Send + Sync {
         by: Option<&Identity>,
     ) -> Result<(), ApiError>;
 
+    /// For a static pod whose manifest names a namespace that is missing.
+    async fn create_namespace(&self, name: &str) -> Result<(), ApiError>;
+
     async fn create_node(&self, node: &Node) -> Result<Node, ApiError>;
     async fn node(&self, name: &str) -> Result<Node, ApiError>;
     async fn patch_node(&self, name: &str, patch: &Value) -> Result<Node, ApiError>;
@@ -75,12 +78,8 @@ pub trait NodeApi: Send + Sync {
     async fn patch_lease(&self, name: &str, patch: &Value) -> Result<(), ApiError>;
 
     async fn create_event(&self, event: &Event) -> Result<(), ApiError>;
-    async fn patch_event(
-        &self,
-        namespace: &str,
-        name: &str,
-        patch: &Value,
-    ) -> Result<(), ApiError>;
+    async fn patch_event(&self, namespace: &str, name: &str, patch: &Value)
+    -> Result<(), ApiError>;
 
     async fn config_map(&self, namespace: &str, name: &str) -> Result<ConfigMap, ApiError>;
     async fn secret(&self, namespace: &str, name: &str) -> Result<Secret, ApiError>;
@@ -177,8 +176,7 @@ impl NodeApi for KubeApi {
     async fn create_pod(&self, pod: &Value, by: Option<&Identity>) -> Result<Pod, ApiError> {
         let namespace = pod["metadata"]["namespace"].as_str().unwrap_or("default");
         let uri = format!("/api/v1/namespaces/{namespace}/pods");
-        let answer =
-            self.send(http::Method::POST, &uri, "application/json", json(pod), by).await?;
+        let answer = self.send(http::Method::POST, &uri, "application/json", json(pod), by).await?;
         parse(&answer)
     }
 
@@ -224,6 +222,17 @@ impl NodeApi for KubeApi {
         let uri = format!("/api/v1/namespaces/{namespace}/pods/{name}");
         let delete = http::Method::DELETE;
         self.send(delete, &uri, "application/json", json(&body), by).await.map(drop)
+    }
+
+    async fn create_namespace(&self, name: &str) -> Result<(), ApiError> {
+        let body = serde_json::json!({
+            "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name},
+        });
+        let post = http::Method::POST;
+        match self.send(post, "/api/v1/namespaces", "application/json", json(&body), None).await {
+            Ok(_) | Err(ApiError::AlreadyExists(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     async fn create_node(&self, node: &Node) -> Result<Node, ApiError> {

@@ -48,8 +48,7 @@ impl Context {
         let mut pod = pod.clone();
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let host_network = crate::pod::spec::spec(&pod).host_network == Some(true);
-        let sandbox =
-            self.index.by_uid(&uid).and_then(|e| e.observed.sandbox().and_then(|s| s.ip));
+        let sandbox = self.index.by_uid(&uid).and_then(|e| e.observed.sandbox().and_then(|s| s.ip));
         let ip = if host_network { Some(self.host_ip) } else { sandbox };
         let status = pod.status.get_or_insert_with(PodStatus::default);
         if let Some(ip) = ip {

@@ -194,10 +194,10 @@ impl Sink {
         if self.seen.insert(note.clone(), (name, 1)).is_none() {
             self.order.push_back(note);
         }
-        if self.order.len() > REMEMBERED {
-            if let Some(oldest) = self.order.pop_front() {
-                self.seen.remove(&oldest);
-            }
+        if self.order.len() > REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.seen.remove(&oldest);
         }
         Ok(())
     }

@@ -4,11 +4,18 @@
 //! disk, so that a cold start needs neither server nor broker. One task owns the pods ([`pod::manager`]); what to do
 //! about each is a pure function ([`pod::decide`]). Killing the agent never stops a container.
 
+mod agent;
 pub mod api;
+pub(crate) mod commands;
 pub mod config;
 pub(crate) mod context;
+pub(crate) mod desired;
 pub mod events;
+pub mod keep;
+pub mod manifests;
 pub(crate) mod mirror;
+pub mod network;
+pub mod node;
 pub mod objects;
 pub mod pod;
 pub mod runtime;
@@ -16,3 +23,6 @@ pub(crate) mod status_writer;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod volume;
+
+pub use agent::{Agent, AgentDeps, StartError};
+pub use config::{Capacity, Config};

@@ -1,6 +1,6 @@
 //! Writes the status of pods to the API: the latest wins, failures are tried again, nothing else waits for it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ struct Shared {
 #[derive(Default)]
 struct Pending {
     updates: HashMap<Arc<str>, Update>,
-    in_flight: HashMap<Arc<str>, ()>,
+    in_flight: HashSet<Arc<str>>,
 }
 
 enum Outcome {
@@ -58,12 +58,8 @@ enum Outcome {
 
 impl StatusWriter {
     pub(crate) fn start(api: SharedApi, mirrors: Mirrors, tasks: &Tasks) -> Self {
-        let shared = Arc::new(Shared {
-            api,
-            mirrors,
-            pending: Mutex::default(),
-            ready: Notify::new(),
-        });
+        let shared =
+            Arc::new(Shared { api, mirrors, pending: Mutex::default(), ready: Notify::new() });
         let (worker, shutdown) = (Arc::clone(&shared), tasks.shutdown().clone());
         tasks.spawn("status-writer", async move {
             tokio::select! {
@@ -105,17 +101,10 @@ impl Shared {
             }
             tokio::select! {
                 Some((uid, update, outcome)) = flying.next() => {
-                    let mut pending = self.pending.lock();
-                    pending.in_flight.remove(&uid);
-                    match outcome {
+                    match self.landed(&uid, update, &outcome) {
                         Outcome::Done => failures = 0,
-                        Outcome::Later => {
-                            pending.updates.entry(uid.clone()).or_insert(update);
-                            waiting.push(uid);
-                        }
+                        Outcome::Later => waiting.push(uid),
                         Outcome::Again => {
-                            pending.updates.entry(uid).or_insert(update);
-                            drop(pending);
                             failures += 1;
                             // Half of it is chance, so that a thousand agents do not come back at once.
                             let wait = BACKOFF.after(failures);
@@ -131,11 +120,21 @@ impl Shared {
     fn take(&self, waiting: &[Arc<str>]) -> Option<(Arc<str>, Update)> {
         let mut pending = self.pending.lock();
         let pending = &mut *pending;
-        let free = |uid: &&Arc<str>| !pending.in_flight.contains_key(*uid) && !waiting.contains(uid);
+        let free = |uid: &&Arc<str>| !pending.in_flight.contains(*uid) && !waiting.contains(uid);
         let uid = pending.updates.keys().find(free)?.clone();
         let update = pending.updates.remove(&uid)?;
-        pending.in_flight.insert(uid.clone(), ());
+        pending.in_flight.insert(uid.clone());
         Some((uid, update))
+    }
+
+    /// What was not written waits again, unless something newer does.
+    fn landed<'a>(&self, uid: &Arc<str>, update: Update, outcome: &'a Outcome) -> &'a Outcome {
+        let mut pending = self.pending.lock();
+        pending.in_flight.remove(uid);
+        if !matches!(outcome, Outcome::Done) {
+            pending.updates.entry(uid.clone()).or_insert(update);
+        }
+        outcome
     }
 
     async fn write(&self, uid: &Arc<str>, update: &Update) -> Outcome {
@@ -150,7 +149,7 @@ impl Shared {
         };
         let patch = status::patch(Some(&target), &update.status);
         let mut result = self.api.patch_pod_status(namespace, name, &patch).await;
-        if update.delete && result.as_ref().is_ok_and(|()| true) || gone(&result) && update.delete {
+        if update.delete && (result.is_ok() || refused(&result)) {
             result = self.api.delete_pod(namespace, name, Some(&target), Some(0), None).await;
         }
         match result {
@@ -169,6 +168,6 @@ impl Shared {
     }
 }
 
-fn gone(result: &Result<(), ApiError>) -> bool {
+fn refused(result: &Result<(), ApiError>) -> bool {
     matches!(result, Err(ApiError::Refused(..)))
 }

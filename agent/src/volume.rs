@@ -39,9 +39,11 @@ pub struct Volumes {
 /// What a volume is made from.
 enum Made {
     /// A folder of the pod's own.
-    Folder { memory_limit: Option<Option<i64>> },
+    Folder {
+        memory_limit: Option<Option<i64>>,
+    },
     Payload(Payload),
-    Host(PathBuf),
+    Host,
 }
 
 impl Volumes {
@@ -99,7 +101,8 @@ impl Volumes {
         let mut mounts = Vec::new();
         for mount in container.volume_mounts.iter().flatten() {
             let Some(volume) = volumes.iter().find(|v| v.name == mount.name) else {
-                let text = format!("no volume \"{}\" for the mount at {}", mount.name, mount.mount_path);
+                let text =
+                    format!("no volume \"{}\" for the mount at {}", mount.name, mount.mount_path);
                 return Err(VolumeError::Mount(text));
             };
             let root = match &volume.host_path {
@@ -178,7 +181,8 @@ async fn made(
     let setup = |reason: String| VolumeError::Setup { volume: volume.name.clone(), reason };
     let object = |error: ObjectError| setup(error.to_string());
     if let Some(host) = &volume.host_path {
-        return Ok(Made::Host(host_path::check(host).map_err(setup)?));
+        host_path::check(host).map_err(setup)?;
+        return Ok(Made::Host);
     }
     if let Some(empty) = &volume.empty_dir {
         let memory = empty.medium.as_deref() == Some("Memory");
@@ -257,9 +261,7 @@ fn mode(mode: Option<i32>) -> u32 {
     mode.map_or(0o644, |m| m.unsigned_abs() & 0o777)
 }
 
-fn config_map_files(
-    map: &k8s_openapi::api::core::v1::ConfigMap,
-) -> BTreeMap<String, Vec<u8>> {
+fn config_map_files(map: &k8s_openapi::api::core::v1::ConfigMap) -> BTreeMap<String, Vec<u8>> {
     let text = map.data.iter().flatten().map(|(k, v)| (k.clone(), v.clone().into_bytes()));
     let binary = map.binary_data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone()));
     text.chain(binary).collect()
@@ -324,7 +326,7 @@ fn downward(
 fn set_up(made: &Made, path: &Path, group: Option<i64>) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     match made {
-        Made::Host(_) => Ok(()),
+        Made::Host => Ok(()),
         Made::Payload(payload) => {
             std::fs::create_dir_all(path)?;
             payload.write(path, group.and_then(|g| u32::try_from(g).ok()))
@@ -379,7 +381,9 @@ fn expand_sub_path(expression: &str, env: &[(String, String)]) -> Result<String,
     let value = |name: &str| env.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
     let expanded = crate::pod::env::expand(expression, value);
     if expanded.contains("$(") {
-        return Err(VolumeError::Mount(format!("subPathExpr {expression:?}: a variable is missing")));
+        return Err(VolumeError::Mount(format!(
+            "subPathExpr {expression:?}: a variable is missing"
+        )));
     }
     Ok(expanded)
 }

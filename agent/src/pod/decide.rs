@@ -238,11 +238,7 @@ impl<'a> Decider<'a> {
         let mut waits = false;
         for container in observed.containers.iter().filter(|c| alive(c)) {
             waits = true;
-            self.end(
-                container,
-                deadline,
-                "Pod sandbox changed, it will be killed and re-created.",
-            );
+            self.end(container, deadline, "Pod sandbox changed, it will be killed and re-created.");
         }
         for name in self.starting() {
             waits = true;
@@ -317,10 +313,8 @@ impl<'a> Decider<'a> {
             State::Running { .. } => {
                 let kill = memory.get(&wanted.name).and_then(|m| m.kill.as_ref());
                 if changed {
-                    let why = format!(
-                        "Container {} definition changed, will be restarted",
-                        wanted.name
-                    );
+                    let why =
+                        format!("Container {} definition changed, will be restarted", wanted.name);
                     self.end(container, later(now, spec::grace(pod)), &why);
                 } else if let Some((_, why)) = kill.filter(|(id, _)| *id == container.id) {
                     self.end(container, later(now, kill_grace(pod, wanted)), why);
@@ -354,10 +348,10 @@ impl<'a> Decider<'a> {
         if memory.is_some_and(|m| m.busy.is_some()) {
             return;
         }
-        if let Some(failure) = memory.and_then(|m| m.failure.as_ref()) {
-            if failure.retry_at > self.input.now {
-                return self.wake(failure.retry_at);
-            }
+        if let Some(failure) = memory.and_then(|m| m.failure.as_ref())
+            && failure.retry_at > self.input.now
+        {
+            return self.wake(failure.retry_at);
         }
         self.plan.actions.push(Action::Start { name: name.into(), attempt, existing, after });
     }
@@ -400,9 +394,8 @@ impl<'a> Decider<'a> {
             self.end(container, deadline, &format!("Stopping container {}", container.name));
         }
         if !waits {
-            let order = |c: &Container| {
-                spec::init_containers(spec).iter().position(|s| s.name == *c.name)
-            };
+            let order =
+                |c: &Container| spec::init_containers(spec).iter().position(|s| s.name == *c.name);
             if let Some(last) = living().filter(|c| is_sidecar(c)).max_by_key(|c| order(c)) {
                 waits = true;
                 self.end(last, deadline, &format!("Stopping container {}", last.name));
@@ -442,9 +435,11 @@ impl<'a> Decider<'a> {
                 .filter(|c| c.name == container.name && c.attempt > container.attempt)
                 .count();
             let busy = memory.get(&container.name).is_some_and(|m| m.busy.is_some());
-            let listed = self.plan.actions.iter().any(
-                |a| matches!(a, Action::Remove { name, .. } if *name == container.name),
-            );
+            let listed = self
+                .plan
+                .actions
+                .iter()
+                .any(|a| matches!(a, Action::Remove { name, .. } if *name == container.name));
             if newer >= KEPT && !busy && !listed {
                 self.plan.actions.push(Action::Remove {
                     name: container.name.clone(),

@@ -237,8 +237,11 @@ async fn prepare(
     field: &str,
 ) -> Result<ContainerConfig, StartError> {
     let fields = context.fields();
-    let fail = |kind, reason: &'static str, message: String| {
-        StartError { kind, reason, message, made: false }
+    let fail = |kind, reason: &'static str, message: String| StartError {
+        kind,
+        reason,
+        message,
+        made: false,
     };
     context.volumes.prepare(pod, &fields, &context.objects).await.map_err(|error| {
         let message = error.to_string();
@@ -400,8 +403,7 @@ fn security(pod: &Pod, container: &Container) -> Security {
         .and_then(|s| s.seccomp_profile.as_ref())
         .or_else(|| all.and_then(|s| s.seccomp_profile.as_ref()));
     let capabilities = own.and_then(|s| s.capabilities.as_ref());
-    let mut groups: Vec<i64> =
-        all.and_then(|s| s.supplemental_groups.clone()).unwrap_or_default();
+    let mut groups: Vec<i64> = all.and_then(|s| s.supplemental_groups.clone()).unwrap_or_default();
     groups.extend(all.and_then(|s| s.fs_group));
     Security {
         user: match (user, group) {
@@ -478,7 +480,8 @@ async fn run_hook(
     }
     if let Some(exec) = &hook.exec {
         let command = exec.command.clone().unwrap_or_default();
-        let run = runtime::run(&*context.runtime, &target.container_id, command, limit, HOOK_OUTPUT);
+        let run =
+            runtime::run(&*context.runtime, &target.container_id, command, limit, HOOK_OUTPUT);
         return match run.await {
             Ok(Some((0, _))) => Ok(()),
             Ok(Some((code, output))) => {
@@ -503,7 +506,11 @@ async fn run_hook(
 /// How events name a container.
 pub(crate) fn container_field(pod: &Pod, name: &str) -> String {
     let init = spec::init_containers(spec::spec(pod)).iter().any(|c| c.name == name);
-    if init { format!("spec.initContainers{{{name}}}") } else { format!("spec.containers{{{name}}}") }
+    if init {
+        format!("spec.initContainers{{{name}}}")
+    } else {
+        format!("spec.containers{{{name}}}")
+    }
 }
 
 #[cfg(test)]

@@ -46,6 +46,8 @@ pub(crate) enum Change {
     Remove(Arc<str>, Option<Arc<Pod>>),
     /// Everything that is wanted has been said: what else runs is an orphan.
     Complete,
+    /// The mirror of this static pod was made anew: it has no status.
+    Mirrored(Arc<str>),
     /// A ConfigMap or Secret of this namespace and name changed.
     Object(String, String),
 }
@@ -64,7 +66,6 @@ pub(crate) enum Done {
     Stop(Arc<str>, Result<(), String>),
     Remove(Arc<str>),
     CleanUp(Result<(), String>),
-    Volumes,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,6 +96,9 @@ struct Slot {
     cleaned: bool,
 }
 
+/// Namespace and name.
+type Name = (Arc<str>, Arc<str>);
+
 struct ProbeSlot {
     name: Arc<str>,
     kind: Kind,
@@ -109,7 +113,7 @@ pub(crate) struct Manager {
     send: mpsc::Sender<Message>,
     slots: HashMap<Arc<str>, Slot>,
     /// All pods of a name, in the order in which they came: the later wait for the earlier to be gone.
-    names: HashMap<(Arc<str>, Arc<str>), Vec<Arc<str>>>,
+    names: HashMap<Name, Vec<Arc<str>>>,
     due: BinaryHeap<Reverse<(Timestamp, Due)>>,
     complete: bool,
     listed: bool,
@@ -223,6 +227,11 @@ impl Manager {
                     return self.drop_slot(&uid);
                 }
                 self.step(&uid);
+            }
+            Change::Mirrored(uid) => {
+                if let Some(slot) = self.slots.get(&uid).filter(|s| s.observed.is_some()) {
+                    self.writer.put(uid, update(slot, false));
+                }
             }
             Change::Complete => {
                 self.complete = true;
@@ -484,8 +493,7 @@ impl Manager {
                 }
                 container.busy = Some(Busy::Starting);
                 if after.is_some() {
-                    let next =
-                        decide::next_crash(container.crash, &context.config.backoffs, now);
+                    let next = decide::next_crash(container.crash, &context.config.backoffs, now);
                     container.crash = Some(next);
                 }
                 let cancel = CancellationToken::new();
@@ -543,9 +551,7 @@ impl Manager {
                 memory.cleaning = true;
                 spawn(
                     uid,
-                    Box::pin(async move {
-                        Done::CleanUp(execute::clean_up(&context, &pod).await)
-                    }),
+                    Box::pin(async move { Done::CleanUp(execute::clean_up(&context, &pod).await) }),
                 );
             }
         }
@@ -611,7 +617,6 @@ impl Manager {
                 }
             }
             Done::Remove(name) => memory.container(&name).busy = None,
-            Done::Volumes => return,
             Done::CleanUp(Ok(())) => {
                 memory.cleaning = false;
                 return self.cleaned(uid);
@@ -620,8 +625,7 @@ impl Manager {
                 tracing::warn!(pod = uid, %error, "cleaning up after a pod failed");
                 memory.cleaning = false;
                 let before = memory.cleanup_failure.as_ref();
-                let failure =
-                    Failure::next(before, "CleanUpFailed", error, now, backoffs.other);
+                let failure = Failure::next(before, "CleanUpFailed", error, now, backoffs.other);
                 memory.cleanup_failure = Some(failure);
             }
         }
@@ -658,8 +662,7 @@ impl Manager {
         }
         let (context, pod) = (Arc::clone(&self.context), Arc::clone(&slot.pod));
         self.context.tasks.spawn("pod-volumes", async move {
-            let prepared =
-                context.volumes.prepare(&pod, &context.fields(), &context.objects).await;
+            let prepared = context.volumes.prepare(&pod, &context.fields(), &context.objects).await;
             if let Err(error) = prepared {
                 tracing::debug!(%error, "volumes were not brought up to date");
             }

@@ -145,7 +145,10 @@ pub async fn ask(
     }
     if let Some(tcp) = &probe.tcp_socket {
         let Some(port) = port(container, &tcp.port) else {
-            return Answer::Error(format!("no port {:?} in container {}", tcp.port, container.name));
+            return Answer::Error(format!(
+                "no port {:?} in container {}",
+                tcp.port, container.name
+            ));
         };
         let host = tcp.host.clone().unwrap_or_else(|| target.ip.to_string());
         return match connect(&host, port, timeout).await {
@@ -154,8 +157,13 @@ pub async fn ask(
         };
     }
     if let Some(grpc) = &probe.grpc {
-        return grpc_health(grpc.port, grpc.service.as_deref().unwrap_or_default(), target, timeout)
-            .await;
+        return grpc_health(
+            grpc.port,
+            grpc.service.as_deref().unwrap_or_default(),
+            target,
+            timeout,
+        )
+        .await;
     }
     Answer::Error("the probe names nothing to ask".into())
 }
@@ -174,7 +182,11 @@ pub fn port(container: &Container, port: &IntOrString) -> Option<u16> {
     }
 }
 
-async fn connect(host: &str, port: u16, timeout: Duration) -> Result<tokio::net::TcpStream, String> {
+async fn connect(
+    host: &str,
+    port: u16,
+    timeout: Duration,
+) -> Result<tokio::net::TcpStream, String> {
     match tokio::time::timeout(timeout, tokio::net::TcpStream::connect((host, port))).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(error.to_string()),
@@ -212,7 +224,9 @@ pub async fn http(
     for h in headers.clone() {
         let known = ["host", "user-agent", "accept", "connection"];
         let clean = |s: &str| !s.contains(['\r', '\n']);
-        if !known.iter().any(|k| h.name.eq_ignore_ascii_case(k)) && clean(&h.name) && clean(&h.value)
+        if !known.iter().any(|k| h.name.eq_ignore_ascii_case(k))
+            && clean(&h.name)
+            && clean(&h.value)
         {
             request.push_str(&format!("{}: {}\r\n", h.name, h.value));
         }

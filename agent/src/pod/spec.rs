@@ -130,10 +130,10 @@ pub fn quantity_millis(quantity: &Quantity) -> Option<i128> {
         }
     };
     let negative = number.starts_with('-');
-    let (whole, fraction) = number.trim_start_matches(['+', '-']).split_once('.').unwrap_or((
-        number.trim_start_matches(['+', '-']),
-        "",
-    ));
+    let (whole, fraction) = number
+        .trim_start_matches(['+', '-'])
+        .split_once('.')
+        .unwrap_or((number.trim_start_matches(['+', '-']), ""));
     if whole.is_empty() && fraction.is_empty() || fraction.len() > 18 || whole.len() > 19 {
         return None;
     }

@@ -119,8 +119,9 @@ fn phase(
         Some(Outcome::Succeeded) => return "Succeeded",
         None => {}
     }
-    let terminated =
-        |s: &ContainerStatus| s.state.as_ref().and_then(|s| s.terminated.clone()).map(|t| t.exit_code);
+    let terminated = |s: &ContainerStatus| {
+        s.state.as_ref().and_then(|s| s.terminated.clone()).map(|t| t.exit_code)
+    };
     let never_started = |s: &ContainerStatus| {
         s.state.as_ref().is_some_and(|s| s.waiting.is_some()) && s.last_state.is_none()
     };
@@ -268,16 +269,13 @@ fn container(input: &Input<'_>, spec: &Spec, role: Role, initializing: bool) -> 
         // It was there once and the runtime has lost it.
         let last = said.and_then(|s| s.state.as_ref()).and_then(|s| s.terminated.clone());
         status.state = Some(match last {
-            Some(terminated) if input.stopping || is_over(before) => ContainerState {
-                terminated: Some(terminated),
-                ..ContainerState::default()
-            },
+            Some(terminated) if input.stopping || is_over(before) => {
+                ContainerState { terminated: Some(terminated), ..ContainerState::default() }
+            }
             _ => waiting(input, spec, initializing),
         });
-        status.last_state = previous(u32::MAX).map(|t| ContainerState {
-            terminated: Some(t),
-            ..ContainerState::default()
-        });
+        status.last_state = previous(u32::MAX)
+            .map(|t| ContainerState { terminated: Some(t), ..ContainerState::default() });
         return status;
     };
     status.container_id = Some(id(&found.id));
@@ -313,10 +311,9 @@ fn container(input: &Input<'_>, spec: &Spec, role: Role, initializing: bool) -> 
                     });
                     ContainerState { waiting: Some(waiting), ..ContainerState::default() }
                 }
-                None => ContainerState {
-                    terminated: Some(terminated),
-                    ..ContainerState::default()
-                },
+                None => {
+                    ContainerState { terminated: Some(terminated), ..ContainerState::default() }
+                }
             });
         }
         State::Created => status.state = Some(waiting(input, spec, initializing)),

@@ -29,9 +29,10 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use warren_process::{Clock, Tasks};
 
 use super::{
-    Channel, Container, ContainerConfig, ContainerStats, EVENT_BUFFER, ExecOptions, Exit, Id, Image,
-    Input, LogOptions, Observed, Output, OutputStream, PodRef, Pulled, PullPolicy, Result, Runtime,
-    RuntimeError, RuntimeEvent, STREAM_BUFFER, Sandbox, SandboxConfig, Session, State, Version,
+    Channel, Container, ContainerConfig, ContainerStats, EVENT_BUFFER, ExecOptions, Exit, Id,
+    Image, Input, LogOptions, Observed, Output, OutputStream, PodRef, PullPolicy, Pulled, Result,
+    Runtime, RuntimeError, RuntimeEvent, STREAM_BUFFER, Sandbox, SandboxConfig, Session, State,
+    Version,
 };
 use crate::pod::memory::{later, until};
 
@@ -125,9 +126,11 @@ impl Simulation {
     pub fn kill(&self, node: &str, uid: &str, container: &str, code: i32) {
         let now = self.0.clock.now();
         let mut state = self.0.state.lock();
-        let found = state.nodes.get_mut(node).and_then(|n| n.pods.get_mut(uid)).and_then(|p| {
-            p.containers.iter_mut().rev().find(|c| *c.view.name == *container)
-        });
+        let found = state
+            .nodes
+            .get_mut(node)
+            .and_then(|n| n.pods.get_mut(uid))
+            .and_then(|p| p.containers.iter_mut().rev().find(|c| *c.view.name == *container));
         if found.is_some_and(|c| c.exit(code, now)) {
             state.tell(node, uid);
         }
@@ -330,7 +333,7 @@ impl SimulatedRuntime {
 #[async_trait]
 impl Runtime for SimulatedRuntime {
     async fn version(&self) -> Result<Version> {
-        self.up()?;
+        drop(self.up()?);
         Ok(Version { name: "simulated".into(), version: env!("CARGO_PKG_VERSION").into() })
     }
 
@@ -380,15 +383,15 @@ impl Runtime for SimulatedRuntime {
         let now = self.engine.clock.now();
         let mut state = self.up()?;
         let Some((node, uid)) = state.ids.remove(id) else { return Ok(()) };
-        if let Some(pods) = state.nodes.get_mut(&node).map(|n| &mut n.pods) {
-            if let Some(pod) = pods.get_mut(&uid) {
-                pod.sandboxes.retain(|s| *s.id != *id);
-                for container in pod.containers.iter_mut().filter(|c| *c.view.sandbox == *id) {
-                    container.exit(137, now);
-                }
-                if pod.sandboxes.is_empty() && pod.containers.is_empty() {
-                    pods.remove(&uid);
-                }
+        if let Some(pods) = state.nodes.get_mut(&node).map(|n| &mut n.pods)
+            && let Some(pod) = pods.get_mut(&uid)
+        {
+            pod.sandboxes.retain(|s| *s.id != *id);
+            for container in pod.containers.iter_mut().filter(|c| *c.view.sandbox == *id) {
+                container.exit(137, now);
+            }
+            if pod.sandboxes.is_empty() && pod.containers.is_empty() {
+                pods.remove(&uid);
             }
         }
         state.tell(&node, &uid);
@@ -396,7 +399,7 @@ impl Runtime for SimulatedRuntime {
     }
 
     async fn ensure_image(&self, image: &str, policy: PullPolicy) -> Result<Pulled> {
-        self.up()?;
+        drop(self.up()?);
         if image.is_empty() || image.contains(char::is_whitespace) || image.contains("//") {
             return Err(RuntimeError::InvalidImageName(format!(
                 "Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": invalid reference format"
@@ -406,7 +409,9 @@ impl Runtime for SimulatedRuntime {
         if image.contains("missing.invalid/") {
             return Err(match policy {
                 PullPolicy::Never => RuntimeError::ImageNeverPull(image.to_owned()),
-                _ => RuntimeError::ImagePull { image: image.to_owned(), reason: "not found".into() },
+                _ => {
+                    RuntimeError::ImagePull { image: image.to_owned(), reason: "not found".into() }
+                }
             });
         }
         let image = Image {
@@ -540,15 +545,15 @@ impl Runtime for SimulatedRuntime {
     async fn remove_container(&self, id: &str) -> Result<()> {
         let mut state = self.up()?;
         let Some((node, uid)) = state.ids.remove(id) else { return Ok(()) };
-        if let Some(pods) = state.nodes.get_mut(&node).map(|n| &mut n.pods) {
-            if let Some(pod) = pods.get_mut(&uid) {
-                pod.containers.retain(|c| {
-                    c.changed.notify_waiters();
-                    *c.view.id != *id
-                });
-                if pod.sandboxes.is_empty() && pod.containers.is_empty() {
-                    pods.remove(&uid);
-                }
+        if let Some(pods) = state.nodes.get_mut(&node).map(|n| &mut n.pods)
+            && let Some(pod) = pods.get_mut(&uid)
+        {
+            pod.containers.retain(|c| {
+                c.changed.notify_waiters();
+                *c.view.id != *id
+            });
+            if pod.sandboxes.is_empty() && pod.containers.is_empty() {
+                pods.remove(&uid);
             }
         }
         state.tell(&node, &uid);
@@ -626,9 +631,8 @@ impl Runtime for SimulatedRuntime {
         let (to, output) = mpsc::channel(STREAM_BUFFER);
         let (done, exit) = oneshot::channel();
         self.engine.tasks.spawn("simulated-exec", async move {
-            let say = |channel, text: String| {
-                to.send(Ok(Output { channel, data: Bytes::from(text) }))
-            };
+            let say =
+                |channel, text: String| to.send(Ok(Output { channel, data: Bytes::from(text) }));
             let script = script::read(&options.command, &[]);
             if options.command.first().is_some_and(|c| c == "cat") {
                 while let Some(Input::Data(data)) = from.recv().await {
@@ -688,9 +692,7 @@ impl Runtime for SimulatedRuntime {
         let Ok(container) = state.container(id) else { return Some(false) };
         let State::Running { started_at } = container.view.state else { return Some(false) };
         let behaviour = &container.behaviour;
-        Some(
-            behaviour.ready.unwrap_or(true) && later(started_at, behaviour.ready_after) <= now,
-        )
+        Some(behaviour.ready.unwrap_or(true) && later(started_at, behaviour.ready_after) <= now)
     }
 }
 

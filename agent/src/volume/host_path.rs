@@ -1,12 +1,12 @@
 //! `hostPath` and its types.
 
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::HostPathVolumeSource;
 
 /// Checks the path against its type, making it where the type says so.
-pub(super) fn check(source: &HostPathVolumeSource) -> Result<PathBuf, String> {
+pub(super) fn check(source: &HostPathVolumeSource) -> Result<(), String> {
     let path = Path::new(&source.path);
     let kind = source.type_.as_deref().unwrap_or_default();
     if !path.is_absolute() {
@@ -23,14 +23,20 @@ pub(super) fn check(source: &HostPathVolumeSource) -> Result<PathBuf, String> {
     }
     let found = std::fs::metadata(path).map(|m| m.file_type());
     let (is, what) = match (kind, &found) {
-        ("", _) => return Ok(path.to_owned()),
+        ("", _) => return Ok(()),
         ("Directory" | "DirectoryOrCreate", Ok(f)) => (f.is_dir(), "a directory"),
         ("File" | "FileOrCreate", Ok(f)) => (f.is_file(), "a file"),
         ("Socket", Ok(f)) => (f.is_socket(), "a socket file"),
         ("CharDevice", Ok(f)) => (f.is_char_device(), "a character device"),
         ("BlockDevice", Ok(f)) => (f.is_block_device(), "a block device"),
         (other, Ok(_)) => return Err(format!("unknown hostPath type {other:?}")),
-        (_, Err(_)) => return Err(format!("hostPath type check failed: {} does not exist", source.path)),
+        (_, Err(_)) => {
+            return Err(format!("hostPath type check failed: {} does not exist", source.path));
+        }
     };
-    if is { Ok(path.to_owned()) } else { Err(format!("hostPath type check failed: {} is not {what}", source.path)) }
+    if is {
+        Ok(())
+    } else {
+        Err(format!("hostPath type check failed: {} is not {what}", source.path))
+    }
 }

@@ -18,7 +18,12 @@ fn pod(volumes: serde_json::Value) -> Pod {
 }
 
 fn node() -> NodeFields {
-    NodeFields { host_ip: "10.1.2.3".into(), cpu_millis: 1000, memory_bytes: 1, ephemeral_storage_bytes: 1 }
+    NodeFields {
+        host_ip: "10.1.2.3".into(),
+        cpu_millis: 1000,
+        memory_bytes: 1,
+        ephemeral_storage_bytes: 1,
+    }
 }
 
 fn read(path: &Path) -> String {

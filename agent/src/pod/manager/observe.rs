@@ -260,9 +260,9 @@ fn differ(a: &Observed, b: &Observed) -> bool {
     let kind = |state: &State| std::mem::discriminant(state);
     a.sandboxes != b.sandboxes
         || a.containers.len() != b.containers.len()
-        || b.containers.iter().any(|b| {
-            !a.containers.iter().any(|a| a.id == b.id && kind(&a.state) == kind(&b.state))
-        })
+        || b.containers
+            .iter()
+            .any(|b| !a.containers.iter().any(|a| a.id == b.id && kind(&a.state) == kind(&b.state)))
 }
 
 /// Adds what ended containers left in their termination messages, or at the end of their logs.
@@ -290,8 +290,7 @@ async fn with_messages(
             Some(file) => tokio::fs::read(file).await.unwrap_or_default(),
             None => Vec::new(),
         };
-        let fall_back =
-            spec.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
+        let fall_back = spec.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
         if text.is_empty() && fall_back && exit.code != 0 {
             text = tail(context, &container.id).await;
         }

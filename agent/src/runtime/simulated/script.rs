@@ -63,9 +63,8 @@ mod tests {
 
     #[test]
     fn scripts() {
-        let read = |words: &[&str]| {
-            read(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>(), &[])
-        };
+        let read =
+            |words: &[&str]| read(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>(), &[]);
         let ends = |code, seconds| Script {
             known: true,
             ends_after: Some(Duration::from_secs(seconds)),

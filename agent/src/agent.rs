@@ -1,0 +1,193 @@
+//! Puts the parts of one agent together.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use tokio::sync::{mpsc, oneshot, watch};
+use warren_api::NodeName;
+use warren_broker::Fabric;
+use warren_process::{Clock, Tasks};
+use warren_store::KeyValue;
+
+use crate::api::SharedApi;
+use crate::commands::Commands;
+use crate::config::Config;
+use crate::context::Context;
+use crate::desired::Feed;
+use crate::events::Events;
+use crate::keep::{Forgetful, Keep};
+use crate::manifests::{self, StaticSource};
+use crate::mirror::Mirrors;
+use crate::network::EventSink;
+use crate::node::{self, Machine};
+use crate::objects::Objects;
+use crate::pod::index::PodIndex;
+use crate::pod::manager::{self, Manager};
+use crate::pod::spec::NodeFields;
+use crate::runtime::Runtime;
+use crate::status_writer::StatusWriter;
+use crate::volume::Volumes;
+
+/// Questions to the manifests folder that may wait.
+const ASKS: usize = 16;
+
+/// What an agent works with. All of it may be shared by the agents of a process, but for the runtime, of which each
+/// node has its own handle.
+pub struct AgentDeps {
+    /// [`crate::api::KubeApi`]; it may have no client yet.
+    pub api: SharedApi,
+    pub fabric: Arc<dyn Fabric>,
+    pub runtime: Arc<dyn Runtime>,
+    /// The scheme of container ids in statuses: `docker`, `simulated`.
+    pub runtime_name: &'static str,
+    pub clock: Arc<dyn Clock>,
+    pub index: PodIndex,
+    /// Who else wants the events of the node's queue.
+    pub sinks: Vec<Arc<dyn EventSink>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot make the agent's folder {}: {reason}", path.display())]
+    Folder { path: PathBuf, reason: String },
+    #[error(transparent)]
+    Store(#[from] warren_store::OpenError),
+}
+
+/// A running agent. Dropping it stops nothing; shutdown of its tasks does, and that leaves the containers as they are.
+pub struct Agent {
+    pub node: NodeName,
+    pub index: PodIndex,
+    ready: watch::Receiver<bool>,
+}
+
+impl Agent {
+    /// Starts all parts. Pods from disk and from the manifests folder run while the API is not reachable.
+    ///
+    /// # Errors
+    /// The agent's folder or its database cannot be used.
+    pub async fn start(config: Config, deps: AgentDeps, tasks: &Tasks) -> Result<Self, StartError> {
+        let AgentDeps { api, fabric, runtime, runtime_name, clock, index, sinks } = deps;
+        let node = NodeName(config.node.as_str().into());
+        let keep: Arc<dyn Keep> = match &config.dir {
+            Some(dir) => {
+                let error = |e: std::io::Error| StartError::Folder {
+                    path: dir.clone(),
+                    reason: e.to_string(),
+                };
+                tokio::fs::create_dir_all(dir).await.map_err(error)?;
+                Arc::new(KeyValue::open(&dir.join("agent.db"))?)
+            }
+            None => Arc::new(Forgetful::default()),
+        };
+        let machine = if config.simulated {
+            Machine::simulated(&config.capacity)
+        } else {
+            Machine::measure(&config.capacity, config.dir.as_deref())
+        };
+        let fields = NodeFields {
+            host_ip: config.address.to_string().into(),
+            cpu_millis: machine.cpu_millis,
+            memory_bytes: machine.memory_bytes,
+            ephemeral_storage_bytes: machine.ephemeral_storage_bytes,
+        };
+        let volumes = match &config.dir {
+            Some(dir) if !config.simulated => Volumes::new(dir.clone()),
+            _ => Volumes::none(),
+        };
+        let events = Events::start(
+            Arc::clone(&api),
+            node.clone(),
+            Arc::clone(&clock),
+            config.normal_events,
+            tasks,
+        );
+        let context = Arc::new(Context {
+            node: node.clone(),
+            host_ip: config.address,
+            fields: RwLock::new(fields),
+            api: Arc::clone(&api),
+            runtime,
+            runtime_name,
+            objects: Objects::new(Arc::clone(&api)),
+            volumes,
+            events,
+            index: index.clone(),
+            clock,
+            tasks: tasks.clone(),
+            config,
+        });
+        let mirrors = Mirrors::default();
+        let writer = StatusWriter::start(Arc::clone(&api), mirrors.clone(), tasks);
+        let (to_manager, inbox) = mpsc::channel(manager::INBOX);
+        let (down, runtime_down) = watch::channel(None);
+        let manager = Manager::new(Arc::clone(&context), writer.clone(), to_manager.clone(), down);
+        tasks.spawn("pods", manager.run(inbox));
+
+        let (is_read, read) = oneshot::channel();
+        let folder = match context.config.manifests.clone() {
+            Some(dir) => {
+                mirrors.start(Arc::clone(&api), to_manager.clone(), tasks);
+                let (asks, questions) = mpsc::channel(ASKS);
+                let parts = manifests::Parts {
+                    context: Arc::clone(&context),
+                    keep: Arc::clone(&keep),
+                    mirrors: mirrors.clone(),
+                    writer: writer.clone(),
+                    manager: to_manager.clone(),
+                    dir,
+                };
+                until_shutdown(tasks, "manifests", manifests::run(parts, questions, is_read));
+                Some(StaticSource(asks))
+            }
+            None => {
+                let _ = is_read.send(());
+                None
+            }
+        };
+        let commands = Commands::start(api, &node.0, folder, tasks);
+        let feed = Feed {
+            context: Arc::clone(&context),
+            fabric,
+            keep,
+            mirrors,
+            writer,
+            sinks,
+            manager: to_manager,
+            commands,
+        };
+        let (is_ready, ready) = watch::channel(false);
+        until_shutdown(tasks, "desired", async move {
+            // Orphans are ended only when all that is wanted is known: the folder comes first.
+            let _ = read.await;
+            let _ = is_ready.send(true);
+            feed.run().await;
+        });
+        until_shutdown(tasks, "node", node::run(context, machine, runtime_down));
+        Ok(Self { node, index, ready })
+    }
+
+    /// Waits until the manifests folder was read and the node's queue is followed.
+    pub async fn ready(&mut self) {
+        let _ = self.ready.wait_for(|ready| *ready).await;
+    }
+}
+
+/// Runs a task that never ends by itself, until shutdown. Nothing that it does needs to be finished.
+fn until_shutdown(
+    tasks: &Tasks,
+    name: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    let shutdown = tasks.shutdown().clone();
+    tasks.spawn(name, async move {
+        tokio::select! {
+            () = task => {}
+            () = shutdown.draining() => {}
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,381 @@
+//! One agent, whole, with simulated containers and an API in memory. Time is tokio's, and goes as fast as it can.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::runtime::simulated::Simulation;
+use crate::testing::{FakeApi, FakeFabric, TokioClock};
+
+struct World {
+    api: Arc<FakeApi>,
+    fabric: Arc<FakeFabric>,
+    simulation: Simulation,
+    index: PodIndex,
+    tasks: Tasks,
+}
+
+async fn start(change: impl FnOnce(&mut Config)) -> World {
+    let clock: Arc<dyn Clock> = Arc::new(TokioClock::new());
+    let api = Arc::new(FakeApi::default());
+    let fabric = FakeFabric::new();
+    fabric.follow(&api);
+    let tasks = Tasks::new();
+    let simulation = Simulation::new(Arc::clone(&clock), &tasks);
+    let world = World { api, fabric, simulation, index: PodIndex::default(), tasks };
+    world.agent(clock, change).await;
+    world
+}
+
+impl World {
+    async fn agent(&self, clock: Arc<dyn Clock>, change: impl FnOnce(&mut Config)) {
+        let mut config = Config::simulated("test", "n1");
+        config.normal_events = true;
+        change(&mut config);
+        let deps = AgentDeps {
+            api: self.api.clone(),
+            fabric: self.fabric.clone(),
+            runtime: self.simulation.node("n1"),
+            runtime_name: "simulated",
+            clock,
+            index: self.index.clone(),
+            sinks: Vec::new(),
+        };
+        Agent::start(config, deps, &self.tasks).await.unwrap();
+    }
+
+    async fn pod_is(&self, what: &str, check: impl Fn(&Value) -> bool) -> Value {
+        self.api.until(what, |api| api.get("default", "web").filter(|pod| check(pod))).await
+    }
+}
+
+fn pod(spec: Value, annotations: Value) -> Value {
+    let mut spec = spec;
+    spec["nodeName"] = "n1".into();
+    json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "web", "annotations": annotations}, "spec": spec})
+}
+
+fn one(container: Value) -> Value {
+    let mut container = container;
+    container["name"] = "c".into();
+    container["image"] = "nginx:1".into();
+    json!({"containers": [container]})
+}
+
+fn phase(pod: &Value) -> &str {
+    pod["status"]["phase"].as_str().unwrap_or_default()
+}
+
+fn condition<'a>(pod: &'a Value, name: &str) -> &'a str {
+    let all = pod["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let found = all.iter().find(|c| c["type"] == name);
+    found.and_then(|c| c["status"].as_str()).unwrap_or_default()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_lives_and_goes() {
+    let world = start(|_| {}).await;
+    world.api.apply(pod(one(json!({})), json!({})));
+    let running = world.pod_is("ready", |p| condition(p, "Ready") == "True").await;
+    assert_eq!(phase(&running), "Running");
+    let status = &running["status"]["containerStatuses"][0];
+    assert_eq!(status["started"], true);
+    assert!(status["containerID"].as_str().unwrap().starts_with("simulated://"));
+    assert!(running["status"]["podIP"].as_str().unwrap().starts_with("10."));
+    assert_eq!(running["status"]["qosClass"], "BestEffort");
+
+    world.api.delete_gracefully("default", "web", 30);
+    world.api.until("gone", |api| api.get("default", "web").is_none().then_some(())).await;
+    let runtime = world.simulation.node("n1");
+    world.api.until("cleaned", |_| world.index.pods(None).is_empty().then_some(())).await;
+    assert!(runtime.pods().await.unwrap().is_empty());
+    let reasons = world.api.reasons();
+    for reason in ["Pulled", "Created", "Started", "Killing"] {
+        assert!(reasons.contains(&reason.to_owned()), "{reason}: {reasons:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn crash_loop_and_recovery() {
+    let world = start(|_| {}).await;
+    let notes =
+        json!({"simulated.warren.dev/run-for": "1s", "simulated.warren.dev/exit-code": "3"});
+    world.api.apply(pod(one(json!({})), notes));
+    let waiting = world
+        .pod_is("back-off", |p| {
+            p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+        })
+        .await;
+    let status = &waiting["status"]["containerStatuses"][0];
+    assert_eq!(status["lastState"]["terminated"]["exitCode"], 3);
+    assert_eq!(status["restartCount"], 1);
+    assert_eq!(phase(&waiting), "Running");
+    assert_eq!(condition(&waiting, "Ready"), "False");
+    let from = tokio::time::Instant::now();
+    world.pod_is("fourth", |p| p["status"]["containerStatuses"][0]["restartCount"] == 4).await;
+    let took = from.elapsed().as_secs();
+    assert!((65..80).contains(&took), "10 + 20 + 40 seconds and runs: {took}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_ends() {
+    let world = start(|_| {}).await;
+    let mut spec = one(json!({"command": ["sleep", "5"]}));
+    spec["restartPolicy"] = "Never".into();
+    world.api.apply(pod(spec, json!({})));
+    let done = world.pod_is("done", |p| phase(p) == "Succeeded").await;
+    let ended = &done["status"]["containerStatuses"][0]["state"]["terminated"];
+    assert_eq!(
+        (ended["exitCode"].as_i64(), ended["reason"].as_str()),
+        (Some(0), Some("Completed"))
+    );
+    assert_eq!(condition(&done, "Ready"), "False");
+}
+
+#[tokio::test(start_paused = true)]
+async fn init_containers_come_first_and_probes_decide_readiness() {
+    let world = start(|_| {}).await;
+    let mut spec = one(json!({"readinessProbe": {"periodSeconds": 1, "tcpSocket": {"port": 80}}}));
+    spec["initContainers"] = json!([
+        {"name": "first", "image": "i:1", "command": ["sleep", "3"]},
+        {"name": "side", "image": "i:1", "restartPolicy": "Always"},
+    ]);
+    world.api.apply(pod(spec, json!({"simulated.warren.dev/ready-after": "20s"})));
+    let pending = world
+        .pod_is("init", |p| !p["status"]["initContainerStatuses"][0]["state"]["running"].is_null())
+        .await;
+    assert_eq!(phase(&pending), "Pending");
+    assert_eq!(
+        pending["status"]["containerStatuses"][0]["state"]["waiting"]["reason"],
+        "PodInitializing"
+    );
+    let running = world.pod_is("running", |p| phase(p) == "Running").await;
+    assert_eq!(condition(&running, "Ready"), "False");
+    assert_eq!(condition(&running, "Initialized"), "True");
+    world.pod_is("ready", |p| condition(p, "Ready") == "True").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn liveness_restarts_and_deadline_ends() {
+    let world = start(|_| {}).await;
+    let mut spec = one(json!({"livenessProbe":
+        {"periodSeconds": 1, "failureThreshold": 2, "tcpSocket": {"port": 80}}}));
+    spec["activeDeadlineSeconds"] = 60.into();
+    world.api.apply(pod(spec, json!({"simulated.warren.dev/ready": "false"})));
+    world.pod_is("restarted", |p| p["status"]["containerStatuses"][0]["restartCount"] == 1).await;
+    assert!(world.api.reasons().contains(&"Unhealthy".to_owned()));
+    let failed = world.pod_is("failed", |p| phase(p) == "Failed").await;
+    assert_eq!(failed["status"]["reason"], "DeadlineExceeded");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_config_map_is_waited_for() {
+    let world = start(|_| {}).await;
+    let spec = one(json!({"env": [{"name": "A",
+        "valueFrom": {"configMapKeyRef": {"name": "m", "key": "k"}}}]}));
+    world.api.apply(pod(spec, json!({})));
+    let waiting = world
+        .pod_is("waiting", |p| {
+            p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"]
+                == "CreateContainerConfigError"
+        })
+        .await;
+    let state = &waiting["status"]["containerStatuses"][0]["state"]["waiting"];
+    assert_eq!(state["message"], "configmap \"m\" not found");
+    world.api.put_config_map("default", "m", &[("k", "v")]);
+    world.pod_is("ready", |p| condition(p, "Ready") == "True").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_pull_backs_off_and_a_deletion_ends_it() {
+    let world = start(|_| {}).await;
+    let mut spec = one(json!({}));
+    spec["containers"][0]["image"] = "missing.invalid/x:1".into();
+    world.api.apply(pod(spec, json!({})));
+    world
+        .pod_is("pulling", |p| {
+            p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "ImagePullBackOff"
+        })
+        .await;
+    world.api.delete_gracefully("default", "web", 30);
+    world.api.until("gone", |api| api.get("default", "web").is_none().then_some(())).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_sandbox_is_replaced() {
+    let world = start(|_| {}).await;
+    let uid = world.api.apply(pod(one(json!({})), json!({})))["metadata"]["uid"].clone();
+    let before = world.pod_is("ready", |p| condition(p, "Ready") == "True").await;
+    world.simulation.kill_sandbox("n1", uid.as_str().unwrap());
+    let after = world
+        .pod_is("again", |p| {
+            condition(p, "Ready") == "True"
+                && p["status"]["containerStatuses"][0]["restartCount"] == 1
+        })
+        .await;
+    assert_ne!(before["status"]["podIP"], after["status"]["podIP"]);
+    assert_eq!(after["status"]["podIPs"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_node_registers_and_says_when_its_runtime_is_down() {
+    let world = start(|_| {}).await;
+    let ready = |node: &Value| {
+        let all = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        all.iter().find(|c| c["type"] == "Ready").map(|c| c["status"].clone())
+    };
+    let is = |status: &'static str| {
+        world.api.until("node", move |api| {
+            api.node_object("n1").filter(|n| ready(n) == Some(status.into()))
+        })
+    };
+    let node = is("True").await;
+    assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], "n1");
+    assert_eq!(node["status"]["capacity"]["pods"], "110");
+    let first = world.api.until("lease", |api| api.lease("n1")).await;
+    world
+        .api
+        .until("renewed", |api| {
+            api.lease("n1").filter(|l| l["spec"]["renewTime"] != first["spec"]["renewTime"])
+        })
+        .await;
+    world.simulation.set_down("n1", true);
+    is("False").await;
+    world.simulation.set_down("n1", false);
+    is("True").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_go_to_the_api_under_their_publishers_name() {
+    let world = start(|_| {}).await;
+    let body = pod(one(json!({})), json!({})).to_string();
+    world.fabric.command(&body, Some("alice"));
+    world.pod_is("ready", |p| condition(p, "Ready") == "True").await;
+    world.fabric.command(&body, Some("alice"));
+    world.fabric.command("nonsense", None);
+    world.fabric.command(r#"{"action":"delete","podname":"web"}"#, None);
+    world.api.until("gone", |api| api.get("default", "web").is_none().then_some(())).await;
+    let log = world.api.log();
+    let creates = log.iter().filter(|l| l.starts_with("create")).count();
+    assert_eq!(creates, 1, "the repetition is none: {log:?}");
+    assert!(log.contains(&"create default/web by system:broker:alice".to_owned()), "{log:?}");
+    assert!(log.iter().any(|l| l.ends_with("by system:broker-anonymous")), "{log:?}");
+    let refused: Vec<_> =
+        world.fabric.outcomes.lock().iter().filter(|o| *o != "ack").cloned().collect();
+    assert_eq!(refused.len(), 1, "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_manifest_runs_without_an_api_and_is_mirrored_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let manifests = dir.path().join("manifests");
+    std::fs::create_dir(&manifests).unwrap();
+    let write = |text: &str| {
+        let part = manifests.join(".part");
+        std::fs::write(&part, text).unwrap();
+        std::fs::rename(part, manifests.join("web.yaml")).unwrap();
+    };
+    write(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: c, image: 'i:1'}]}\n",
+    );
+    let world = start(|config| {
+        config.manifests = Some(manifests.clone());
+        config.dir = Some(dir.path().join("agent"));
+    })
+    .await;
+    world.api.set_down(true);
+    let running = |name: &str| {
+        let entry = world.index.by_name("default", name)?;
+        entry.observed.container("c").is_some_and(|c| c.is_running()).then_some(entry)
+    };
+    let first = world.api.until("runs", |_| running("web-n1")).await;
+    assert!(world.api.get("default", "web-n1").is_none());
+    world.api.set_down(false);
+    let mirror = |api: &FakeApi| api.get("default", "web-n1").filter(|p| phase(p) == "Running");
+    let seen = world.api.until("mirrored", mirror).await;
+    let notes = &seen["metadata"]["annotations"];
+    assert_eq!(notes["kubernetes.io/config.source"], "file");
+    assert_eq!(notes["kubernetes.io/config.mirror"], notes["kubernetes.io/config.hash"]);
+
+    // A broken version keeps the pod; a deleted mirror comes back.
+    write("apiVersion: v1\nkind: Pod\nspec: [");
+    world
+        .api
+        .until("said", |api| api.reasons().contains(&"BadManifest".to_owned()).then_some(()))
+        .await;
+    world.api.delete_gracefully("default", "web-n1", 30);
+    world
+        .api
+        .until("back", |api| {
+            mirror(api).filter(|p| p["metadata"]["uid"] != seen["metadata"]["uid"])
+        })
+        .await;
+    assert_eq!(running("web-n1").unwrap().uid(), first.uid(), "the pod itself went on");
+
+    // A new version replaces it, and without the file it goes.
+    write(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: c, image: 'i:2'}]}\n",
+    );
+    world.api.until("new", |_| running("web-n1").filter(|e| e.uid() != first.uid())).await;
+    std::fs::remove_file(manifests.join("web.yaml")).unwrap();
+    world.api.until("gone", |api| api.get("default", "web-n1").is_none().then_some(())).await;
+    world.api.until("ended", |_| world.index.pods(None).is_empty().then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_cold_start_needs_no_api() {
+    let dir = tempfile::tempdir().unwrap();
+    let agent_dir = dir.path().join("agent");
+    let world = start(|config| config.dir = Some(agent_dir.clone())).await;
+    world.api.apply(pod(one(json!({})), json!({})));
+    world.pod_is("ready", |p| condition(p, "Ready") == "True").await;
+    world.tasks.shutdown().trigger();
+    world.tasks.wait(Duration::from_secs(5)).await.unwrap();
+    drop(world);
+
+    // Another machine of the same name and disk: no API, no containers.
+    let clock: Arc<dyn Clock> = Arc::new(TokioClock::new());
+    let tasks = Tasks::new();
+    let fabric = FakeFabric::new();
+    let world = World {
+        api: Arc::new(FakeApi::default()),
+        simulation: Simulation::new(Arc::clone(&clock), &tasks),
+        fabric,
+        index: PodIndex::default(),
+        tasks,
+    };
+    world.api.set_down(true);
+    world.agent(clock, |config| config.dir = Some(agent_dir)).await;
+    world
+        .api
+        .until("runs", |_| {
+            let entry = world.index.by_name("default", "web")?;
+            entry.observed.container("c").filter(|c| c.is_running()).map(drop)
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_orphan_is_ended_only_when_all_is_known() {
+    let world = start(|_| {}).await;
+    let runtime = world.simulation.node("n1");
+    let pod_ref = crate::runtime::PodRef {
+        namespace: "default".into(),
+        name: "left".into(),
+        uid: "left-over".into(),
+    };
+    let body: k8s_openapi::api::core::v1::Pod = serde_json::from_value(json!({
+        "metadata": {"name": "left", "namespace": "default", "uid": "left-over"}}))
+    .unwrap();
+    let config = crate::pod::execute::sandbox_config(&body, 0);
+    assert_eq!(config.pod, pod_ref);
+    runtime.create_sandbox(config).await.unwrap();
+    world.fabric.relist();
+    let mut left = 1;
+    while left > 0 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        left = runtime.pods().await.unwrap().len();
+    }
+}

@@ -1,0 +1,335 @@
+//! What people and programs put on a node's queue: handed to the API under their own identity, or refused with a reason.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use warren_api::manifest::{self, Manifest};
+use warren_api::{Object, Registry};
+use warren_broker::Ack;
+use warren_process::Tasks;
+
+use crate::api::{ApiError, SharedApi};
+use crate::manifests::StaticSource;
+
+/// Commands that wait to be handed in; the queue is not read further meanwhile.
+const WAITING: usize = 64;
+/// A message without an id is the same as one of the same content within this time.
+const REMEMBERED_FOR: Duration = Duration::from_secs(600);
+/// And at most so many are remembered; the oldest is forgotten.
+const REMEMBERED: usize = 4096;
+/// A larger message is refused.
+const BODY_LIMIT: usize = 1 << 20;
+const RETRY_FIRST: Duration = Duration::from_millis(300);
+const RETRY_LAST: Duration = Duration::from_secs(10);
+
+pub(crate) struct Command {
+    pub body: Bytes,
+    pub message_id: Option<String>,
+    pub publisher: Option<String>,
+    pub ack: Box<dyn Ack>,
+}
+
+/// A handle on the task that hands commands in, in their order.
+#[derive(Clone)]
+pub(crate) struct Commands(mpsc::Sender<Command>);
+
+impl Commands {
+    pub(crate) fn start(
+        api: SharedApi,
+        node: &str,
+        folder: Option<StaticSource>,
+        tasks: &Tasks,
+    ) -> Self {
+        let (send, receive) = mpsc::channel(WAITING);
+        let worker = Worker {
+            api,
+            node: node.to_owned(),
+            folder,
+            registry: Registry::builtin(),
+            seen: Seen::default(),
+        };
+        let shutdown = tasks.shutdown().clone();
+        tasks.spawn("node-commands", async move {
+            tokio::select! {
+                () = worker.run(receive) => {}
+                () = shutdown.draining() => {}
+            }
+        });
+        Self(send)
+    }
+
+    pub(crate) async fn hand_in(&self, command: Command) {
+        let _ = self.0.send(command).await;
+    }
+}
+
+/// Whose command it is. An account is one that the broker vouched for.
+pub(crate) fn identity(publisher: Option<&str>) -> String {
+    match publisher {
+        Some(account) => format!("system:broker:{account}"),
+        None => "system:broker-anonymous".to_owned(),
+    }
+}
+
+/// What a command wants of this node; pure.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Wish {
+    Apply(Box<Object>),
+    Delete { namespace: String, name: String, uid: Option<String> },
+    Start(String),
+}
+
+/// Reads a message. `Err` says why nobody can use it.
+pub(crate) fn read(registry: &Registry, node: &str, body: &[u8]) -> Result<Vec<Wish>, String> {
+    if body.len() > BODY_LIMIT {
+        return Err(format!("the message is larger than {BODY_LIMIT} bytes"));
+    }
+    let commands = manifest::commands(registry, body).map_err(|error| error.to_string())?;
+    if commands.is_empty() {
+        return Err("there is no object in the message".into());
+    }
+    commands.into_iter().map(|command| wish(node, command)).collect()
+}
+
+fn wish(node: &str, command: manifest::Command) -> Result<Wish, String> {
+    match command {
+        manifest::Command::Apply(manifest) => {
+            let Manifest { mut object, .. } = *manifest;
+            pod_only(object.str_at(&["apiVersion"]), object.str_at(&["kind"]))?;
+            let wanted = object.str_at(&["spec", "nodeName"]);
+            if !wanted.is_empty() && wanted != node {
+                return Err(format!(
+                    "spec.nodeName: Invalid value: {wanted:?}: this is the queue of node {node:?}"
+                ));
+            }
+            if object.str_at(&["metadata", "namespace"]).is_empty() {
+                object.set_at(&["metadata", "namespace"], "default");
+            }
+            if object.str_at(&["metadata", "name"]).is_empty()
+                && object.str_at(&["metadata", "generateName"]).is_empty()
+            {
+                return Err(
+                    "metadata.name: Required value: name or generateName is required".into()
+                );
+            }
+            // An old copy of the object must not make the write fail.
+            for field in
+                ["resourceVersion", "uid", "managedFields", "creationTimestamp", "generation"]
+            {
+                object.remove_at(&["metadata", field]);
+            }
+            object.remove_at(&["status"]);
+            object.set_at(&["spec", "nodeName"], node);
+            Ok(Wish::Apply(Box::new(object)))
+        }
+        manifest::Command::Delete { api_version, kind, namespace, name, uid } => {
+            pod_only(&api_version, &kind)?;
+            let namespace = namespace.unwrap_or_else(|| "default".into());
+            Ok(Wish::Delete { namespace, name, uid })
+        }
+        manifest::Command::StartManifest { name } => Ok(Wish::Start(name)),
+    }
+}
+
+fn pod_only(api_version: &str, kind: &str) -> Result<(), String> {
+    if (api_version, kind) == ("v1", "Pod") {
+        return Ok(());
+    }
+    Err(format!(
+        "kind {kind:?} in version {api_version:?} is not taken on a node's queue: only Pods are"
+    ))
+}
+
+/// Which messages were seen of late; pure but for the time that it is told.
+#[derive(Default)]
+struct Seen(VecDeque<(Instant, [u8; 32])>);
+
+impl Seen {
+    /// False where the same was seen before.
+    fn is_new(&mut self, key: [u8; 32], now: Instant) -> bool {
+        while self.0.front().is_some_and(|(at, _)| now - *at >= REMEMBERED_FOR) {
+            self.0.pop_front();
+        }
+        if self.0.iter().any(|(_, seen)| *seen == key) {
+            return false;
+        }
+        if self.0.len() >= REMEMBERED {
+            self.0.pop_front();
+        }
+        self.0.push_back((now, key));
+        true
+    }
+
+    fn forget(&mut self, key: [u8; 32]) {
+        self.0.retain(|(_, seen)| *seen != key);
+    }
+}
+
+struct Worker {
+    api: SharedApi,
+    node: String,
+    folder: Option<StaticSource>,
+    registry: Registry,
+    seen: Seen,
+}
+
+impl Worker {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        while let Some(command) = commands.recv().await {
+            let Command { body, message_id, publisher, ack } = command;
+            // An id is its publisher's: two may use the same.
+            let mut hash = Sha256::new();
+            hash.update(publisher.as_deref().unwrap_or_default().as_bytes());
+            hash.update([0]);
+            match &message_id {
+                Some(id) => hash.update(id.as_bytes()),
+                None => {
+                    hash.update([1]);
+                    hash.update(&body);
+                }
+            }
+            let key: [u8; 32] = hash.finalize().into();
+            if !self.seen.is_new(key, Instant::now()) {
+                tracing::info!(node = %self.node, "a command that was seen already");
+                ack.ack().await;
+                continue;
+            }
+            match self.take(&body, publisher.as_deref()).await {
+                Ok(()) => ack.ack().await,
+                Err(reason) => {
+                    self.seen.forget(key);
+                    tracing::warn!(node = %self.node, publisher, %reason, "a command was refused");
+                    ack.reject(reason).await;
+                }
+            }
+        }
+    }
+
+    async fn take(&self, body: &[u8], publisher: Option<&str>) -> Result<(), String> {
+        let by = identity(publisher);
+        for wish in read(&self.registry, &self.node, body)? {
+            let mut wait = RETRY_FIRST;
+            loop {
+                match self.grant(&wish, &by).await {
+                    Ok(()) => break,
+                    Err(error) if error.is_transient() => {
+                        tracing::debug!(node = %self.node, %error, "a command waits for the API");
+                        tokio::time::sleep(wait).await;
+                        wait = (wait * 2).min(RETRY_LAST);
+                    }
+                    Err(error) => return Err(error.to_string()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn grant(&self, wish: &Wish, by: &String) -> Result<(), ApiError> {
+        match wish {
+            Wish::Start(name) => {
+                let started = match &self.folder {
+                    Some(folder) => folder.start(name).await,
+                    None => false,
+                };
+                let missing = || {
+                    ApiError::NotFound(format!(
+                        "podname: Not found: {name:?}: there is no such pod in the manifests folder of node {:?}",
+                        self.node
+                    ))
+                };
+                started.then_some(()).ok_or_else(missing)
+            }
+            Wish::Delete { namespace, name, uid } => {
+                let found = match &self.folder {
+                    Some(folder) => folder.find(name).await,
+                    None => None,
+                };
+                let (namespace, name) = match &found {
+                    Some((namespace, name)) => (namespace, name),
+                    None => (namespace, name),
+                };
+                let delete = self.api.delete_pod(namespace, name, uid.as_deref(), None, Some(by));
+                match delete.await {
+                    // What should not be there is not.
+                    Ok(()) | Err(ApiError::NotFound(_)) => {}
+                    Err(error) => return Err(error),
+                }
+                if let (Some(folder), Some((_, name))) = (&self.folder, &found) {
+                    // The API let it happen; deleting the mirror alone would bring it back.
+                    folder.stop(name).await;
+                }
+                Ok(())
+            }
+            Wish::Apply(object) => {
+                let body = Value::from((**object).clone());
+                let name = object.str_at(&["metadata", "name"]);
+                match self.api.create_pod(&body, Some(by)).await {
+                    Err(ApiError::AlreadyExists(_)) if !name.is_empty() => {}
+                    result => return result.map(drop),
+                }
+                let namespace = object.str_at(&["metadata", "namespace"]);
+                let patch = json!({"metadata": body["metadata"], "spec": body["spec"]});
+                self.api.patch_pod(namespace, name, &patch, Some(by)).await.map(drop)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages() {
+        let registry = Registry::builtin();
+        let read = |text: &str| super::read(&registry, "n1", text.as_bytes());
+        let pod = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{"containers":[{"name":"c","image":"i"}]}}"#;
+        for text in [
+            pod.to_owned(),
+            format!(r#"{{"type":"ADDED","object":{pod}}}"#),
+            format!(r#"{{"action":"add","podspec":{pod}}}"#),
+        ] {
+            let wishes = read(&text).unwrap();
+            let [Wish::Apply(object)] = &wishes[..] else { panic!("{text}: {wishes:?}") };
+            assert_eq!(object.str_at(&["spec", "nodeName"]), "n1");
+            assert_eq!(object.str_at(&["metadata", "namespace"]), "default");
+        }
+        assert_eq!(read(r#"{"action":"add","podname":"x"}"#), Ok(vec![Wish::Start("x".into())]));
+        assert!(matches!(
+            &read(r#"{"action":"delete","podname":"x"}"#).unwrap()[..],
+            [Wish::Delete { name, .. }] if name == "x"
+        ));
+        let foreign = pod.replace("\"containers\"", "\"nodeName\":\"n2\",\"containers\"");
+        for (text, reason) in [
+            (
+                foreign.as_str(),
+                "spec.nodeName: Invalid value: \"n2\": this is the queue of node \"n1\"",
+            ),
+            (
+                "{\"apiVersion\":\"v1\",\"kind\":\"Node\",\"metadata\":{\"name\":\"x\"}}",
+                "is not taken on a node's queue: only Pods are",
+            ),
+            ("{]", ""),
+            ("hello", ""),
+            ("{\"kind\":\"Nonsense\",\"apiVersion\":\"v1\"}", "Nonsense"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_same_content_within_ten_minutes_is_the_same() {
+        let mut seen = Seen::default();
+        assert!(seen.is_new([1; 32], Instant::now()));
+        assert!(!seen.is_new([1; 32], Instant::now()));
+        assert!(seen.is_new([2; 32], Instant::now()));
+        tokio::time::advance(REMEMBERED_FOR).await;
+        assert!(seen.is_new([1; 32], Instant::now()));
+    }
+}

@@ -1,0 +1,303 @@
+//! What should run here: the node's pods, from its queue and from the API, kept on disk before they are acknowledged.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use k8s_openapi::api::core::v1::Pod;
+use tokio::sync::mpsc;
+use warren_api::Revision;
+use warren_broker::{Ack, Delivery, Event, EventType, Fabric, Subscription};
+
+use crate::commands::{Command, Commands};
+use crate::context::Context;
+use crate::keep::Keep;
+use crate::mirror::{self, Mirrors};
+use crate::network::EventSink;
+use crate::pod::manager::{Change, Message, Source};
+use crate::pod::spec;
+use crate::status_writer::StatusWriter;
+
+/// Between tries to list the node's pods; doubled, up to the last, half of it chance.
+const LIST_FIRST: Duration = Duration::from_millis(200);
+const LIST_LAST: Duration = Duration::from_secs(10);
+
+/// The pods that the API has for this node, by uid: a pure map that says what a change means.
+#[derive(Default)]
+pub(crate) struct Desired {
+    pods: HashMap<Arc<str>, Known>,
+}
+
+struct Known {
+    namespace: Arc<str>,
+    name: Arc<str>,
+    revision: Revision,
+    mirror: bool,
+}
+
+#[derive(Debug, PartialEq)]
+pub(crate) enum Effect {
+    Run(Arc<Pod>),
+    /// With the last body, where there is one.
+    End(Arc<str>, Option<Arc<Pod>>),
+    MirrorSeen(Arc<Pod>),
+    MirrorGone {
+        namespace: Arc<str>,
+        name: Arc<str>,
+        uid: Arc<str>,
+    },
+}
+
+impl Desired {
+    /// A pod was added or changed. A pod of another node is one that we must not run (any more).
+    pub(crate) fn upsert(&mut self, node: &str, pod: Pod) -> Option<Effect> {
+        let reference = spec::pod_ref(&pod);
+        if reference.uid.is_empty() {
+            return None;
+        }
+        if spec::spec(&pod).node_name.as_deref() != Some(node) {
+            return self.remove(&reference.uid, None);
+        }
+        let revision = revision(&pod);
+        if let Some(known) = self.pods.get(&reference.uid)
+            && known.revision > revision
+        {
+            return None;
+        }
+        let mirror = mirror::mirrors(&pod).is_some();
+        let known =
+            Known { namespace: reference.namespace, name: reference.name, revision, mirror };
+        self.pods.insert(reference.uid, known);
+        let pod = Arc::new(pod);
+        Some(if mirror { Effect::MirrorSeen(pod) } else { Effect::Run(pod) })
+    }
+
+    pub(crate) fn remove(&mut self, uid: &str, last: Option<Pod>) -> Option<Effect> {
+        let known = self.pods.remove(uid)?;
+        Some(if known.mirror {
+            Effect::MirrorGone { namespace: known.namespace, name: known.name, uid: uid.into() }
+        } else {
+            Effect::End(uid.into(), last.map(Arc::new))
+        })
+    }
+
+    /// The API was listed: only the differences.
+    pub(crate) fn replace(&mut self, node: &str, pods: Vec<Pod>) -> Vec<Effect> {
+        let listed: std::collections::HashSet<String> =
+            pods.iter().filter_map(|p| p.metadata.uid.clone()).collect();
+        let gone: Vec<_> =
+            self.pods.keys().filter(|uid| !listed.contains(&***uid)).cloned().collect();
+        let mut effects: Vec<Effect> =
+            gone.iter().filter_map(|uid| self.remove(uid, None)).collect();
+        for pod in pods {
+            let known = pod.metadata.uid.as_deref().and_then(|uid| self.pods.get(uid));
+            if known.is_none_or(|k| k.revision < revision(&pod)) {
+                effects.extend(self.upsert(node, pod));
+            }
+        }
+        effects
+    }
+}
+
+fn revision(pod: &Pod) -> Revision {
+    let text = pod.metadata.resource_version.as_deref();
+    text.and_then(|rv| rv.parse().ok()).unwrap_or_default()
+}
+
+/// Feeds the manager from disk, from the API and from the node's queue. Never ends.
+pub(crate) struct Feed {
+    pub context: Arc<Context>,
+    pub fabric: Arc<dyn Fabric>,
+    pub keep: Arc<dyn Keep>,
+    pub mirrors: Mirrors,
+    pub writer: StatusWriter,
+    pub sinks: Vec<Arc<dyn EventSink>>,
+    pub manager: mpsc::Sender<Message>,
+    pub commands: Commands,
+}
+
+impl Feed {
+    pub(crate) async fn run(self) {
+        let mut desired = Desired::default();
+        let node = self.context.node.0.clone();
+        // What is on disk runs first: a cold start needs nobody.
+        match self.keep.pods().await {
+            Ok(pods) => {
+                let known = !pods.is_empty();
+                for bytes in pods {
+                    match serde_json::from_slice::<Pod>(&bytes) {
+                        Ok(pod) => {
+                            let effect = desired.upsert(&node, pod);
+                            self.apply(effect).await;
+                        }
+                        Err(error) => tracing::warn!(%error, "a stored pod cannot be read"),
+                    }
+                }
+                if known {
+                    tracing::info!(node = %node, "running what is on disk until the API answers");
+                }
+            }
+            Err(error) => tracing::error!(%error, "the stored pods cannot be read"),
+        }
+        let mut subscriber =
+            self.fabric.subscribe(Subscription::Node(self.context.node.clone())).await;
+        loop {
+            match subscriber.next().await {
+                Delivery::Event(event, ack) => self.event(&mut desired, event, ack).await,
+                Delivery::Relist { streams, reason, .. } => {
+                    tracing::debug!(node = %node, reason, "listing the node's pods");
+                    let at = self.list(&mut desired).await;
+                    subscriber.listed(&streams, at);
+                }
+                Delivery::Command {
+                    body,
+                    message_id,
+                    publisher,
+                    reply: _,
+                    routing_key: _,
+                    ack,
+                } => {
+                    self.commands.hand_in(Command { body, message_id, publisher, ack }).await;
+                }
+                Delivery::Down { reason } => {
+                    tracing::info!(node = %node, reason, "the fabric is out of reach");
+                }
+            }
+        }
+    }
+
+    async fn list(&self, desired: &mut Desired) -> Revision {
+        let node = self.context.node.0.clone();
+        let mut wait = LIST_FIRST;
+        loop {
+            match self.context.api.pods(&node).await {
+                Ok((pods, revision)) => {
+                    let bodies: Vec<(String, Bytes)> = pods
+                        .iter()
+                        .filter(|p| mirror::mirrors(p).is_none())
+                        .filter_map(|p| {
+                            let body = serde_json::to_vec(p).ok()?;
+                            Some((p.metadata.uid.clone()?, Bytes::from(body)))
+                        })
+                        .collect();
+                    if let Err(error) = self.keep.replace_pods(bodies).await {
+                        tracing::error!(%error, "the pods of this node are not on disk");
+                    }
+                    self.mirrors.listed(pods.iter().filter(|p| mirror::mirrors(p).is_some()));
+                    for effect in desired.replace(&node, pods) {
+                        self.apply(Some(effect)).await;
+                    }
+                    self.context.objects.forget_all();
+                    self.sinks.iter().for_each(|sink| sink.relist());
+                    self.tell(Change::Complete).await;
+                    self.writer.wake();
+                    return revision;
+                }
+                Err(error) => {
+                    tracing::debug!(node = %node, %error, "the node's pods cannot be listed yet");
+                    tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..1.0))).await;
+                    wait = (wait * 2).min(LIST_LAST);
+                }
+            }
+        }
+    }
+
+    async fn event(&self, desired: &mut Desired, event: Event, ack: Box<dyn Ack>) {
+        let resource = (&*event.key.resource.group, &*event.key.resource.resource);
+        match resource {
+            ("", "pods") => {
+                let pod: Pod = match serde_json::from_slice(&event.object) {
+                    Ok(pod) => pod,
+                    Err(error) => {
+                        ack.reject(format!("the pod cannot be read: {error}")).await;
+                        return;
+                    }
+                };
+                let ours = spec::spec(&pod).node_name.as_deref() == Some(&*self.context.node.0);
+                let keeps = ours && event.event_type != EventType::Deleted;
+                let stored = if mirror::mirrors(&pod).is_some() {
+                    Ok(())
+                } else if keeps {
+                    self.keep.put_pod(&event.uid.0, event.object.clone()).await
+                } else {
+                    self.keep.delete_pod(&event.uid.0).await
+                };
+                if let Err(error) = stored {
+                    // Not acknowledged: it comes again.
+                    tracing::error!(%error, "an event cannot be kept; it is taken again later");
+                    drop(ack);
+                    tokio::time::sleep(LIST_FIRST).await;
+                    return;
+                }
+                let effect = match event.event_type {
+                    EventType::Deleted => desired.remove(&event.uid.0, Some(pod)),
+                    EventType::Added | EventType::Modified => {
+                        desired.upsert(&self.context.node.0, pod)
+                    }
+                };
+                self.apply(effect).await;
+            }
+            ("", kind @ ("configmaps" | "secrets")) => {
+                let kind = kind.trim_end_matches('s');
+                self.context.objects.forget(kind, &event.key.namespace, &event.key.name);
+                let (namespace, name) =
+                    (event.key.namespace.to_string(), event.key.name.to_string());
+                self.tell(Change::Object(namespace, name)).await;
+            }
+            _ => self.sinks.iter().for_each(|sink| sink.event(&event)),
+        }
+        ack.ack().await;
+    }
+
+    async fn apply(&self, effect: Option<Effect>) {
+        match effect {
+            None => {}
+            Some(Effect::Run(pod)) => self.tell(Change::Upsert(pod, Source::Api)).await,
+            Some(Effect::End(uid, last)) => self.tell(Change::Remove(uid, last)).await,
+            Some(Effect::MirrorSeen(pod)) => {
+                self.mirrors.saw(&pod);
+                self.writer.wake();
+            }
+            Some(Effect::MirrorGone { namespace, name, uid }) => {
+                self.mirrors.gone(&namespace, &name, &uid);
+            }
+        }
+    }
+
+    async fn tell(&self, change: Change) {
+        let _ = self.manager.send(Message::Change(change)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(uid: &str, node: &str, rv: &str) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": uid, "namespace": "ns", "uid": uid, "resourceVersion": rv},
+            "spec": {"nodeName": node, "containers": []},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn what_changes_mean() {
+        let mut desired = Desired::default();
+        let run = |effect: Option<Effect>| matches!(effect, Some(Effect::Run(_)));
+        assert!(run(desired.upsert("n", pod("a", "n", "5"))));
+        assert_eq!(desired.upsert("n", pod("a", "n", "4")), None, "older");
+        assert!(run(desired.upsert("n", pod("a", "n", "6"))));
+        assert_eq!(desired.upsert("n", pod("b", "other", "7")), None, "never ours");
+        assert!(matches!(desired.upsert("n", pod("a", "other", "8")), Some(Effect::End(..))));
+        assert_eq!(desired.remove("a", None), None, "gone already");
+        desired.upsert("n", pod("c", "n", "9"));
+        desired.upsert("n", pod("d", "n", "9"));
+        let effects = desired.replace("n", vec![pod("c", "n", "9"), pod("e", "n", "10")]);
+        assert_eq!(effects.len(), 2, "{effects:?}");
+        assert!(effects.contains(&Effect::End("d".into(), None)));
+    }
+}

@@ -1,0 +1,112 @@
+//! What an agent keeps on disk: the pods that it should run, and the last good version of each manifest.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use warren_store::{Changes, KeyValue};
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct KeepError(String);
+
+/// What answers `Ok` is on disk.
+#[async_trait]
+pub trait Keep: Send + Sync {
+    async fn pods(&self) -> Result<Vec<Bytes>, KeepError>;
+    async fn put_pod(&self, uid: &str, body: Bytes) -> Result<(), KeepError>;
+    async fn delete_pod(&self, uid: &str) -> Result<(), KeepError>;
+    /// These are all pods.
+    async fn replace_pods(&self, pods: Vec<(String, Bytes)>) -> Result<(), KeepError>;
+    /// The manifests by path.
+    async fn manifests(&self) -> Result<Vec<(String, Bytes)>, KeepError>;
+    /// `None`: the file is gone.
+    async fn put_manifest(&self, path: &str, text: Option<Bytes>) -> Result<(), KeepError>;
+}
+
+const PODS: &str = "pods";
+const MANIFESTS: &str = "manifests";
+
+/// Entries that are read at once.
+const PAGE: usize = 500;
+
+async fn all(store: &KeyValue, table: &str) -> Result<Vec<(String, Bytes)>, KeepError> {
+    let mut found: Vec<(String, Bytes)> = Vec::new();
+    loop {
+        let after = found.last().map(|(key, _)| key.clone());
+        let page = store.list(table, after.as_deref(), PAGE).await;
+        let page = page.map_err(|e| KeepError(e.to_string()))?;
+        let last = page.len() < PAGE;
+        found.extend(page);
+        if last {
+            return Ok(found);
+        }
+    }
+}
+
+#[async_trait]
+impl Keep for KeyValue {
+    async fn pods(&self) -> Result<Vec<Bytes>, KeepError> {
+        Ok(all(self, PODS).await?.into_iter().map(|(_, body)| body).collect())
+    }
+
+    async fn put_pod(&self, uid: &str, body: Bytes) -> Result<(), KeepError> {
+        self.put(PODS, uid, body).await.map_err(|e| KeepError(e.to_string()))
+    }
+
+    async fn delete_pod(&self, uid: &str) -> Result<(), KeepError> {
+        self.delete(PODS, uid).await.map_err(|e| KeepError(e.to_string()))
+    }
+
+    async fn replace_pods(&self, pods: Vec<(String, Bytes)>) -> Result<(), KeepError> {
+        let mut changes = Changes::new().clear(PODS);
+        for (uid, body) in pods {
+            changes = changes.put(PODS, uid, body);
+        }
+        self.commit(changes).await.map_err(|e| KeepError(e.to_string()))
+    }
+
+    async fn manifests(&self) -> Result<Vec<(String, Bytes)>, KeepError> {
+        all(self, MANIFESTS).await
+    }
+
+    async fn put_manifest(&self, path: &str, text: Option<Bytes>) -> Result<(), KeepError> {
+        let result = match text {
+            Some(text) => self.put(MANIFESTS, path, text).await,
+            None => self.delete(MANIFESTS, path).await,
+        };
+        result.map_err(|e| KeepError(e.to_string()))
+    }
+}
+
+/// Nodes without a disk: they list again when they start.
+#[derive(Default)]
+pub struct Forgetful(Mutex<BTreeMap<String, Bytes>>);
+
+#[async_trait]
+impl Keep for Forgetful {
+    async fn pods(&self) -> Result<Vec<Bytes>, KeepError> {
+        Ok(Vec::new())
+    }
+    async fn put_pod(&self, _uid: &str, _body: Bytes) -> Result<(), KeepError> {
+        Ok(())
+    }
+    async fn delete_pod(&self, _uid: &str) -> Result<(), KeepError> {
+        Ok(())
+    }
+    async fn replace_pods(&self, _pods: Vec<(String, Bytes)>) -> Result<(), KeepError> {
+        Ok(())
+    }
+    async fn manifests(&self) -> Result<Vec<(String, Bytes)>, KeepError> {
+        Ok(self.0.lock().clone().into_iter().collect())
+    }
+    async fn put_manifest(&self, path: &str, text: Option<Bytes>) -> Result<(), KeepError> {
+        let mut kept = self.0.lock();
+        match text {
+            Some(text) => kept.insert(path.to_owned(), text),
+            None => kept.remove(path),
+        };
+        Ok(())
+    }
+}
