@@ -4,8 +4,10 @@
 
 pub mod cluster;
 pub mod kubectl;
+pub mod rabbitmq;
 mod wait;
 
 pub use cluster::{Cluster, Options, Role, Runtime};
 pub use kubectl::Output;
+pub use rabbitmq::RabbitMq;
 pub use wait::{until, until_some};

@@ -1,0 +1,168 @@
+//! What a node's account can do, call by call.
+
+use lapin::options::*;
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
+use serde_json::json;
+use warren_api::Shard;
+use warren_broker::accounts::{self, Account};
+use warren_broker::{Delivery, Fabric, Subscription};
+use warren_tests::RabbitMq;
+
+use super::world::*;
+
+/// `Ok`, or the broker's reply code.
+fn code<T>(result: lapin::Result<T>) -> Result<T, u16> {
+    result.map_err(|error| match error.kind() {
+        lapin::ErrorKind::ProtocolError(error) => error.get_id(),
+        other => panic!("{other:?}"),
+    })
+}
+
+const REFUSED: u16 = 403;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_can_do_what_it_must_and_nothing_more() {
+    let _one = ONE.lock().await;
+    let all = [
+        Account::Server,
+        Account::Controllers,
+        Account::Admin,
+        Account::Node(node("a.b")),
+        Account::Node(node("other")),
+    ];
+    let all = all.map(|account| {
+        let password = format!("secret of {}", account.name()).replace(' ', "-");
+        (account, password)
+    });
+    let definitions = accounts::definitions(&all);
+    let passwords = all.iter().map(|(account, password)| (account.name(), password.clone()));
+    let rabbit = RabbitMq::start_with(&definitions, passwords).await.unwrap();
+
+    let world = World::start(&rabbit);
+    world.declared("a.b").await;
+    world.declared("other").await;
+    let own = world.fabric(&rabbit, "node-a.b");
+    let reader = world.record(own.subscribe(Subscription::Node(node("a.b"))).await);
+    let last = world.journal.write("web", &[Shard::Node(node("a.b"))]);
+    reader.until("its event", |all| events(all).iter().any(|e| e.revision == last)).await;
+    let controllers = world.fabric(&rabbit, "controllers");
+    let subscription = Subscription::Controller {
+        name: "c".to_owned(),
+        instance: "1".to_owned(),
+        resources: vec![pods()],
+    };
+    let controller = world.record(controllers.subscribe(subscription).await);
+    let last = world.journal.write("web", &[Shard::Node(node("a.b"))]);
+    controller.until("its event", |all| events(all).iter().any(|e| e.revision == last)).await;
+
+    // What it refuses is a dead letter, though it may not write there.
+    let other = world.fabric(&rabbit, "node-other");
+    let mut subscriber = other.subscribe(Subscription::Node(node("other"))).await;
+    rabbit.publish("amq.default", "node.other", "gibberish", json!({})).await.unwrap();
+    loop {
+        if let Delivery::Command { ack, .. } = subscriber.next().await {
+            ack.reject("not a pod".to_owned()).await;
+            break;
+        }
+    }
+    eventually("the dead letter", async || rabbit.take("warren.dead", 1).await.unwrap().pop())
+        .await;
+
+    let guest = format!("amqp://guest:guest@127.0.0.1:{}/%2f", rabbit.amqp_port());
+    assert!(Connection::connect(&guest, ConnectionProperties::default()).await.is_err());
+
+    let url = rabbit.amqp_url("node-a.b");
+    let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
+    let channel = async || -> Channel {
+        let channel = connection.create_channel().await.unwrap();
+        channel.confirm_select(Default::default()).await.unwrap();
+        channel
+    };
+    let publish = async |exchange: &str, key: &str, user: Option<&str>| {
+        let mut properties = BasicProperties::default();
+        if let Some(user) = user {
+            properties = properties.with_user_id(user.into());
+        }
+        let options = BasicPublishOptions::default();
+        let channel = channel().await;
+        let sent = channel.basic_publish(exchange.into(), key.into(), options, b"x", properties);
+        code(async { sent.await?.await }.await).map(|c| c.is_ack())
+    };
+    let consume = async |queue: &str| {
+        let options = BasicConsumeOptions::default();
+        let channel = channel().await;
+        code(channel.basic_consume(queue.into(), "".into(), options, Default::default()).await)
+            .map(drop)
+    };
+    let get = async |queue: &str| {
+        let channel = channel().await;
+        code(channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await).map(drop)
+    };
+
+    // Allowed.
+    assert_eq!(publish("warren.api", "", Some("node-a.b")).await, Ok(true));
+    let own_reply = format!("{}.7", accounts::reply_word(&node("a.b")));
+    assert_eq!(publish("warren.replies", &own_reply, None).await, Ok(true));
+    assert_eq!(consume("node.a.b").await, Ok(()));
+
+    // Writing.
+    assert_eq!(publish("warren.api", "", Some("server")).await, Err(406));
+    for (exchange, key) in [
+        ("warren.events", "core.pods.default.node~other.modified"),
+        ("warren.commands", "apply"),
+        ("warren.dead", ""),
+        ("warren.replies", "node-other.7"),
+        ("", "node.other"),
+        ("", "node.a.b"),
+        ("", "warren.commands"),
+        ("amq.topic", "x"),
+    ] {
+        assert_eq!(publish(exchange, key, None).await, Err(REFUSED), "{exchange} {key}");
+    }
+    // Reading.
+    for queue in ["node.other", "warren.commands", "warren.dead"] {
+        assert_eq!(consume(queue).await, Err(REFUSED), "{queue}");
+        assert_eq!(get(queue).await, Err(REFUSED), "{queue}");
+    }
+    // Configuring.
+    let table = Default::default;
+    let exclusive = QueueDeclareOptions { exclusive: true, ..Default::default() };
+    for name in ["node.a.b", "node.new", "mine", "", "warren.api"] {
+        let declare = channel().await.queue_declare(name.into(), exclusive, table()).await;
+        assert!(matches!(code(declare), Err(REFUSED | 405)), "{name}");
+    }
+    let declare = channel()
+        .await
+        .exchange_declare("mine".into(), ExchangeKind::Fanout, Default::default(), table())
+        .await;
+    assert_eq!(code(declare), Err(REFUSED));
+    for (exchange, key) in
+        [("warren.events", "#"), ("warren.replies", "#"), ("warren.commands", "#")]
+    {
+        let channel = channel().await;
+        let options = QueueBindOptions::default();
+        let bind =
+            channel.queue_bind("node.a.b".into(), exchange.into(), key.into(), options, table());
+        assert_eq!(code(bind.await), Err(REFUSED), "{exchange}");
+        let unbind = connection.create_channel().await.unwrap();
+        let unbind =
+            unbind.queue_unbind("node.a.b".into(), exchange.into(), key.into(), table()).await;
+        assert_eq!(code(unbind), Err(REFUSED), "{exchange}");
+    }
+    for queue in ["node.a.b", "node.other", "warren.commands"] {
+        let delete =
+            channel().await.queue_delete(queue.into(), QueueDeleteOptions::default()).await;
+        assert_eq!(code(delete).map(drop), Err(REFUSED), "{queue}");
+    }
+    for exchange in ["warren.events", "warren.api"] {
+        let delete = channel().await.exchange_delete(exchange.into(), Default::default()).await;
+        assert_eq!(code(delete), Err(REFUSED), "{exchange}");
+    }
+    for queue in ["node.other", "warren.commands"] {
+        let purge = channel().await.queue_purge(queue.into(), QueuePurgeOptions::default()).await;
+        assert_eq!(code(purge).map(drop), Err(REFUSED), "{queue}");
+    }
+    // The management page is for people.
+    let get = rabbit.http_as("node-a.b", hyper::Method::GET, "/api/overview", None).await.unwrap();
+    assert_eq!(get.0, hyper::StatusCode::UNAUTHORIZED);
+}
