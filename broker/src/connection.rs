@@ -35,7 +35,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_millis(900);
 /// Half of it is jitter. A broker that was restarted sees its clients within a few seconds of being back.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
-const MAX_BACKOFF: Duration = Duration::from_secs(5);
+const MAX_BACKOFF: Duration = Duration::from_secs(3);
 /// How long links stay up for the last acknowledgements when the process shuts down.
 const DRAIN: Duration = Duration::from_secs(1);
 
@@ -448,7 +448,7 @@ async fn probe(live: &Live) -> String {
     }
 }
 
-/// Grows from 100 ms to 5 s; `random` spreads it over its upper half.
+/// Grows from 100 ms to 3 s; `random` spreads it over its upper half.
 pub(crate) fn backoff(attempt: u32, random: u32) -> Duration {
     let full = FIRST_BACKOFF.saturating_mul(1 << attempt.min(10)).min(MAX_BACKOFF);
     full / 2 + (full / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))

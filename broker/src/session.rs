@@ -303,8 +303,7 @@ impl Session {
         let mut consumer = live.call("consume", &queue, consume).await?;
         *attempt = 0;
         if let Some(reader) = &mut self.reader {
-            let relist =
-                reader.connected(if self.generation == 1 { "start" } else { "reconnected" });
+            let relist = reader.connected(if ready.is_some() { "start" } else { "reconnected" });
             self.relist(relist).await?;
         }
         *told_down = false;

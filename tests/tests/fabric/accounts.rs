@@ -43,6 +43,7 @@ async fn a_node_can_do_what_it_must_and_nothing_more() {
     world.declared("other").await;
     let own = world.fabric(&rabbit, "node-a.b");
     let reader = world.record(own.subscribe(Subscription::Node(node("a.b"))).await);
+    reader.until("it lists", |all| !relists(all).is_empty()).await;
     let last = world.journal.write("web", &[Shard::Node(node("a.b"))]);
     reader.until("its event", |all| events(all).iter().any(|e| e.revision == last)).await;
     let controllers = world.fabric(&rabbit, "controllers");
@@ -52,6 +53,7 @@ async fn a_node_can_do_what_it_must_and_nothing_more() {
         resources: vec![pods()],
     };
     let controller = world.record(controllers.subscribe(subscription).await);
+    controller.until("it lists", |all| !relists(all).is_empty()).await;
     let last = world.journal.write("web", &[Shard::Node(node("a.b"))]);
     controller.until("its event", |all| events(all).iter().any(|e| e.revision == last)).await;
 

@@ -53,6 +53,7 @@ async fn killed_under_load(rabbit: &mut RabbitMq, world: &World) {
         resources: vec![pods()],
     };
     let controller = world.record(fabric.subscribe(controller).await);
+    controller.until("it lists", |all| !relists(all).is_empty()).await;
     for round in 0..3 {
         let write = async {
             for n in 0..1_000 {
@@ -66,6 +67,12 @@ async fn killed_under_load(rabbit: &mut RabbitMq, world: &World) {
             rabbit.restart().await.unwrap();
         };
         tokio::join!(write, kill);
+        for reader in [&reader, &controller] {
+            let downs = reader.until("it lists", |all| {
+                relists(all).iter().filter(|why| **why == "reconnected").count() > round
+            });
+            downs.await;
+        }
     }
     let last = world.journal.write("last", &[shard.clone()]);
     for reader in [&reader, &controller] {

@@ -50,6 +50,7 @@ async fn in_order_to_whom_it_concerns(rabbit: &RabbitMq, world: &World) {
         resources: vec![pods()],
     };
     let controller = world.record(fabric.subscribe(controller).await);
+    controller.until("it lists", |all| !relists(all).is_empty()).await;
     let first = world.node(rabbit, "first").await;
     let second = world.node(rabbit, "second.example.org").await;
     let second_shard = of("second.example.org");
@@ -274,17 +275,18 @@ async fn commands_to_the_server(rabbit: &RabbitMq, world: &World) {
 
 async fn a_purge_is_noticed(rabbit: &RabbitMq, world: &World) {
     world.declared("purge").await;
-    let fabric = world.fabric(rabbit, "server");
-    let subscriber = fabric.subscribe(Subscription::Node(node("purge"))).await;
-    let reader = world.record(subscriber);
+    let reader = world.node(rabbit, "purge").await;
     world.journal.write("a", &[of("purge")]);
     reader.until("the first", |all| events(all).len() == 1).await;
     // A bound queue loses what comes while its binding is away: as a purge between two deliveries.
-    let key = "*.*.*.node~purge.*";
-    let path =
-        format!("/api/bindings/%2f/e/warren.events/q/node.purge/{}", key.replace('*', "%2A"));
+    let bindings = "/api/bindings/%2f/e/warren.events/q/node.purge";
+    let (_, all) = rabbit.http(Method::GET, bindings, None).await.unwrap();
+    let own = |b: &&Value| b["routing_key"] == "*.*.*.node~purge.*";
+    let binding = all.as_array().unwrap().iter().find(own).unwrap();
+    let key = binding["properties_key"].as_str().unwrap();
+    let path = format!("{bindings}/{}", key.replace('%', "%25").replace('*', "%2A"));
     let (status, _) = rabbit.http(Method::DELETE, &path, None).await.unwrap();
-    assert!(status.is_success(), "{status}");
+    assert!(status.is_success(), "{path}: {status}");
     let lost = world.journal.write("b", &[of("purge")]);
     eventually("it is published", async || (world.server.status().cursor >= lost).then_some(()))
         .await;
@@ -349,7 +351,7 @@ async fn an_overflow_is_noticed_and_no_dead_letter(rabbit: &RabbitMq, world: &Wo
     eventually("all is published", async || (world.server.status().cursor >= last).then_some(()))
         .await;
     let fabric = world.fabric(rabbit, "server");
-    let reader = world.record(fabric.subscribe(Subscription::Node(node("away"))).await);
+    let reader = world.record_all(fabric.subscribe(Subscription::Node(node("away"))).await);
     let all =
         reader.until("the last one", |all| events(all).iter().any(|e| e.revision == last)).await;
     assert_eq!(events(&all).len(), topology::NODE_QUEUE_MESSAGES as usize);

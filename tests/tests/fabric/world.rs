@@ -181,11 +181,19 @@ impl World {
         self.declared(name).await;
         let fabric = self.fabric(rabbit, "server");
         let subscriber = fabric.subscribe(Subscription::Node(node(name))).await;
-        self.record(subscriber)
+        let recorder = self.record(subscriber);
+        // What is written from now on is not in the first listing.
+        recorder.until("it lists", |all| !relists(all).is_empty()).await;
+        recorder
     }
 
     pub fn record(&self, subscriber: Box<dyn Subscriber>) -> Recorder {
-        Recorder::start(self, subscriber)
+        Recorder::start(self, subscriber, true)
+    }
+
+    /// One that does not say what it has listed, and so gets what is in its queue already.
+    pub fn record_all(&self, subscriber: Box<dyn Subscriber>) -> Recorder {
+        Recorder::start(self, subscriber, false)
     }
 }
 
@@ -221,7 +229,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    fn start(world: &World, mut subscriber: Box<dyn Subscriber>) -> Self {
+    fn start(world: &World, mut subscriber: Box<dyn Subscriber>, tells: bool) -> Self {
         let (sender, got) = watch::channel(Vec::new());
         let journal = Arc::clone(&world.journal);
         let shutdown = world.tasks.shutdown().clone();
@@ -246,7 +254,9 @@ impl Recorder {
                         }
                         Delivery::Relist { streams, reason, .. } => {
                             let listed = journal.head();
-                            subscriber.listed(&streams, listed);
+                            if tells {
+                                subscriber.listed(&streams, listed);
+                            }
                             Got::Relist { streams, reason, listed }
                         }
                         Delivery::Down { reason } => Got::Down(reason),
