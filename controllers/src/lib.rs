@@ -4,6 +4,7 @@
 
 mod caches;
 mod deployment;
+mod endpoints;
 mod events;
 mod execute;
 mod job;
@@ -14,6 +15,7 @@ mod queue;
 mod replicaset;
 mod runner;
 pub mod scheduler;
+mod serviceaccount;
 #[cfg(test)]
 mod world;
 
@@ -36,9 +38,11 @@ type Start = fn(&Context, &Tasks);
 /// Every controller by the name it is switched with.
 const ALL: &[(&str, Start)] = &[
     ("deployment", deployment::start),
+    ("endpoints", endpoints::start),
     ("job", job::start),
     ("replicaset", replicaset::start),
     ("scheduler", scheduler::start_shared),
+    ("serviceaccount", serviceaccount::start),
 ];
 
 /// The names of all controllers, in order.
