@@ -7,9 +7,13 @@ mod deployment;
 mod endpoints;
 mod events;
 mod execute;
+mod garbage;
 mod job;
 pub mod names;
+mod namespace;
+mod nodelifecycle;
 pub mod plan;
+mod podgc;
 mod pods;
 mod queue;
 mod replicaset;
@@ -39,7 +43,11 @@ type Start = fn(&Context, &Tasks);
 const ALL: &[(&str, Start)] = &[
     ("deployment", deployment::start),
     ("endpoints", endpoints::start),
+    ("garbage", garbage::start),
     ("job", job::start),
+    ("namespace", namespace::start),
+    ("nodelifecycle", nodelifecycle::start),
+    ("podgc", podgc::start),
     ("replicaset", replicaset::start),
     ("scheduler", scheduler::start_shared),
     ("serviceaccount", serviceaccount::start),
@@ -86,6 +94,7 @@ pub fn start(
     let mut set = InformerSet::new(connection, "controllers", config.instance);
     let context = Context {
         caches: Caches::new(&mut set),
+        graph: garbage::Graph::new(&mut set),
         recorder: Recorder::start(client.clone(), Arc::clone(&config.clock), tasks),
         client,
         clock: config.clock,

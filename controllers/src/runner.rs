@@ -13,6 +13,7 @@ use warren_process::{Clock, Tasks};
 use crate::caches::{Caches, Key};
 use crate::events::Recorder;
 use crate::execute::{ExecuteError, Executed, Expected, execute};
+use crate::garbage::Graph;
 use crate::plan::{Plan, Write};
 use crate::queue::WorkQueue;
 
@@ -37,6 +38,7 @@ pub(crate) trait Controller: Send + Sync + 'static {
 pub(crate) struct Context {
     pub client: kube::Client,
     pub caches: Caches,
+    pub graph: Graph,
     pub recorder: Recorder,
     pub clock: Arc<dyn Clock>,
     pub metrics: Arc<Metrics>,

@@ -34,6 +34,7 @@ use crate::runner::{Context, Metrics};
 use crate::{Config, pods};
 use cluster::{Cluster, PodInfo};
 use decide::{Unschedulable, decide};
+pub(crate) use filters::tolerates;
 use queue::Queue;
 
 const NAME: &str = "default-scheduler";
