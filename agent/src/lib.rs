@@ -19,6 +19,7 @@ pub mod node;
 pub mod objects;
 pub mod pod;
 pub mod runtime;
+pub mod server;
 pub(crate) mod status_writer;
 #[cfg(test)]
 pub(crate) mod testing;

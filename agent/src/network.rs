@@ -3,6 +3,8 @@
 
 use warren_broker::Event;
 
+pub mod service;
+
 /// Gets the events of the node's queue that are not about pods, ConfigMaps and Secrets: Services, EndpointSlices, the
 /// Node itself, policies. Called from the reader of the queue, before the event is acknowledged; it must not block.
 pub trait EventSink: Send + Sync {

@@ -69,7 +69,8 @@ pub async fn start(
     let acceptor = TlsAcceptor::from(Arc::new(tls(settings)?));
     let listener = TcpListener::bind(address).await.map_err(listen)?;
     let bound = listener.local_addr().map_err(listen)?;
-    let service = Arc::new(route::Service { pods, stats: stats::Rates::default(), tasks: tasks.clone() });
+    let service =
+        Arc::new(route::Service { pods, stats: stats::Rates::default(), tasks: tasks.clone() });
     tasks.spawn("node port", accept(listener, acceptor, service, tasks.clone()));
     Ok(bound)
 }

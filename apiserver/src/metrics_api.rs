@@ -114,7 +114,9 @@ async fn ask(api: Arc<Api>, node: Arc<str>) -> Option<(Arc<str>, Value)> {
 }
 
 async fn summary(api: &Api, node: &str) -> Option<Value> {
-    let request = Request::get("/stats/summary").header("host", "node").body(response::full(""));
+    let request = Request::get(format!("/stats/summary?node={node}"))
+        .header("host", "node")
+        .body(response::full(""));
     let answer = api.nodes.send(api, node, request.ok()?).await;
     let answer =
         answer.inspect_err(|error| tracing::debug!(node, %error, "no figures from a node")).ok()?;

@@ -210,7 +210,7 @@ async fn prepare_host(service_cidr: &str) {
             &["-m", "comment", "--comment", "warren services", "-j", "ACCEPT"],
         ]
         .concat();
-        let has = |verb: &str| [&[verb, "DOCKER-USER"][..], &rule].concat();
+        let has = |verb: &'static str| [&[verb, "DOCKER-USER"][..], &rule].concat();
         // No iptables, no such chain: Docker filters nothing here.
         if !succeeds("iptables", &["-n", "-L", "DOCKER-USER"]).await
             || succeeds("iptables", &has("-C")).await
@@ -250,7 +250,8 @@ async fn nft(script: &str) -> Result<(), ServiceError> {
         }
         child.wait_with_output().await
     };
-    let output = tokio::time::timeout(NFT_TIMEOUT, run).await.map_err(|_| ServiceError::Hangs)??;
+    let output =
+        tokio::time::timeout(NFT_TIMEOUT, run).await.map_err(|_| ServiceError::Hangs)??;
     if output.status.success() {
         return Ok(());
     }

@@ -1,15 +1,21 @@
 //! `/containerLogs`: what a container wrote.
 
+use std::convert::Infallible;
 use std::str::FromStr;
 
+use bytes::Bytes;
+use futures::Stream;
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::mpsc::{self, Sender};
 
 use super::route::{self, Body, Query, Refusal, Service};
 use crate::pod::index::PodEntry;
 use crate::runtime::{Channel, LogOptions};
+
+type Piece = Result<Frame<Bytes>, Infallible>;
 
 pub(super) async fn answer(
     service: &Service,
@@ -36,27 +42,30 @@ pub(super) async fn answer(
     let output = entry.runtime.logs(&container.id, options).await;
     let mut output = output.map_err(|error| Refusal::internal(error.to_string()))?;
     let shutdown = service.tasks.shutdown().clone();
-    let frames = async_stream(move |sender| async move {
-        loop {
-            let piece = tokio::select! {
-                piece = output.recv() => piece,
-                () = shutdown.draining() => None,
-                () = sender.closed() => None,
-            };
-            match piece {
-                Some(Ok(piece)) => {
-                    if sender.send(Frame::data(piece.data)).await.is_err() {
+    let frames = written_by(
+        move |sender| async move {
+            loop {
+                let piece = tokio::select! {
+                    piece = output.recv() => piece,
+                    () = shutdown.draining() => None,
+                    () = sender.closed() => None,
+                };
+                match piece {
+                    Some(Ok(piece)) => {
+                        if sender.send(Frame::data(piece.data)).await.is_err() {
+                            return;
+                        }
+                    }
+                    Some(Err(error)) => {
+                        tracing::warn!(%error, "a log ended early");
                         return;
                     }
+                    None => return,
                 }
-                Some(Err(error)) => {
-                    tracing::warn!(%error, "a log ended early");
-                    return;
-                }
-                None => return,
             }
-        }
-    }, service);
+        },
+        service,
+    );
     let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
     let content_type = http::HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
@@ -65,16 +74,14 @@ pub(super) async fn answer(
 }
 
 /// A body that a task writes. The task ends when the reader goes.
-fn async_stream<F>(
-    write: impl FnOnce(tokio::sync::mpsc::Sender<Frame<bytes::Bytes>>) -> F,
-    service: &Service,
-) -> impl futures::Stream<Item = Result<Frame<bytes::Bytes>, std::convert::Infallible>> + use<F>
+fn written_by<W, F>(write: W, service: &Service) -> impl Stream<Item = Piece> + use<W, F>
 where
+    W: FnOnce(Sender<Frame<Bytes>>) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
     /// Pieces on the way to the reader, some 16 KiB each.
     const BUFFER: usize = 8;
-    let (sender, receiver) = tokio::sync::mpsc::channel(BUFFER);
+    let (sender, receiver) = mpsc::channel(BUFFER);
     service.tasks.spawn("log", write(sender));
     futures::stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|frame| (Ok(frame), receiver))
@@ -117,7 +124,9 @@ fn options(query: &Query, now: Timestamp) -> Result<LogOptions, Refusal> {
         "" | "All" => None,
         "Stdout" => Some(Channel::Stdout),
         "Stderr" => Some(Channel::Stderr),
-        other => return Err(Refusal::bad(format!("stream: {other:?} is not All, Stdout or Stderr"))),
+        other => {
+            return Err(Refusal::bad(format!("stream: {other:?} is not All, Stdout or Stderr")));
+        }
     };
     Ok(LogOptions {
         follow: query.flag("follow"),
@@ -147,7 +156,8 @@ mod tests {
     fn options_are_checked() {
         let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
         let ask = |query: &str| options(&Query::parse(query), now);
-        let all = ask("follow=true&tailLines=5&sinceSeconds=60&timestamps=1&limitBytes=7&stream=Stderr");
+        let all =
+            ask("follow=true&tailLines=5&sinceSeconds=60&timestamps=1&limitBytes=7&stream=Stderr");
         let all = all.unwrap();
         assert!(all.follow && all.timestamps);
         assert_eq!((all.tail_lines, all.limit_bytes), (Some(5), Some(7)));

@@ -155,7 +155,8 @@ mod tests {
 
     #[test]
     fn queries_are_decoded() {
-        let query = Query::parse("command=sh&command=-c&command=echo+a%20%26%3D%e2%82%ac%zz&tty=1&stdin");
+        let query =
+            Query::parse("command=sh&command=-c&command=echo+a%20%26%3D%e2%82%ac%zz&tty=1&stdin");
         assert_eq!(query.all("command"), ["sh", "-c", "echo a &=€%zz"]);
         assert!(query.flag("tty"));
         assert!(!query.flag("stdin"));

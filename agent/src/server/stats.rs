@@ -62,10 +62,11 @@ fn per_second(nanos: u64, over: Duration) -> Option<u64> {
 /// Of one node, or of all nodes of the process where it is empty.
 pub(super) async fn summary(service: &Service, node: &str) -> Result<Response<Body>, Refusal> {
     let entries = service.pods.pods((!node.is_empty()).then_some(node));
-    let simulated = entries.first().is_some_and(|entry| entry.simulated());
+    let simulated = is_simulated(&entries).await;
     let mut rows = sample(service, &entries).await;
     let mut machine = machine(service, Instant::now());
-    if rows.iter().any(|row| row.rate.is_none()) || machine.as_ref().is_some_and(|m| m.0.is_none()) {
+    if rows.iter().any(|row| row.rate.is_none()) || machine.as_ref().is_some_and(|m| m.0.is_none())
+    {
         tokio::time::sleep(APART).await;
         rows = sample(service, &entries).await;
         machine = self::machine(service, Instant::now());
@@ -104,6 +105,11 @@ pub(super) async fn summary(service: &Service, node: &str) -> Result<Response<Bo
         "pods": pods,
     });
     Ok(route::plain(StatusCode::OK, "application/json", value.to_string().into()))
+}
+
+async fn is_simulated(entries: &[PodEntry]) -> bool {
+    let Some(entry) = entries.first() else { return false };
+    entry.runtime.version().await.is_ok_and(|version| version.name == "simulated")
 }
 
 struct Row {

@@ -33,7 +33,8 @@ pub(super) async fn exec(
             command.len()
         )));
     }
-    let options = ExecOptions { command, stdin: wants(query, "stdin", "input"), tty: query.flag("tty") };
+    let options =
+        ExecOptions { command, stdin: wants(query, "stdin", "input"), tty: query.flag("tty") };
     let id = running(entry, container)?.id.clone();
     let upgrade = Upgrade::of(request)?;
     let session = entry.runtime.exec(&id, options).await;
@@ -125,9 +126,7 @@ impl Upgrade {
                 () = shutdown.draining() => {}
             }
         });
-        let mut response = Response::new(
-            Empty::<Bytes>::new().boxed_unsync(),
-        );
+        let mut response = Response::new(Empty::<Bytes>::new().boxed_unsync());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));

@@ -119,7 +119,9 @@ fn service_elements(
                 }
             }
         }
-        if let Some(node_port) = port.node_port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p > 0) {
+        if let Some(node_port) =
+            port.node_port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p > 0)
+        {
             let table = if sticky { Table::NodePortsSticky } else { Table::NodePorts };
             slots(table, &format!("{protocol} . {node_port}"), outside_of, elements);
         }
@@ -250,9 +252,11 @@ table ip {table} {{
         let list: Vec<String> = elements
             .iter()
             .filter(|((s, _), _)| *s == set)
-            .map(|((_, key), value)| {
-                if value.is_empty() { key.clone() } else { format!("{key} : {value}") }
-            })
+            .map(
+                |((_, key), value)| {
+                    if value.is_empty() { key.clone() } else { format!("{key} : {value}") }
+                },
+            )
             .collect();
         if !list.is_empty() {
             let list = list.join(", ");

@@ -26,10 +26,8 @@ fn slice(port: Value, endpoints: &[(&str, bool, bool, &str)]) -> EndpointSlice {
 
 fn plan(service: Service, slice: EndpointSlice) -> Elements {
     let key = |name: &str| ("shop".to_owned(), name.to_owned());
-    let world = World {
-        services: [(key("web"), service)].into(),
-        slices: [(key("web-1"), slice)].into(),
-    };
+    let world =
+        World { services: [(key("web"), service)].into(), slices: [(key("web-1"), slice)].into() };
     elements(&world, &["here".to_owned()].into())
 }
 
@@ -52,9 +50,13 @@ fn cluster_ip() -> Value {
 
 #[test]
 fn ready_endpoints_share_the_connections() {
-    let endpoints =
-        [("10.1.0.2", true, true, ""), ("10.1.0.3", true, true, ""), ("10.1.0.4", false, false, "")];
-    let plan = plan(service(cluster_ip()), slice(json!({"name": "http", "port": 8080}), &endpoints));
+    let endpoints = [
+        ("10.1.0.2", true, true, ""),
+        ("10.1.0.3", true, true, ""),
+        ("10.1.0.4", false, false, ""),
+    ];
+    let plan =
+        plan(service(cluster_ip()), slice(json!({"name": "http", "port": 8080}), &endpoints));
     let expected = [("10.1.0.2 . 8080".to_owned(), 30), ("10.1.0.3 . 8080".to_owned(), 30)];
     assert_eq!(shares(&plan, Table::Addresses, PORT), expected.into());
     assert!(!plan.contains_key(&(Table::Empty, PORT.to_owned())));
@@ -63,7 +65,8 @@ fn ready_endpoints_share_the_connections() {
 #[test]
 fn without_ready_endpoints_those_that_still_serve_get_the_connections() {
     let endpoints = [("10.1.0.2", false, true, ""), ("10.1.0.3", false, false, "")];
-    let plan = plan(service(cluster_ip()), slice(json!({"name": "http", "port": 8080}), &endpoints));
+    let plan =
+        plan(service(cluster_ip()), slice(json!({"name": "http", "port": 8080}), &endpoints));
     let expected = [("10.1.0.2 . 8080".to_owned(), 60)];
     assert_eq!(shares(&plan, Table::Addresses, PORT), expected.into());
 }
