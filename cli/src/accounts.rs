@@ -54,8 +54,7 @@ fn complete(data: &DataDir, url: &str, account: &Account) -> Result<BrokerUrl> {
     let Some((scheme, rest)) = url.split_once("://") else {
         bail!("--broker: {url:?} is not of the form amqp://host:port");
     };
-    let has_account = rest.split('/').next().is_some_and(|authority| authority.contains('@'));
-    let url = if has_account {
+    let url = if names_account(url) {
         url.to_owned()
     } else {
         let name = account.name();
@@ -70,6 +69,17 @@ fn complete(data: &DataDir, url: &str, account: &Account) -> Result<BrokerUrl> {
         format!("{scheme}://{name}:{}@{rest}", password.trim())
     };
     url.parse().context("--broker")
+}
+
+/// Whose messages are events: the server's account, or the one account that an address names for all parts.
+pub(crate) fn server_account(url: &str) -> String {
+    let named = url.parse::<BrokerUrl>().ok().filter(|_| names_account(url));
+    named.map_or_else(|| Account::Server.name(), |url| url.account().to_owned())
+}
+
+fn names_account(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split('/').next().is_some_and(|authority| authority.contains('@'))
 }
 
 fn password_of(data: &DataDir, account: &str) -> Result<String> {

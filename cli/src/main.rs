@@ -40,6 +40,8 @@ enum Command {
     Up(roles::up::Args),
     /// Serve the API.
     Apiserver(roles::apiserver::Args),
+    /// Run a node's agent.
+    Agent(roles::agent::Args),
     /// Run the controllers and the scheduler.
     Controllers(roles::controllers::Args),
     /// Make the CA, certificates, kubeconfigs and broker accounts of a data folder; what is there is kept.
@@ -78,6 +80,7 @@ fn run(command: &Command) -> Result<u8> {
     match command {
         Command::Up(args) => roles::up::run(args).map(done),
         Command::Apiserver(args) => roles::apiserver::run(args).map(done),
+        Command::Agent(args) => roles::agent::run(args).map(done),
         Command::Controllers(args) => roles::controllers::run(args).map(done),
         Command::Init(args) => init::run(args).map(done),
         Command::Supervise(args) => supervise::run(args),

@@ -1,5 +1,6 @@
 //! The roles of a cluster: all in one process, or each alone.
 
+pub(crate) mod agent;
 pub(crate) mod apiserver;
 pub(crate) mod controllers;
 pub(crate) mod up;

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use warren_broker::RabbitFabric;
 use warren_broker::accounts::Account;
-use warren_broker::topology::SERVER_ACCOUNT;
 use warren_client::Connection;
 use warren_controllers::Config;
 use warren_process::Tasks;
@@ -53,7 +52,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                     &Account::Controllers,
                     "controllers",
                 )?;
-                let fabric = RabbitFabric::new(config, SERVER_ACCOUNT, &tasks);
+                let fabric = RabbitFabric::new(config, crate::accounts::server_account(url), &tasks);
                 Connection::with_fallback(client, std::sync::Arc::new(fabric))
             }
         };

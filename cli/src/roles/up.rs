@@ -1,21 +1,36 @@
 //! `warren up`: a whole cluster in one process.
 
-use anyhow::Result;
-use warren_apiserver::User;
-use warren_client::Connection;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::Node;
+use warren_apiserver::User;
+use warren_broker::accounts::Account;
+use warren_broker::{Fabric, RabbitFabric};
+use warren_client::Connection;
+use warren_process::Tasks;
+
+use super::agent::{AgentArgs, Crew, RuntimeKind};
 use super::apiserver::ServerArgs;
 use super::controllers::ControllerArgs;
 use super::{CommonArgs, claim, names_of, url_of};
-use crate::files::DataDir;
-use crate::init::{identities, kubeconfigs};
+use crate::files::{DataDir, make_dir};
+use crate::init::{check_node_name, identities, kubeconfigs};
+
+/// More nodes than one machine was ever seen to carry.
+const MAX_NODES: u32 = 20_000;
+/// How often nodes that are not Ready are looked at.
+const LOOK: Duration = Duration::from_millis(100);
+/// After so long the nodes are not waited for any more; they may still come.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, clap::Args)]
-#[command(
-    after_help = "EXAMPLES:\n  warren up                                    one node, Docker\n  \
+#[command(after_help = "EXAMPLES:\n  warren up                                    one node, Docker\n  \
                         warren up --runtime simulated --nodes 100    a hundred nodes without machines\n  \
-                        warren up --broker amqp://admin:secret@127.0.0.1:5672"
-)]
+                        warren up --broker amqp://admin:secret@127.0.0.1:5672")]
 pub(crate) struct Args {
     #[command(flatten)]
     common: CommonArgs,
@@ -23,23 +38,118 @@ pub(crate) struct Args {
     server: ServerArgs,
     #[command(flatten)]
     controllers: ControllerArgs,
+    #[command(flatten)]
+    agent: AgentArgs,
+    /// How many nodes.
+    #[arg(long, env = "WARREN_NODES", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_NODES)))]
+    nodes: u32,
+    /// The nodes' names are this and a number from 1.
+    #[arg(long, env = "WARREN_NODE_NAME_PREFIX", value_name = "TEXT", default_value = "node-")]
+    node_name_prefix: String,
+    /// Where the nodes' own port listens; one for all of them. Port 0 takes any.
+    #[arg(long, env = "WARREN_NODE_BIND", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0")]
+    node_bind: SocketAddr,
+    /// The folder of static pods, of the first node; <data>/manifests where not given.
+    #[arg(long, env = "WARREN_MANIFESTS", value_name = "DIR")]
+    manifests: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    let names: Vec<String> =
+        (1..=args.nodes).map(|n| format!("{}{n}", args.node_name_prefix)).collect();
+    for name in &names {
+        check_node_name(name)?;
+    }
     super::run(&args.common, async |tasks| {
+        let begin = Instant::now();
         let data = DataDir::new(&args.common.data_dir);
         data.prepare()?;
         let lock = claim(&data, "apiserver")?;
-        let identities = identities(&data, &[], &names_of(args.server.bind, &args.server.names))?;
-        crate::accounts::ensure(&data, &[])?;
+        let manifests = args.manifests.clone().unwrap_or_else(|| data.manifests());
+        make_dir(&manifests)?;
+        // Nodes in this process need no certificates; the first has one, for whoever tries what a node may do.
+        let first: Vec<String> = names.iter().take(1).cloned().collect();
+        let identities =
+            identities(&data, &first, &names_of(args.server.bind, &args.server.names))?;
+        crate::accounts::ensure(&data, &first)?;
         let server = super::apiserver::start(&data, &args.server, &identities, &tasks).await?;
         let url = url_of(server.address());
         kubeconfigs(&data, &url, &identities)?;
         crate::say!("api          {url}");
-        let client = warren_client::in_process(server.local_service(User::controllers()));
-        let connection = Connection::new(client, server.fabric());
-        super::controllers::start(connection, &args.controllers, &tasks)?;
+
+        let fabric = fabric(args, &data, &tasks)?;
+        let connect = |user: User| {
+            let client = warren_client::in_process(server.local_service(user));
+            match &fabric {
+                Some(broker) => Connection::with_fallback(client, Arc::clone(broker)),
+                None => Connection::new(client, server.fabric()),
+            }
+        };
+        super::controllers::start(connect(User::controllers()), &args.controllers, &tasks)?;
         crate::say!("controllers  in this process");
+
+        let crew = Crew::new(&data, &args.agent, &tasks)?;
+        for (n, name) in names.iter().enumerate() {
+            let folder = (n == 0).then(|| manifests.clone());
+            let port = args.node_bind;
+            crew.start(name, connect(User::node(name)), folder, port, &tasks).await?;
+        }
+        let runtime = match args.agent.runtime {
+            RuntimeKind::Docker => "Docker",
+            RuntimeKind::Simulated => "simulated",
+        };
+        crate::say!("nodes        {} starting ({runtime})", names.len());
+        let ready = wait_ready(connect(User::controllers()).client, names.len()).await?;
+        crate::say!(
+            "nodes        {ready} of {} Ready after {:.1} s",
+            names.len(),
+            begin.elapsed().as_secs_f64()
+        );
+        let kubeconfig = data.kubeconfig("admin");
+        crate::say!(
+            "\nTry next, in another terminal:\n\n  export KUBECONFIG={}\n  kubectl get nodes\n  kubectl create deployment \
+             hello --image=warren/busybox:1 -- httpd -f -p 8080\n\nmanifests    {}\nCtrl-C ends all of it; what is stored \
+             stays in {}",
+            kubeconfig.display(),
+            manifests.display(),
+            data.path().display()
+        );
         Ok((Some(server), lock))
     })
+}
+
+/// RabbitMQ as the readers in this process see it: with the server's account, and so over few connections.
+fn fabric(
+    args: &Args,
+    data: &DataDir,
+    tasks: &Tasks,
+) -> Result<Option<Arc<dyn Fabric>>> {
+    let Some(url) = &args.server.broker else { return Ok(None) };
+    let config = crate::accounts::broker_config(data, url, &Account::Server, "up")?;
+    crate::say!("broker       {}", config.url);
+    let account = config.url.account().to_owned();
+    Ok(Some(Arc::new(RabbitFabric::new(config, account, tasks))))
+}
+
+/// Waits until so many nodes are Ready, or patience ends; answers how many are.
+async fn wait_ready(client: kube::Client, wanted: usize) -> Result<usize> {
+    let api = kube::Api::<Node>::all(client);
+    let begin = Instant::now();
+    loop {
+        let nodes = api.list(&kube::api::ListParams::default()).await.context("listing the nodes")?;
+        let ready = nodes.items.iter().filter(|node| is_ready(node)).count();
+        if ready >= wanted {
+            return Ok(ready);
+        }
+        if begin.elapsed() > PATIENCE {
+            crate::note!("not all nodes are Ready yet; `warren status` says what they wait for");
+            return Ok(ready);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
 }

@@ -1,0 +1,150 @@
+//! `warren agent`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use warren_agent::api::KubeApi;
+use warren_agent::pod::index::PodIndex;
+use warren_agent::runtime::Runtime;
+use warren_agent::runtime::simulated::Simulation;
+use warren_agent::{Agent, AgentDeps, Config};
+use warren_broker::accounts::Account;
+use warren_broker::{Fabric, RabbitFabric};
+use warren_client::Connection;
+use warren_process::{SystemClock, Tasks};
+
+use super::{CommonArgs, claim};
+use crate::files::DataDir;
+use crate::init::{check_node_name, cluster_id, default_node_name};
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    common: CommonArgs,
+    /// The node's name.
+    #[arg(long, env = "WARREN_NODE_NAME", value_name = "NAME", default_value_t = default_node_name())]
+    node_name: String,
+    #[command(flatten)]
+    agent: AgentArgs,
+    /// Where the node's own port listens; the API server comes there for logs and exec. Port 0 takes any.
+    #[arg(long, env = "WARREN_NODE_BIND", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10250")]
+    bind: SocketAddr,
+    /// The folder of static pods.
+    #[arg(long, env = "WARREN_MANIFESTS", value_name = "DIR")]
+    manifests: Option<PathBuf>,
+    /// The kubeconfig; else node-<name>.conf of the data folder.
+    #[arg(long, env = "WARREN_KUBECONFIG", value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The API, in place of the one that the kubeconfig names.
+    #[arg(long, env = "WARREN_SERVER", value_name = "URL")]
+    server: Option<String>,
+    /// RabbitMQ, as amqp://host:port; account and password come from the data folder unless the address has them.
+    /// Without it changes come by HTTP watch.
+    #[arg(long, env = "WARREN_BROKER", value_name = "URL")]
+    broker: Option<String>,
+}
+
+/// What an agent is told, alone and in `warren up`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct AgentArgs {
+    /// What runs containers; `simulated` is a node without a machine.
+    #[arg(long, env = "WARREN_RUNTIME", value_enum, default_value = "docker")]
+    pub(crate) runtime: RuntimeKind,
+    /// How many pods the node takes.
+    #[arg(long, env = "WARREN_MAX_PODS", value_name = "N", default_value_t = 110)]
+    pub(crate) max_pods: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum RuntimeKind {
+    Docker,
+    Simulated,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    check_node_name(&args.node_name)?;
+    super::run(&args.common, async |tasks| {
+        let data = DataDir::new(&args.common.data_dir);
+        data.prepare()?;
+        let lock = claim(&data, &format!("agent-{}", args.node_name))?;
+        let name = &args.node_name;
+        let kubeconfig = args.kubeconfig.clone();
+        let path = kubeconfig.unwrap_or_else(|| data.kubeconfig(&format!("node-{name}")));
+        let client = super::client(&path, args.server.as_deref()).await?;
+        let connection = match &args.broker {
+            None => Connection::over_http(client),
+            Some(url) => {
+                let account = Account::Node(warren_api::NodeName(name.as_str().into()));
+                let what = format!("agent {name}");
+                let config = crate::accounts::broker_config(&data, url, &account, &what)?;
+                let fabric = RabbitFabric::new(config, crate::accounts::server_account(url), &tasks);
+                Connection::with_fallback(client, Arc::new(fabric))
+            }
+        };
+        let crew = Crew::new(&data, &args.agent, &tasks)?;
+        crew.start(name, connection, args.manifests.clone(), args.bind, &tasks).await?;
+        Ok((None, lock))
+    })
+}
+
+/// What the agents of a process share.
+pub(crate) struct Crew {
+    data: DataDir,
+    cluster: String,
+    args: AgentArgs,
+    index: PodIndex,
+    simulation: Option<Simulation>,
+}
+
+impl Crew {
+    pub(crate) fn new(data: &DataDir, args: &AgentArgs, tasks: &Tasks) -> Result<Self> {
+        let simulated = args.runtime == RuntimeKind::Simulated;
+        Ok(Self {
+            data: data.clone(),
+            cluster: cluster_id(data)?,
+            args: args.clone(),
+            index: PodIndex::default(),
+            simulation: simulated.then(|| Simulation::new(Arc::new(SystemClock), tasks)),
+        })
+    }
+
+    /// Starts one node's agent; `port` is where the process's own port listens.
+    pub(crate) async fn start(
+        &self,
+        name: &str,
+        connection: Connection,
+        manifests: Option<PathBuf>,
+        port: SocketAddr,
+        tasks: &Tasks,
+    ) -> Result<()> {
+        let fabric: Arc<dyn Fabric> = connection.fabric;
+        let (mut config, runtime, runtime_name): (Config, Arc<dyn Runtime>, _) =
+            match &self.simulation {
+                Some(simulation) => {
+                    (Config::simulated(&self.cluster, name), simulation.node(name), "simulated")
+                }
+                None => anyhow::bail!("--runtime docker is not built in"),
+            };
+        config.manifests = manifests;
+        // Simulated nodes keep nothing: there may be thousands, and what they ran is gone with the process.
+        config.dir = (!config.simulated).then(|| self.data.path().join("agents").join(name));
+        config.address = port.ip();
+        config.port = port.port();
+        config.capacity.pods = self.args.max_pods;
+        let deps = AgentDeps {
+            api: Arc::new(KubeApi::new(connection.client)),
+            fabric,
+            runtime,
+            runtime_name,
+            clock: Arc::new(SystemClock),
+            index: self.index.clone(),
+            sinks: vec![],
+        };
+        Agent::start(config, deps, tasks)
+            .await
+            .map(drop)
+            .with_context(|| format!("the agent of node {name} cannot start"))
+    }
+}
