@@ -100,6 +100,15 @@ impl Cluster {
     }
 
     pub fn start_all(&mut self) {
+        if self.options.split {
+            // As the installer does: every part finds its identity when it starts.
+            let mut command = Command::new(binary());
+            command.args(["init", "--server", &self.server(), "--data-dir"]).arg(self.data_dir());
+            for node in self.node_names() {
+                command.args(["--node", &node]);
+            }
+            kubectl::run(command, None).ok();
+        }
         for role in self.roles() {
             self.start(&role);
         }
