@@ -138,7 +138,7 @@ async fn requests_that_cannot_be_read_are_refused() {
     let json = "application/json";
     let huge = {
         let mut object = pod(|_| {});
-        object["metadata"]["annotations"] = json!({"a": "x".repeat(8 << 20)});
+        object["metadata"]["annotations"] = json!({"a": "x".repeat(3 << 20)});
         serde_json::to_vec(&object).unwrap()
     };
     let table: Vec<(&str, &str, &str, &str, Vec<u8>, u16, &str)> = vec![

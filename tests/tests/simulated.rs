@@ -177,7 +177,7 @@ spec:
 #[test]
 fn a_job_completes_and_one_that_fails_says_so() {
     let cluster = nodes(1);
-    let job = |name: &str, annotations: &str| {
+    let job = |name: &str, command: &str| {
         format!(
             "
 apiVersion: batch/v1
@@ -188,18 +188,22 @@ spec:
   parallelism: 2
   backoffLimit: 1
   template:
-    metadata: {{annotations: {{{annotations}}}}}
     spec:
       restartPolicy: Never
-      containers: [{{name: c, image: 'example/job:1'}}]
+      containers: [{{name: c, image: 'example/job:1', command: [sh, -c, '{command}']}}]
 "
         )
     };
-    // How long a simulated container runs and how it ends are annotations of its pod.
-    cluster.kubectl_with(["apply", "-f", "-"], &job("good", "warren.io/simulate: 'exit=0'")).ok();
+    cluster.kubectl_with(["apply", "-f", "-"], &job("good", "echo done; exit 0")).ok();
     cluster.kubectl(["wait", "--for=condition=complete", "job/good", "--timeout=60s"]).ok();
     let good = cluster.object("job", "default", "good").unwrap();
     assert_eq!(good["status"]["succeeded"], 3);
+    cluster.kubectl_with(["apply", "-f", "-"], &job("bad", "exit 3")).ok();
+    cluster.kubectl(["wait", "--for=condition=failed", "job/bad", "--timeout=60s"]).ok();
+    let bad = cluster.object("job", "default", "bad").unwrap();
+    let conditions = bad["status"]["conditions"].as_array().unwrap();
+    let failed = conditions.iter().find(|c| c["type"] == "Failed").unwrap();
+    assert_eq!(failed["reason"], "BackoffLimitExceeded", "{bad}");
 }
 
 #[test]

@@ -29,7 +29,12 @@ pub(crate) struct Args {
     #[command(flatten)]
     agent: AgentArgs,
     /// Where the node's own port listens; the API server comes there for logs and exec. Port 0 takes any.
-    #[arg(long, env = "WARREN_NODE_BIND", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10250")]
+    #[arg(
+        long,
+        env = "WARREN_NODE_BIND",
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:10250"
+    )]
     bind: SocketAddr,
     /// The folder of static pods.
     #[arg(long, env = "WARREN_MANIFESTS", value_name = "DIR")]
@@ -79,7 +84,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 let account = Account::Node(warren_api::NodeName(name.as_str().into()));
                 let what = format!("agent {name}");
                 let config = crate::accounts::broker_config(&data, url, &account, &what)?;
-                let fabric = RabbitFabric::new(config, crate::accounts::server_account(url), &tasks);
+                let fabric =
+                    RabbitFabric::new(config, crate::accounts::server_account(url), &tasks);
                 Connection::with_fallback(client, Arc::new(fabric))
             }
         };

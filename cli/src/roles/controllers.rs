@@ -52,7 +52,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                     &Account::Controllers,
                     "controllers",
                 )?;
-                let fabric = RabbitFabric::new(config, crate::accounts::server_account(url), &tasks);
+                let fabric =
+                    RabbitFabric::new(config, crate::accounts::server_account(url), &tasks);
                 Connection::with_fallback(client, std::sync::Arc::new(fabric))
             }
         };

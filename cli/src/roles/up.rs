@@ -28,9 +28,11 @@ const LOOK: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_help = "EXAMPLES:\n  warren up                                    one node, Docker\n  \
+#[command(
+    after_help = "EXAMPLES:\n  warren up                                    one node, Docker\n  \
                         warren up --runtime simulated --nodes 100    a hundred nodes without machines\n  \
-                        warren up --broker amqp://admin:secret@127.0.0.1:5672")]
+                        warren up --broker amqp://admin:secret@127.0.0.1:5672"
+)]
 pub(crate) struct Args {
     #[command(flatten)]
     common: CommonArgs,
@@ -47,7 +49,12 @@ pub(crate) struct Args {
     #[arg(long, env = "WARREN_NODE_NAME_PREFIX", value_name = "TEXT", default_value = "node-")]
     node_name_prefix: String,
     /// Where the nodes' own port listens; one for all of them. Port 0 takes any.
-    #[arg(long, env = "WARREN_NODE_BIND", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0")]
+    #[arg(
+        long,
+        env = "WARREN_NODE_BIND",
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:0"
+    )]
     node_bind: SocketAddr,
     /// The folder of static pods, of the first node; <data>/manifests where not given.
     #[arg(long, env = "WARREN_MANIFESTS", value_name = "DIR")]
@@ -119,11 +126,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// RabbitMQ as the readers in this process see it: with the server's account, and so over few connections.
-fn fabric(
-    args: &Args,
-    data: &DataDir,
-    tasks: &Tasks,
-) -> Result<Option<Arc<dyn Fabric>>> {
+fn fabric(args: &Args, data: &DataDir, tasks: &Tasks) -> Result<Option<Arc<dyn Fabric>>> {
     let Some(url) = &args.server.broker else { return Ok(None) };
     let config = crate::accounts::broker_config(data, url, &Account::Server, "up")?;
     crate::say!("broker       {}", config.url);
@@ -136,7 +139,8 @@ async fn wait_ready(client: kube::Client, wanted: usize) -> Result<usize> {
     let api = kube::Api::<Node>::all(client);
     let begin = Instant::now();
     loop {
-        let nodes = api.list(&kube::api::ListParams::default()).await.context("listing the nodes")?;
+        let nodes =
+            api.list(&kube::api::ListParams::default()).await.context("listing the nodes")?;
         let ready = nodes.items.iter().filter(|node| is_ready(node)).count();
         if ready >= wanted {
             return Ok(ready);
