@@ -98,12 +98,14 @@ pub(crate) struct WatchEvent {
 }
 
 type Names = BTreeMap<Arc<str>, Arc<Entry>>;
+/// (namespace, name)
+type Keys = BTreeSet<(Arc<str>, Arc<str>)>;
 
 #[derive(Debug, Default)]
 struct State {
     namespaces: BTreeMap<Arc<str>, Names>,
     /// (namespace, name) of the objects of each node's shard.
-    by_node: AHashMap<Arc<str>, BTreeSet<(Arc<str>, Arc<str>)>>,
+    by_node: AHashMap<Arc<str>, Keys>,
     count: usize,
     bytes: usize,
     ring: VecDeque<Arc<WatchEvent>>,
@@ -163,7 +165,7 @@ impl Resource {
                 .get(namespace)
                 .map(|names| names.values().cloned().collect())
                 .unwrap_or_default(),
-            Scope::Name(namespace, name) if namespace.is_empty() => {
+            Scope::Name("", name) => {
                 state.namespaces.values().filter_map(|names| names.get(name)).cloned().collect()
             }
             Scope::Name(namespace, name) => state

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use warren_api::GroupResource;
 use warren_store::{Expected, Item};
 
@@ -13,7 +14,7 @@ use crate::commit;
 /// Kubernetes' default `--event-ttl`.
 const TTL: Duration = Duration::from_secs(3600);
 const EVERY: Duration = Duration::from_secs(60);
-/// Deletions in one item, so that a flood of expired Events does not hold up others.
+/// Deletions that are committed at a time, so that a flood of expired Events does not hold up others.
 const BATCH: usize = 256;
 
 /// Removes Events that have not changed for [`TTL`], until shutdown.
@@ -34,15 +35,14 @@ async fn expire_once(api: &Api) {
     let (entries, _) = api.cache.list(&events, Scope::All);
     let expired: Vec<_> = entries.iter().filter(|e| e.change.time_ms < oldest).collect();
     for chunk in expired.chunks(BATCH) {
-        for entry in chunk {
+        let deletions = chunk.iter().map(|entry| {
             let key = entry.change.key.clone();
             let expected = Expected::Revision(entry.revision());
             let write = commit::write(api, kind, key.clone(), Some(entry), &entry.object(), true);
-            let item = Item { expects: vec![(key, expected)], writes: vec![write] };
-            if let Err(error) = api.journal.commit(item).await {
-                tracing::debug!(%error, "an expired event was not removed");
-            }
+            api.journal.commit(Item { expects: vec![(key, expected)], writes: vec![write] })
+        });
+        for error in join_all(deletions).await.into_iter().filter_map(Result::err) {
+            tracing::debug!(%error, "an expired event was not removed");
         }
-        tokio::task::yield_now().await;
     }
 }

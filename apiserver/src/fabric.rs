@@ -137,6 +137,24 @@ impl Outbox for JournalOutbox {
     }
 }
 
+/// Without a relay everything counts as published, or the journal would keep it for one.
+pub(crate) async fn without_relay(api: Arc<Api>) {
+    let mut head = api.cache.subscribe();
+    loop {
+        api.journal.set_relay_cursor(api.cache.revision());
+        // Not with every batch.
+        let next = async {
+            let changed = head.changed().await;
+            tokio::time::sleep(RETRY).await;
+            changed
+        };
+        tokio::select! {
+            changed = next => if changed.is_err() { return },
+            () = api.shutdown.draining() => return,
+        }
+    }
+}
+
 /// Events for readers in the server's own process: a tail of the cache, without queues.
 pub struct EmbeddedFabric {
     api: Arc<Api>,

@@ -78,10 +78,6 @@ pub(crate) fn create(
         object.remove("status");
     }
     kind.on_create(&mut object);
-    if is_namespace(kind) {
-        object.set_at(&["spec", "finalizers"], vec![Value::from("kubernetes")]);
-        object.set_at(&["status", "phase"], "Active");
-    }
     defaults(kind, &mut object);
     admit(&mut object, None)?;
     let mut errors = ErrorList::default();
@@ -105,7 +101,10 @@ pub(crate) fn update(
     check_versions(kind, old, &new)?;
     let mut new = within_subresource(scene, old, new);
     keep_system_metadata(scene, old, &mut new)?;
-    kind.on_update(&mut new, old);
+    // Resets are about writes of the object itself.
+    if scene.subresource != Some(Subresource::Finalize) {
+        kind.on_update(&mut new, old);
+    }
     defaults(kind, &mut new);
     admit(&mut new, Some(old))?;
     count_generation(kind, old, &mut new);
@@ -246,12 +245,6 @@ fn keep_system_metadata(scene: &Scene<'_>, old: &Object, new: &mut Object) -> Re
         && let Some(managed) = old.at(&["metadata", "managedFields"])
     {
         new.set_at(&["metadata", "managedFields"], managed.clone());
-    }
-    if is_namespace(scene.kind)
-        && scene.subresource != Some(Subresource::Finalize)
-        && let Some(finalizers) = old.at(&["spec", "finalizers"])
-    {
-        new.set_at(&["spec", "finalizers"], finalizers.clone());
     }
     Ok(())
 }

@@ -22,7 +22,7 @@ use crate::local::LocalService;
 use crate::metrics::Metrics;
 use crate::read::Snapshots;
 use crate::subresource::Nodes;
-use crate::{bootstrap, events, serve};
+use crate::{bootstrap, events, fabric, serve};
 
 /// Certificates and keys, from a file or at hand.
 #[derive(Clone, Debug)]
@@ -177,9 +177,12 @@ impl Server {
             .await
             .map_err(StartError::Bootstrap)?;
         tasks.spawn_critical("apiserver", serve::accept(Arc::clone(&api), listener, tls));
-        if let Some(broker) = config.broker {
-            let check = api.readiness.check("broker");
-            crate::broker::start(&api, broker, check);
+        match config.broker {
+            Some(broker) => {
+                let check = api.readiness.check("broker");
+                crate::broker::start(&api, broker, check);
+            }
+            None => tasks.spawn("no-relay", fabric::without_relay(Arc::clone(&api))),
         }
         tasks.spawn("events-ttl", events::expire(Arc::clone(&api)));
         tracing::info!(%address, revision = %api.cache.revision(), "the API is served");

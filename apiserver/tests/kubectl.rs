@@ -28,10 +28,11 @@ async fn run(kubectl: &str, kubeconfig: &Path, args: &str, input: &str) -> (bool
         .spawn()
         .unwrap();
     command.stdin.take().unwrap().write_all(input.as_bytes()).await.unwrap();
-    let output = tokio::time::timeout(std::time::Duration::from_secs(60), command.wait_with_output())
-        .await
-        .expect("kubectl in time")
-        .unwrap();
+    let output =
+        tokio::time::timeout(std::time::Duration::from_secs(60), command.wait_with_output())
+            .await
+            .expect("kubectl in time")
+            .unwrap();
     let text = format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),

@@ -1,5 +1,10 @@
 //! A server on a random port with certificates of its own, and a plain HTTP client for it.
-#![allow(dead_code, clippy::allow_attributes, reason = "each test binary uses its part of this")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::allow_attributes,
+    reason = "tests and examples each use their part of this"
+)]
 
 use std::net::SocketAddr;
 use std::path::Path;
