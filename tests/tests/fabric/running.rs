@@ -323,7 +323,7 @@ async fn a_closed_connection_is_mended(rabbit: &RabbitMq, world: &World) {
         let all = all.as_array()?.clone();
         let named = |c: &Value, name| c["client_properties"]["connection_name"] == name;
         let all_there = all.iter().any(|c| named(c, "apiserver (publish)"))
-            && all.iter().any(|c| named(c, "test (consume)"));
+            && all.iter().any(|c| named(c, "closed (consume)"));
         all_there.then_some(all)
     })
     .await;

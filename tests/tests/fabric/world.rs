@@ -179,7 +179,7 @@ impl World {
     /// A node that acknowledges everything, its queue declared.
     pub async fn node(&self, rabbit: &RabbitMq, name: &str) -> Recorder {
         self.declared(name).await;
-        let fabric = self.fabric(rabbit, "server");
+        let fabric = RabbitFabric::new(config(rabbit, "server", name), "server", &self.tasks);
         let subscriber = fabric.subscribe(Subscription::Node(node(name))).await;
         let recorder = self.record(subscriber);
         // What is written from now on is not in the first listing.
