@@ -1,4 +1,4 @@
-//! A server by itself, for trying it with kubectl: `cargo run -p warren-apiserver --example standalone -- <folder>`
+//! A server by itself, for trying it with kubectl: `cargo run -p warren-apiserver --example standalone -- <folder> [amqp://…]`
 //! writes `<folder>/kubeconfig` and serves until it is interrupted.
 
 #[path = "../tests/support/mod.rs"]
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use support::{Authority, write_kubeconfig};
 use warren_apiserver::{Config, Pem, Server, Tls};
+use warren_broker::BrokerConfig;
 use warren_process::Tasks;
 
 #[tokio::main]
@@ -22,7 +23,12 @@ async fn main() {
     let tls =
         Tls { client_ca: pem(&authority.ca_pem), certificate: pem(&certificate), key: pem(&key) };
     let listen = "127.0.0.1:0".parse().expect("an address");
-    let config = Config::new(folder.join("warren.db"), listen, tls);
+    let mut config = Config::new(folder.join("warren.db"), listen, tls);
+    config.broker = std::env::args().nth(2).map(|url| BrokerConfig {
+        url: url.parse().expect("the broker's address"),
+        name: "standalone".to_owned(),
+        ca_pem: None,
+    });
     let tasks = Tasks::new();
     let server = Server::start(config, &tasks).await.expect("the server starts");
     write_kubeconfig(&folder.join("kubeconfig"), &authority, server.address());

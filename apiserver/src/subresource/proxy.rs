@@ -1,7 +1,8 @@
 //! log, exec, attach and port-forward: the request goes on to the node, and what it upgrades to is bytes both ways.
 
+use futures::StreamExt as _;
 use http::{Method, Request, Response, StatusCode, Uri, header};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, BodyStream, StreamBody};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use warren_api::{Object, Reason, Status, Subresource};
@@ -74,7 +75,15 @@ pub(crate) async fn connect(
     let forwarded = forwarded.body(body).map_err(|e| Status::internal(e.to_string()))?;
     let mut answer = api.nodes.send(api, &node, forwarded).await?;
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return as_status(answer.map(|body| body.map_err(Into::into).boxed_unsync())).await;
+        // A log that is followed ends on shutdown, or draining never does.
+        let shutdown = api.shutdown.clone();
+        let answer = answer.map(|body| {
+            let frames = BodyStream::new(body)
+                .map(|frame| frame.map_err(response::BoxError::from))
+                .take_until(async move { shutdown.draining().await });
+            StreamBody::new(frames).boxed_unsync()
+        });
+        return as_status(answer).await;
     }
     let Some(client) = upgrade else {
         return Err(Status::internal("the node upgraded a request that did not ask for it"));
