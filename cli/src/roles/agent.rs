@@ -9,15 +9,17 @@ use warren_agent::api::KubeApi;
 use warren_agent::pod::index::PodIndex;
 use warren_agent::runtime::Runtime;
 use warren_agent::runtime::simulated::Simulation;
+use warren_agent::server::ServerSettings;
 use warren_agent::{Agent, AgentDeps, Config};
 use warren_broker::accounts::Account;
 use warren_broker::{Fabric, RabbitFabric};
 use warren_client::Connection;
 use warren_process::{SystemClock, Tasks};
 
-use super::{CommonArgs, claim};
+use super::{CommonArgs, claim, names_of};
 use crate::files::DataDir;
 use crate::init::{check_node_name, cluster_id, default_node_name};
+use crate::pki::{Leaf, Material, Pki};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
@@ -90,7 +92,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             }
         };
         let crew = Crew::new(&data, &args.agent, &tasks)?;
-        crew.start(name, connection, args.manifests.clone(), args.bind, &tasks).await?;
+        let pki = Pki::open(&data, jiff::Timestamp::now())?;
+        let (material, _) = pki.ensure(&Leaf::node(name, &names_of(args.bind, &[])))?;
+        let ca = pki.ca_path();
+        // Others wait for its lock.
+        drop(pki);
+        let port = crew.open_port(args.bind, ca, &material, &tasks).await?;
+        crew.start(name, connection, args.manifests.clone(), port, &tasks).await?;
         Ok((None, lock))
     })
 }
@@ -116,6 +124,21 @@ impl Crew {
         })
     }
 
+    /// Opens the port through which the API server reaches all nodes of this process; answers where it is.
+    pub(crate) async fn open_port(
+        &self,
+        listen: SocketAddr,
+        ca: PathBuf,
+        material: &Material,
+        tasks: &Tasks,
+    ) -> Result<SocketAddr> {
+        let (certificate, key) = (material.certificate.clone(), material.key.clone());
+        let settings = ServerSettings { listen, ca, certificate, key };
+        warren_agent::server::start(&settings, self.index.clone(), tasks)
+            .await
+            .context("another process has the port, perhaps; name another")
+    }
+
     /// Starts one node's agent; `port` is where the process's own port listens.
     pub(crate) async fn start(
         &self,
@@ -131,7 +154,7 @@ impl Crew {
                 Some(simulation) => {
                     (Config::simulated(&self.cluster, name), simulation.node(name), "simulated")
                 }
-                None => anyhow::bail!("--runtime docker is not built in"),
+                None => anyhow::bail!("this build has no Docker runtime; use --runtime simulated"),
             };
         config.manifests = manifests;
         // Simulated nodes keep nothing: there may be thousands, and what they ran is gone with the process.

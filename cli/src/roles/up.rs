@@ -96,9 +96,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         crate::say!("controllers  in this process");
 
         let crew = Crew::new(&data, &args.agent, &tasks)?;
+        let port = match identities.node(names.first().map_or("", String::as_str)) {
+            Some(node) => {
+                crew.open_port(args.node_bind, identities.ca.clone(), node, &tasks).await?
+            }
+            None => args.node_bind,
+        };
         for (n, name) in names.iter().enumerate() {
             let folder = (n == 0).then(|| manifests.clone());
-            let port = args.node_bind;
             crew.start(name, connect(User::node(name)), folder, port, &tasks).await?;
         }
         let runtime = match args.agent.runtime {
