@@ -62,7 +62,7 @@ async fn kubectl_does_its_work() {
         ("get pod web -o yaml", "", "image: busybox"),
         ("get pods -l app=web -o name", "", "pod/web"),
         ("label pod web x=y", "", "pod/web labeled"),
-        ("annotate pod web x=y", "", "pod/web annotated"),
+        ("annotate pod web x=y", "", "pod/web annotate"),
         ("patch pod web -p {\"metadata\":{\"labels\":{\"x\":\"z\"}}}", "", "pod/web patched"),
         ("apply --server-side --force-conflicts -f -", POD, "pod/web serverside-applied"),
         ("diff -f -", POD, ""),

@@ -13,6 +13,8 @@ use super::etag_of;
 use crate::response::{self, Body};
 
 const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// What is sent: a type with an at sign is no media type to strict parsers, kubectl's up to 1.28 among them.
+const V2_PROTOBUF_SENT: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 const V3_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf";
 
 #[derive(Debug, Default)]
@@ -60,7 +62,8 @@ impl Schemas {
                 accepted.contains(V2_PROTOBUF) || accepted.contains("spec.v2.v1.0+protobuf");
             if protobuf {
                 let make = || Document::of(openapi::v2_protobuf(&openapi::v2(&registry)).into());
-                return Some(send(self.v2_protobuf.get_or_init(make), V2_PROTOBUF, headers));
+                let document = self.v2_protobuf.get_or_init(make);
+                return Some(send(document, V2_PROTOBUF_SENT, headers));
             }
             let make = || Document::json(&openapi::v2(&registry));
             return Some(send(self.v2_json.get_or_init(make), "application/json", headers));
