@@ -58,7 +58,6 @@ pub(crate) struct Caches {
     pub service_accounts: Informer<ServiceAccount>,
     pub services: Informer<Service>,
     pub deployments_in: Index<Deployment>,
-    pub jobs_in: Index<Job>,
     /// By the uid of the controlling owner.
     pub pods_of: Index<Pod>,
     pub pods_in: Index<Pod>,
@@ -94,7 +93,6 @@ impl Caches {
             nodes: set.informer(),
             service_accounts: set.informer(),
             deployments_in: deployments.index(namespace),
-            jobs_in: jobs.index(namespace),
             pods_of: pods.index(owner),
             pods_in: pods.index(namespace),
             pods_on: pods.index(|pod| {

@@ -116,6 +116,14 @@ pub(crate) fn start(context: &Context, tasks: &Tasks) {
             to.add(Key::new("", "pods"));
         }
     });
+    // One that goes before it has a node has nobody else who would end it.
+    let to = queue.clone();
+    context.caches.pods.on_change(move |change| {
+        let Some(pod) = &change.new else { return };
+        if pods::is_terminating(pod) && pods::node(pod).is_none() {
+            to.add(Key::new("", "pods"));
+        }
+    });
     let controller = PodGc { context: context.clone(), missing: Mutex::default() };
     run(context, tasks, queue, 1, controller);
 }

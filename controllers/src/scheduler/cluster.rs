@@ -263,6 +263,7 @@ impl Cluster {
         }
     }
 
+    #[cfg(test)]
     pub fn node(&self, name: &str) -> Option<&NodeInfo> {
         self.nodes.get(*self.positions.get(name)?)
     }
