@@ -31,6 +31,9 @@ present() {
 	[ "$force" = false ] && docker image inspect "$1" >/dev/null 2>&1 && echo "$1: is there"
 }
 
+# A static program that is position independent makes ldd succeed; libraries it names are what counts.
+is_static() { ! { ldd "$1" 2>/dev/null || true; } | grep -q '=>'; }
+
 # import <folder> <image> <docker import options…>: a folder becomes an image of one layer.
 import() {
 	local root=$1 image=$2
@@ -51,7 +54,7 @@ build_busybox() {
 	present "warren/busybox:$BUSYBOX_TAG" && return
 	local busybox root=$scratch/root
 	busybox=$(command -v busybox) || fail "busybox is missing: apt-get install busybox-static"
-	! ldd "$busybox" >/dev/null 2>&1 || fail "$busybox is not static: apt-get install busybox-static"
+	is_static "$busybox" || fail "$busybox is not static: apt-get install busybox-static"
 	mkdir -p "$root"/{bin,dev,etc,proc,root,sys,tmp,var/www,home}
 	chmod 1777 "$root/tmp"
 	cp "$busybox" "$root/bin/busybox"
@@ -103,7 +106,7 @@ build_rabbitmq() {
 build_warren() {
 	local binary=${1:?the binary} root=$scratch/root tag
 	[ -x "$binary" ] || fail "$binary is not there"
-	! ldd "$binary" >/dev/null 2>&1 || fail "$binary is not static"
+	is_static "$binary" || fail "$binary is not static"
 	# The content names the image, so that a new build is a new image and pods that name it are replaced.
 	tag=$(sha256sum "$binary" | cut -c1-12)
 	if ! present "warren/warren:$tag"; then
