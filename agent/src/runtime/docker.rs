@@ -264,19 +264,25 @@ impl Runtime for DockerRuntime {
         };
         if let Err(error) = self.start(&id).await {
             self.remove(&id).await?;
-            if !protect || !error.to_string().contains("oom_score_adj") {
-                if error.to_string().contains("network") {
-                    *self.network_made.lock().await = false;
-                }
+            if error.to_string().contains("network") {
+                *self.network_made.lock().await = false;
+            }
+            if !protect {
                 return Err(error);
             }
-            self.may_protect.store(false, Ordering::Relaxed);
-            tracing::warn!(
-                "this machine does not let oom_score_adj be lowered: containers run without it"
-            );
+            // What forbids a lower score is told in several ways, or not at all: without it is the test.
             let body = config::sandbox(&self.config, &self.network(), &sandbox, false);
             id = self.create(&name, body).await?;
-            self.start(&id).await?;
+            if self.start(&id).await.is_err() {
+                self.remove(&id).await?;
+                return Err(error);
+            }
+            if self.may_protect.swap(false, Ordering::Relaxed) {
+                tracing::warn!(
+                    %error,
+                    "this machine does not let oom_score_adj be lowered: containers run without it"
+                );
+            }
         }
         let found = self.docker.inspect_container(&id, None).await;
         let found = found.map_err(|e| failed("inspect container", e))?;
