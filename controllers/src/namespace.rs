@@ -157,8 +157,13 @@ async fn empty(context: &Context, name: &str) -> Result<Option<Duration>, Execut
     let asked = kinds.iter().map(|kind| tell_to_go(&context.client, *kind, name));
     let left = futures::future::join_all(asked).await;
     let plan = decide(context.clock.now(), &namespace, &left);
-    execute(&context.client, &plan, |_| {}).await.result?;
-    Ok(plan.again_after)
+    let executed = execute(&context.client, &plan, |_| {}).await;
+    context.caches.settled(&executed.expected).await;
+    match executed.result {
+        // The namespace changed meanwhile; that is no failure to back off from.
+        Err(ExecuteError::Conflict { .. }) => Ok(Some(LOOK_AGAIN)),
+        result => result.map(|()| plan.again_after),
+    }
 }
 
 /// Deletes all objects of a kind, and says what is there afterwards.

@@ -314,7 +314,6 @@ async fn a_job_completes_and_what_fits_nowhere_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the namespace's pod stays; the cause is being looked for"]
 async fn a_namespace_gets_its_account_and_is_emptied_when_it_goes() {
     let cluster = Cluster::start(1).await;
     let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
@@ -330,7 +329,11 @@ async fn a_namespace_gets_its_account_and_is_emptied_when_it_goes() {
         {"name": "c", "image": "i"}]}}));
     pods.create(&PostParams::default(), &pod).await.unwrap();
     namespaces.delete("team", &DeleteParams::default()).await.unwrap();
-    until("it is gone", async || namespaces.get_opt("team").await.unwrap(), Option::is_none).await;
+    let left = async || {
+        let pods = pods.list(&ListParams::default()).await.unwrap().items;
+        (namespaces.get_opt("team").await.unwrap().is_some(), pods)
+    };
+    until("it is gone", left, |(there, _)| !there).await;
     assert!(maps.get_opt("settings").await.unwrap().is_none());
     cluster.stop().await;
 }
