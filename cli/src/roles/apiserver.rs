@@ -71,6 +71,10 @@ pub(crate) async fn start(
         certificate: file(&identities.apiserver_node.certificate),
         key: file(&identities.apiserver_node.key),
     });
+    if let Some(url) = &args.broker {
+        let account = warren_broker::accounts::Account::Server;
+        config.broker = Some(crate::accounts::broker_config(data, url, &account, "apiserver")?);
+    }
     Server::start(config, tasks)
         .await
         .map_err(|error| {
