@@ -1,4 +1,5 @@
 //! All controllers and the scheduler against a real API server in this process, with a kubelet that only pretends.
+#![expect(clippy::unwrap_used, reason = "a test fails where anything is not as it should be")]
 
 use std::time::Duration;
 
