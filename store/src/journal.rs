@@ -15,6 +15,7 @@ use warren_api::{GroupResource, ObjectKey, Revision, Shard, Uid};
 use crate::backup::BackupError;
 use crate::database::{self, OpenError};
 
+mod checkpoint;
 mod codec;
 mod load;
 mod queue;

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use warren_api::ObjectKey;
 
 use self::stage::{Attempt, Pending, finish};
+use super::checkpoint::Checkpointer;
 use super::queue::{Job, Taken};
 use super::state::{Heads, Shared, State};
 use super::{Batch, Change, CommitError, Options};
@@ -76,7 +77,15 @@ pub(crate) fn start(
             tracing::warn!(%error, "the size of the WAL is not watched");
         }
         let resources_on_disk = shared.resources.read().len();
+        let checkpointer = match Checkpointer::start(&shared.path) {
+            Ok(checkpointer) => Some(checkpointer),
+            Err(error) => {
+                tracing::warn!(%error, "checkpoints are made between commits");
+                None
+            }
+        };
         let mut writer = Writer {
+            checkpointer,
             connection: &database.connection,
             state,
             options,
@@ -93,18 +102,11 @@ pub(crate) fn start(
             checkpointed: 0,
             rest_until: None,
             failing: false,
-            #[cfg(test)]
-            faults: hooks.faults.clone(),
+            hooks,
         };
         let ran = std::panic::catch_unwind(AssertUnwindSafe(|| writer.run()));
-        let problem = match &ran {
-            Ok(Ok(())) => None,
-            Ok(Err(Stop(reason))) => Some(reason.as_str()),
-            Err(_) => Some("the journal's writer panicked"),
-        };
-        if let Some(problem) = problem {
-            tracing::error!(problem, "the journal cannot go on; the process ends");
-            (hooks.fatal)(problem);
+        if ran.is_err() {
+            let _: Stop = writer.stop("the journal's writer panicked");
         }
         drop(writer);
         // The file is closed and unlocked before anybody hears of the end.
@@ -117,7 +119,7 @@ pub(crate) fn start(
 
 /// The process must end: what is on disk, or what the cache has seen, is unknown.
 #[derive(Debug)]
-pub(crate) struct Stop(String);
+pub(crate) struct Stop;
 
 pub(crate) struct Writer<'db> {
     connection: &'db Connection,
@@ -137,12 +139,12 @@ pub(crate) struct Writer<'db> {
     resources_on_disk: usize,
     /// Pages in the WAL, as of the last commit.
     wal_frames: Arc<AtomicU32>,
-    /// How many of them are in the database.
+    /// As of the last checkpoint that was made or asked for.
     checkpointed: u32,
+    checkpointer: Option<Checkpointer>,
     rest_until: Option<Instant>,
     failing: bool,
-    #[cfg(test)]
-    faults: Faults,
+    hooks: Hooks,
 }
 
 impl Writer<'_> {
@@ -238,6 +240,7 @@ impl Writer<'_> {
                 let bytes: usize = jobs.iter().map(Pending::staged_bytes).sum();
                 self.state.history_rows += changes as u64;
                 self.state.history_bytes += bytes as u64;
+                self.sweeping |= self.sweep_due();
                 self.last_commit = Instant::now();
                 self.shared.stats.lock().transactions += 1;
                 if std::mem::take(&mut self.failing) {
@@ -275,7 +278,7 @@ impl Writer<'_> {
         let Some(last) = changes.last() else { return Ok(()) };
         let on_commit = &mut self.on_commit;
         std::panic::catch_unwind(AssertUnwindSafe(|| on_commit(changes)))
-            .map_err(|_| Stop("the cache could not take a committed batch".to_owned()))?;
+            .map_err(|_| self.stop("the cache could not take a committed batch"))?;
         if !heads.is_empty() {
             self.shared.heads.write().extend(heads);
         }
@@ -298,13 +301,20 @@ impl Writer<'_> {
 
     fn note_failure(&mut self, error: &rusqlite::Error) -> Result<(), Stop> {
         if fault(error) == Fault::Fatal {
-            return Err(Stop(error.to_string()));
+            return Err(self.stop(&error.to_string()));
         }
         self.shared.stats.lock().failures += 1;
         if !std::mem::replace(&mut self.failing, true) {
             tracing::error!(%error, "cannot write the journal");
         }
         Ok(())
+    }
+
+    /// Before anybody who waits for an answer is let go: what they asked for may be on disk.
+    fn stop(&self, problem: &str) -> Stop {
+        tracing::error!(problem, "the journal cannot go on; the process ends");
+        (self.hooks.fatal)(problem);
+        Stop
     }
 
     /// Makes room for revisions before they are given out.
@@ -340,7 +350,7 @@ impl Writer<'_> {
         work: impl FnOnce(&mut Self) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<T> {
         #[cfg(test)]
-        for sql in self.faults.sql.lock().drain(..) {
+        for sql in self.hooks.faults.sql.lock().drain(..) {
             self.connection.execute_batch(sql)?;
         }
         self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
@@ -358,7 +368,7 @@ impl Writer<'_> {
 
     #[cfg(test)]
     fn injected_fault(&self) -> rusqlite::Result<()> {
-        self.faults.errors.lock().pop_front().map_or(Ok(()), Err)
+        self.hooks.faults.errors.lock().pop_front().map_or(Ok(()), Err)
     }
 
     #[cfg(not(test))]

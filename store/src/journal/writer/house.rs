@@ -8,6 +8,7 @@ use warren_api::ObjectKey;
 use super::stage::{Row, delete_row};
 use super::sweep::Swept;
 use super::{REST_AFTER_FAILURE, Stop, Writer, set_meta};
+use crate::journal::checkpoint::{Checkpointer, checkpoint};
 use crate::journal::codec::encode_streams;
 
 /// Deferred writes and the cursor go to disk with the first transaction after so long, or alone a while later.
@@ -19,8 +20,12 @@ const DEFERRED_STEP: usize = 256;
 /// Rows that compaction passes in one transaction of its own, and for each change that it rides with.
 const SWEEP_STEP: usize = 256;
 const SWEEP_PER_CHANGE: usize = 2;
-/// A checkpoint starts at so many pages in the WAL (4 MB): short enough to be done between two batches.
+/// A checkpoint is asked for each time the WAL has grown by so many pages (4 MB).
 const CHECKPOINT_PAGES: u32 = 1024;
+/// From here on (16 MB) the writer makes one itself, between two batches, when few pages are left to it: with all of
+/// them in the database, the WAL starts anew.
+const INLINE_PAGES: u32 = 4 * 1024;
+const INLINE_PAGES_LEFT: u32 = 768;
 /// Where readers have kept the WAL from starting anew: wait for them (64 MB).
 const CHECKPOINT_HARD_PAGES: u32 = 16 * 1024;
 /// After so long without a commit the rest of the WAL goes into the database, so that the next start is quick.
@@ -177,9 +182,12 @@ impl Writer<'_> {
         }
         let pages = self.wal_frames.load(Ordering::Relaxed);
         if pages > self.checkpointed && self.last_commit.elapsed() >= CHECKPOINT_IDLE_AFTER {
-            self.checkpoint("PASSIVE")?;
             // What a reader held back waits for the next commit.
             self.checkpointed = pages;
+            checkpoint(
+                self.connection,
+                if pages > CHECKPOINT_PAGES { "TRUNCATE" } else { "PASSIVE" },
+            )?;
         }
         Ok(())
     }
@@ -214,31 +222,46 @@ impl Writer<'_> {
         Ok(free - FREE_PAGES_KEPT > step)
     }
 
-    /// Between batches, so that the WAL stays short also where it is never quiet.
+    /// Keeps the WAL short also where it is never quiet. Most of it moves into the database beside the commits; now and
+    /// then the rest follows between two of them, so that it can start anew.
     pub(crate) fn checkpoint_if_long(&mut self) -> Result<(), Stop> {
+        if let Some(error) = self.checkpointer.as_ref().and_then(Checkpointer::trouble) {
+            self.note_failure(&error)?;
+        }
         let pages = self.wal_frames.load(Ordering::Relaxed);
         if pages < self.checkpointed {
             // It has started anew.
             self.checkpointed = 0;
+            self.checkpointer.as_ref().inspect(|c| c.forget());
         }
-        if pages - self.checkpointed < CHECKPOINT_PAGES
-            || self.rest_until.is_some_and(|rest| rest > Instant::now())
-        {
+        if self.rest_until.is_some_and(|rest| rest > Instant::now()) {
             return Ok(());
         }
-        let mode = if pages >= CHECKPOINT_HARD_PAGES { "RESTART" } else { "PASSIVE" };
-        let result = self.checkpoint(mode);
+        let grown = pages - self.checkpointed >= CHECKPOINT_PAGES;
+        let few_left =
+            |c: &Checkpointer| pages >= INLINE_PAGES && c.left(pages) <= INLINE_PAGES_LEFT;
+        let mode = match &self.checkpointer {
+            Some(_) if grown && pages >= CHECKPOINT_HARD_PAGES => "RESTART",
+            Some(checkpointer) if few_left(checkpointer) => {
+                checkpointer.forget();
+                "PASSIVE"
+            }
+            Some(checkpointer) => {
+                if grown {
+                    self.checkpointed = pages;
+                    checkpointer.ask();
+                }
+                return Ok(());
+            }
+            None if grown => "PASSIVE",
+            None => return Ok(()),
+        };
         self.checkpointed = pages;
-        if let Err(error) = result {
+        if let Err(error) = checkpoint(self.connection, mode) {
             self.note_failure(&error)?;
             self.rest_until = Some(Instant::now() + REST_AFTER_FAILURE);
         }
         Ok(())
-    }
-
-    fn checkpoint(&self, mode: &str) -> rusqlite::Result<()> {
-        let sql = format!("PRAGMA wal_checkpoint({mode})");
-        self.connection.query_row(&sql, [], |_| Ok(()))
     }
 
     /// Everything to disk, and the revisions without a gap.
@@ -261,6 +284,6 @@ impl Writer<'_> {
                 break;
             }
         }
-        self.checkpoint("TRUNCATE")
+        checkpoint(self.connection, "TRUNCATE").map(drop)
     }
 }
