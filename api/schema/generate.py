@@ -26,13 +26,34 @@ import sys
 
 # Not reachable from a kind, but sent or received.
 ROOTS = [
+    "admission/v1.AdmissionReview",
     "authentication/v1.TokenRequest",
     "autoscaling/v1.Scale",
     "core/v1.Binding",
+    "core/v1.NodeProxyOptions",
+    "core/v1.PodAttachOptions",
+    "core/v1.PodExecOptions",
+    "core/v1.PodLogOptions",
+    "core/v1.PodPortForwardOptions",
+    "core/v1.PodProxyOptions",
+    "core/v1.PodStatusResult",
+    "core/v1.RangeAllocation",
+    "core/v1.SerializedReference",
+    "core/v1.ServiceProxyOptions",
+    "meta/v1.APIGroup",
+    "meta/v1.APIGroupList",
+    "meta/v1.APIResourceList",
+    "meta/v1.APIVersions",
+    "meta/v1.CreateOptions",
     "meta/v1.DeleteOptions",
+    "meta/v1.GetOptions",
+    "meta/v1.ListOptions",
     "meta/v1.PartialObjectMetadata",
     "meta/v1.PartialObjectMetadataList",
+    "meta/v1.PatchOptions",
     "meta/v1.Status",
+    "meta/v1.UpdateOptions",
+    "meta/v1.WatchEvent",
     "policy/v1.Eviction",
 ]
 
@@ -146,7 +167,9 @@ def main():
         else:
             words.append("-")
         simple = ("?" if field.get("optional") else "") + ("o" if field.get("omitempty") else "")
-        simple += ("p" if field.get("pointer") else "") + ("r" if pb and pb[2] == "rep" else "")
+        # The labels in Go's tags are not reliable; a list is repeated unless it is a named type (a message of its own).
+        repeated = pb and (pb[2] == "rep" or field["type"].startswith("[]") and field["type"] != "[]byte")
+        simple += ("p" if field.get("pointer") else "") + ("r" if repeated else "")
         if simple:
             words.append(simple)
         if field.get("list") == "map":

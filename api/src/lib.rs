@@ -13,6 +13,7 @@ pub mod manifest;
 mod object;
 pub mod openapi;
 pub mod patch;
+pub mod protobuf;
 pub mod quantity;
 pub mod schema;
 pub mod selector;

@@ -53,6 +53,8 @@ pub struct Type {
     pub cluster_scoped: bool,
     /// Sorted by name.
     fields: Box<[Field]>,
+    /// The fields that are in protobuf, by [`Proto::path`].
+    wire_order: Box<[u16]>,
     /// It or a type below it has a field with a default that must be written.
     has_defaults: bool,
 }
@@ -115,10 +117,22 @@ pub struct PatchStrategy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proto {
     pub number: u32,
-    /// The number of the embedded message that holds the field, where the JSON form inlines it.
-    pub within: Option<u32>,
+    /// The numbers of the embedded messages around the field, outermost first, where the JSON form inlines them; then
+    /// zeros.
+    pub within: [u32; 2],
     pub wire: Wire,
     pub repeated: bool,
+}
+
+impl Proto {
+    /// The numbers on the way to the field, its own last; then zeros.
+    pub fn path(self) -> [u32; 3] {
+        match self.within {
+            [0, _] => [self.number, 0, 0],
+            [outer, 0] => [outer, self.number, 0],
+            [outer, inner] => [outer, inner, self.number],
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,6 +175,33 @@ impl Type {
     pub fn field(&self, name: &str) -> Option<&Field> {
         let at = self.fields.binary_search_by(|field| (*field.name).cmp(name)).ok()?;
         self.fields.get(at)
+    }
+
+    /// The fields that are in protobuf, in the order of their numbers, for [`Type::place`].
+    pub(crate) fn in_wire_order(&self) -> &[u16] {
+        &self.wire_order
+    }
+
+    pub(crate) fn place(&self, at: u16) -> &Field {
+        &self.fields[usize::from(at)]
+    }
+
+    /// The field at the end of a way of protobuf numbers.
+    pub(crate) fn field_at(&self, way: &[u32]) -> Option<&Field> {
+        let mut path = [0; 3];
+        path.get_mut(..way.len())?.copy_from_slice(way);
+        let key = |at: &u16| self.place(*at).proto.map_or([0; 3], Proto::path);
+        let at = self.wire_order.binary_search_by_key(&path, key).ok()?;
+        Some(self.place(self.wire_order[at]))
+    }
+
+    /// Whether a way of protobuf numbers leads to a message whose fields are inlined here.
+    pub(crate) fn embeds(&self, way: &[u32]) -> bool {
+        way.len() < 3
+            && self.fields.iter().filter_map(|field| field.proto).any(|proto| {
+                let path = proto.path();
+                path.starts_with(way) && path[way.len()] != 0
+            })
     }
 
     /// `Container` of `core/v1.Container`

@@ -26,7 +26,7 @@ pub(super) fn parse(text: &str) -> Result<Schema, String> {
     for line in lines().filter(|line| !line.starts_with('@')) {
         if let Some(line) = line.strip_prefix('=') {
             if let Some(last) = types.last_mut() {
-                last.fields = std::mem::take(&mut fields).into();
+                last.fill(std::mem::take(&mut fields));
             }
             types.push(header(line));
         } else {
@@ -34,7 +34,7 @@ pub(super) fn parse(text: &str) -> Result<Schema, String> {
         }
     }
     if let Some(last) = types.last_mut() {
-        last.fields = fields.into();
+        last.fill(fields);
     }
     mark_defaults(&mut types);
     let by_name = names.types.iter().map(|(name, id)| ((*name).into(), *id)).collect();
@@ -47,6 +47,18 @@ struct Names<'a> {
     enums: HashMap<&'a str, u32>,
 }
 
+impl Type {
+    fn fill(&mut self, fields: Vec<Field>) {
+        let mut order: Vec<_> = (0u16..)
+            .zip(&fields)
+            .filter_map(|(at, field)| Some((field.proto?.path(), at)))
+            .collect();
+        order.sort_unstable();
+        self.wire_order = order.into_iter().map(|(_, at)| at).collect();
+        self.fields = fields.into();
+    }
+}
+
 fn header(line: &str) -> Type {
     let mut words = line.split(' ');
     let mut header = Type {
@@ -55,6 +67,7 @@ fn header(line: &str) -> Type {
         is_kind: false,
         cluster_scoped: false,
         fields: Box::default(),
+        wire_order: Box::default(),
         has_defaults: false,
     };
     for word in words {
@@ -137,12 +150,17 @@ fn proto(word: &str) -> Option<Proto> {
         _ => return None,
     };
     let numbers = word.get(..word.len() - 1)?;
-    let (within, number) = match numbers.rsplit_once('.') {
-        // Only one message inlines two deep, and it is decoded as JSON only.
-        Some((outer, inner)) => (outer.split('.').next()?.parse().ok(), inner),
-        None => (None, numbers),
-    };
-    Some(Proto { number: number.parse().ok()?, within, wire, repeated: false })
+    let mut within = [0; 2];
+    let mut way = numbers.split('.').rev();
+    let number = way.next()?.parse().ok()?;
+    let outer: Vec<&str> = way.collect();
+    for (place, outer) in within.iter_mut().zip(outer.iter().rev()) {
+        *place = outer.parse().ok()?;
+    }
+    if outer.len() > within.len() {
+        return None;
+    }
+    Some(Proto { number, within, wire, repeated: false })
 }
 
 fn shape(names: &Names<'_>, word: &str) -> Option<Shape> {

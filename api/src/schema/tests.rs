@@ -34,7 +34,7 @@ fn the_table_is_whole() {
     let Shape::Enum(id) = protocol.shape else { panic!("{:?}", protocol.shape) };
     assert_eq!(schema.values(id).values.len(), 3);
     let volume = schema.named("core/v1.Volume").unwrap().field("emptyDir").unwrap();
-    assert_eq!(volume.proto.unwrap().within, Some(2));
+    assert_eq!(volume.proto.unwrap().path()[0], 2);
 }
 
 #[test]
