@@ -178,9 +178,7 @@ impl<'a> Envelope<'a> {
         let bytes = body.strip_prefix(MAGIC).ok_or(ProtobufError::NoMagic)?;
         let mut envelope = Self::default();
         let mut encoding = "";
-        envelope
-            .fields(bytes, &mut encoding)
-            .map_err(|fault| fault.of("Unknown"))?;
+        envelope.fields(bytes, &mut encoding).map_err(|fault| fault.of("Unknown"))?;
         match encoding {
             "" => Ok(envelope),
             other => Err(ProtobufError::Encoding(other.chars().take(64).collect())),

@@ -20,9 +20,28 @@ pub(crate) struct Accept {
     pub form: Form,
     pub yaml: bool,
     pub pretty: bool,
+    /// For types that have a protobuf form.
+    pub protobuf: Option<Protobuf>,
 }
 
-/// The first range that can be served; what names protobuf alone gets JSON.
+/// What happens to types without a protobuf form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protobuf {
+    /// A later range takes JSON.
+    OrJson,
+    Only,
+}
+
+const PROTOBUF: &str = warren_api::protobuf::MEDIA_TYPE;
+
+/// Whether errors are wanted in protobuf. Rough: clients take them in any form.
+pub(crate) fn prefers_protobuf(headers: &HeaderMap) -> bool {
+    headers
+        .get(http::header::ACCEPT)
+        .is_some_and(|value| value.as_bytes().starts_with(PROTOBUF.as_bytes()))
+}
+
+/// The first range that can be served.
 pub(crate) fn accept(headers: &HeaderMap, pretty: &str) -> Result<Accept, Status> {
     let text: Vec<&str> = headers
         .get_all(http::header::ACCEPT)
@@ -33,11 +52,11 @@ pub(crate) fn accept(headers: &HeaderMap, pretty: &str) -> Result<Accept, Status
         .filter(|range| !range.is_empty())
         .collect();
     let pretty = matches!(pretty, "1" | "true");
-    let of = |form, yaml| Accept { form, yaml, pretty };
+    let mut protobuf = None;
+    let of = |form, yaml| Accept { form, yaml, pretty, protobuf: None };
     if text.is_empty() {
         return Ok(of(Form::Object, false));
     }
-    let mut protobuf = false;
     for range in text {
         let mut parts = range.split(';').map(str::trim);
         let media = parts.next().unwrap_or_default().to_ascii_lowercase();
@@ -47,33 +66,49 @@ pub(crate) fn accept(headers: &HeaderMap, pretty: &str) -> Result<Accept, Status
                 (key == wanted).then_some(value)
             })
         };
-        protobuf |= media == "application/vnd.kubernetes.protobuf";
         let yaml = match media.as_str() {
             "application/json" | "*/*" | "application/*" => false,
             "application/yaml" => true,
+            PROTOBUF => false,
             _ => continue,
         };
-        match (parameter("as"), parameter("g"), parameter("v")) {
-            (None, _, _) => return Ok(of(Form::Object, yaml)),
-            (Some("Table"), Some("meta.k8s.io"), Some("v1")) => return Ok(of(Form::Table, yaml)),
+        let form = match (parameter("as"), parameter("g"), parameter("v")) {
+            (None, _, _) => Form::Object,
+            (Some("Table"), Some("meta.k8s.io"), Some("v1")) if media != PROTOBUF => Form::Table,
             (
                 Some("PartialObjectMetadata" | "PartialObjectMetadataList"),
                 Some("meta.k8s.io"),
                 Some("v1"),
-            ) => return Ok(of(Form::Metadata, yaml)),
-            (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2")) => {
-                return Ok(of(Form::AggregatedDiscovery, yaml));
+            ) => Form::Metadata,
+            (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2"))
+                if media != PROTOBUF =>
+            {
+                Form::AggregatedDiscovery
             }
-            _ => {}
+            _ => continue,
+        };
+        match protobuf {
+            // Another form would be another answer.
+            Some(first) if form == first && media != PROTOBUF => {
+                return Ok(Accept { protobuf: Some(Protobuf::OrJson), ..of(form, false) });
+            }
+            Some(_) => {}
+            None if media == PROTOBUF => protobuf = Some(form),
+            None => return Ok(of(form, yaml)),
         }
     }
-    if protobuf {
-        return Ok(of(Form::Object, false));
+    if let Some(form) = protobuf {
+        return Ok(Accept { protobuf: Some(Protobuf::Only), ..of(form, false) });
     }
-    Err(Status::new(
+    Err(not_acceptable())
+}
+
+pub(crate) fn not_acceptable() -> Status {
+    Status::new(
         Reason::NotAcceptable,
-        "only the following media types are accepted: application/json, application/yaml",
-    ))
+        "only the following media types are accepted: application/json, application/yaml, \
+         application/vnd.kubernetes.protobuf",
+    )
 }
 
 #[cfg(test)]
@@ -87,6 +122,23 @@ mod tests {
             headers.insert("accept", text.parse().unwrap());
             accept(&headers, "").map(|a| (a.form, a.yaml)).map_err(|e| e.reason)
         };
+        let protobuf = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("accept", text.parse().unwrap());
+            accept(&headers, "").unwrap().protobuf
+        };
+        for (text, expected) in [
+            ("application/json,application/vnd.kubernetes.protobuf", None),
+            ("application/vnd.kubernetes.protobuf", Some(Protobuf::Only)),
+            ("application/vnd.kubernetes.protobuf;stream=watch", Some(Protobuf::Only)),
+            ("application/vnd.kubernetes.protobuf, */*", Some(Protobuf::OrJson)),
+            (
+                "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1,application/json",
+                None,
+            ),
+        ] {
+            assert_eq!(protobuf(text), expected, "{text}");
+        }
         for (text, expected) in [
             ("application/json", Ok((Form::Object, false))),
             ("*/*", Ok((Form::Object, false))),

@@ -62,9 +62,10 @@ pub(crate) fn handle(
     Box::pin(async move {
         let started = std::time::Instant::now();
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let in_protobuf = crate::accept::prefers_protobuf(request.headers());
         let response = match respond(Arc::clone(&api), connection, request).await {
             Ok(response) => response,
-            Err(status) => response::error(&status),
+            Err(status) => response::error(&status, in_protobuf),
         };
         let took = started.elapsed();
         api.metrics.observe(&method, response.status(), took);

@@ -12,7 +12,6 @@ use warren_store::Body;
 pub(crate) enum Format {
     Json,
     Yaml,
-    /// Read only: answers to those who would take it are JSON.
     Protobuf,
 }
 
@@ -29,7 +28,7 @@ pub(crate) fn format(headers: &HeaderMap) -> Result<Format, Status> {
     match media_type(headers).as_str() {
         "" | "application/json" | "*/*" => Ok(Format::Json),
         "application/yaml" | "application/x-yaml" | "text/yaml" => Ok(Format::Yaml),
-        "application/vnd.kubernetes.protobuf" => Ok(Format::Protobuf),
+        warren_api::protobuf::MEDIA_TYPE => Ok(Format::Protobuf),
         _ => Err(Status::new(Reason::UnsupportedMediaType, ACCEPTED)),
     }
 }
@@ -44,12 +43,13 @@ pub(crate) fn value(body: &[u8], format: Format) -> Result<Value, Status> {
             Status::bad_request(format!("couldn't parse the body as JSON: {error}"))
         }),
         Format::Yaml => yaml(body),
-        Format::Protobuf => protobuf(body),
+        Format::Protobuf => protobuf(body, "", ""),
     }
 }
 
-fn protobuf(body: &[u8]) -> Result<Value, Status> {
-    crate::protobuf::decode(body).map_err(|error| {
+/// The type is this one where the body names none.
+fn protobuf(body: &[u8], api_version: &str, kind: &str) -> Result<Value, Status> {
+    warren_api::protobuf::decode_as(body, api_version, kind).map_err(|error| {
         Status::bad_request(format!("couldn't parse the body as protobuf: {error}"))
     })
 }
@@ -82,7 +82,8 @@ pub(crate) fn object(
             schema::decode(schema::builtin(), kind.schema_type(), yaml(body)?, validation)
         }
         Format::Protobuf => {
-            schema::decode(schema::builtin(), kind.schema_type(), protobuf(body)?, validation)
+            let tree = protobuf(body, &kind.api_version(), kind.kind())?;
+            schema::decode(schema::builtin(), kind.schema_type(), tree, validation)
         }
     };
     let (mut object, warnings) =

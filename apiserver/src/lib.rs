@@ -23,7 +23,6 @@ mod local;
 mod metrics;
 mod metrics_api;
 mod prepare;
-mod protobuf;
 mod read;
 mod refs;
 mod request;

@@ -1,5 +1,6 @@
 //! GET and LIST: slices of the cache.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use warren_api::{GroupResource, Kind, Reason, Revision, Status};
+use warren_api::{GroupResource, Kind, Reason, Revision, Status, protobuf};
 
 use crate::accept::{Accept, Form};
 use crate::api::{Api, Call};
@@ -190,7 +191,19 @@ fn render(
     now: Timestamp,
 ) -> Response<Body> {
     let value = match accept.form {
-        Form::Object | Form::AggregatedDiscovery if !accept.yaml && !accept.pretty => {
+        Form::Object
+            if accept.protobuf.is_some()
+                && protobuf::has_type(&kind.api_version(), kind.kind()) =>
+        {
+            let items = entries.iter().map(|entry| Cow::Owned(entry.object().0));
+            return match protobuf::encode_list(&kind.api_version(), kind.kind(), meta, items) {
+                Ok(bytes) => response::protobuf(StatusCode::OK, bytes),
+                Err(error) => response::error(&Status::internal(error.to_string()), false),
+            };
+        }
+        Form::Object | Form::AggregatedDiscovery
+            if !accept.yaml && !accept.pretty && accept.protobuf.is_none() =>
+        {
             let mut head = serde_json::to_vec(&json!({
                 "kind": format!("{}List", kind.kind()), "apiVersion": kind.api_version(), "metadata": meta,
             }))

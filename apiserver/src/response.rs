@@ -12,7 +12,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use serde_json::Value;
 use warren_api::Status;
 
-use crate::accept::Accept;
+use crate::accept::{Accept, Protobuf, not_acceptable};
 use crate::cache::Entry;
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -34,7 +34,7 @@ pub(crate) fn json(code: StatusCode, bytes: impl Into<Bytes>) -> Response<Body> 
 
 /// Bytes of JSON in the form that was asked for.
 pub(crate) fn encoded(code: StatusCode, bytes: Bytes, accept: Accept) -> Response<Body> {
-    if !accept.yaml && !accept.pretty {
+    if !accept.yaml && !accept.pretty && accept.protobuf.is_none() {
         return json(code, bytes);
     }
     match serde_json::from_slice::<Value>(&bytes) {
@@ -43,7 +43,22 @@ pub(crate) fn encoded(code: StatusCode, bytes: Bytes, accept: Accept) -> Respons
     }
 }
 
+/// A body in Kubernetes' protobuf.
+pub(crate) fn protobuf(code: StatusCode, bytes: Vec<u8>) -> Response<Body> {
+    let mut response = json(code, bytes);
+    let media_type = HeaderValue::from_static(warren_api::protobuf::MEDIA_TYPE);
+    response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+    response
+}
+
 pub(crate) fn tree(code: StatusCode, value: &Value, accept: Accept) -> Response<Body> {
+    if let (Some(wanted), Value::Object(object)) = (accept.protobuf, value) {
+        match warren_api::protobuf::encode(object) {
+            Ok(bytes) => return protobuf(code, bytes),
+            Err(_) if wanted == Protobuf::OrJson => {}
+            Err(_) => return error(&not_acceptable(), false),
+        }
+    }
     if accept.yaml {
         let text = warren_api::yaml::to_string(value).unwrap_or_default();
         let mut response = Response::new(full(text));
@@ -72,10 +87,12 @@ pub(crate) fn no_such_path() -> Response<Body> {
     text(StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
-pub(crate) fn error(status: &Status) -> Response<Body> {
+pub(crate) fn error(status: &Status, in_protobuf: bool) -> Response<Body> {
     let code =
         StatusCode::from_u16(status.reason.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = json(code, serde_json::to_vec(&status.to_json()).unwrap_or_default());
+    let value = status.to_json();
+    let accept = Accept { protobuf: in_protobuf.then_some(Protobuf::OrJson), ..Accept::default() };
+    let mut response = tree(code, &value, accept);
     let retry = status.details.as_ref().and_then(|details| details.retry_after_seconds);
     if let Some(seconds) = retry {
         response.headers_mut().insert(header::RETRY_AFTER, seconds.into());

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
-use warren_api::{ErrorList, Kind, Object, Reason, Revision, Status};
+use warren_api::{ErrorList, Kind, Object, Reason, Revision, Status, protobuf};
 use warren_store::{Change, HistoryError, Op};
 
-use crate::accept::{Accept, Form};
+use crate::accept::{Accept, Form, Protobuf, not_acceptable};
 use crate::api::{Api, Call};
 use crate::cache::{Entry, Resource, Since};
 use crate::read::revision;
@@ -60,12 +60,19 @@ pub(crate) fn start(
     } else if from.0 == 0 {
         cursor = api.cache.revision();
     }
+    let in_protobuf = match call.accept.protobuf {
+        None => false,
+        Some(_) if protobuf::has_type(&kind.api_version(), kind.kind()) => true,
+        Some(Protobuf::OrJson) => false,
+        Some(Protobuf::Only) => return Err(not_acceptable()),
+    };
     let now = Instant::now();
     let watcher = Watcher {
         encoder: Encoder {
             kind,
             accept: call.accept,
             include: Include::parse(query.get("includeObject")),
+            protobuf: in_protobuf,
             columns_sent: false,
         },
         api: Arc::clone(api),
@@ -87,6 +94,10 @@ pub(crate) fn start(
         Some((Ok::<_, BoxError>(Frame::data(frame)), watcher))
     });
     let mut response = response::json(StatusCode::OK, Bytes::new());
+    if in_protobuf {
+        let media_type = HeaderValue::from_static(protobuf::WATCH_MEDIA_TYPE);
+        response.headers_mut().insert(http::header::CONTENT_TYPE, media_type);
+    }
     *response.body_mut() = StreamBody::new(frames).boxed_unsync();
     Ok(response)
 }
@@ -230,7 +241,7 @@ impl Watcher {
 
     fn fail(&mut self, frame: &mut Vec<u8>, status: &Status) {
         self.ended = true;
-        line(frame, "ERROR", &serde_json::to_vec(&status.to_json()).unwrap_or_default());
+        self.encoder.send(frame, "ERROR", &status.to_json());
     }
 
     /// Objects that enter or leave the selection appear as added or deleted.
@@ -266,6 +277,8 @@ struct Encoder {
     kind: &'static dyn Kind,
     accept: Accept,
     include: Include,
+    /// Frames of protobuf instead of lines of JSON.
+    protobuf: bool,
     /// Columns stand in the first event only.
     columns_sent: bool,
 }
@@ -273,8 +286,10 @@ struct Encoder {
 impl Encoder {
     fn event(&mut self, frame: &mut Vec<u8>, event_type: &str, entry: &Entry) {
         match self.accept.form {
-            Form::Object | Form::AggregatedDiscovery => line(frame, event_type, entry.body()),
-            Form::Table | Form::Metadata => self.object(frame, event_type, &entry.object()),
+            Form::Object | Form::AggregatedDiscovery if !self.protobuf => {
+                line(frame, event_type, entry.body());
+            }
+            _ => self.object(frame, event_type, &entry.object()),
         }
     }
 
@@ -295,7 +310,7 @@ impl Encoder {
                 table
             }
         };
-        line(frame, event_type, &serde_json::to_vec(&value).unwrap_or_default());
+        self.send(frame, event_type, &value);
     }
 
     fn bookmark(&self, frame: &mut Vec<u8>, at: Revision, initial_end: bool) {
@@ -315,7 +330,22 @@ impl Encoder {
                 "columnDefinitions": [], "rows": [],
             }),
         };
-        line(frame, "BOOKMARK", &serde_json::to_vec(&value).unwrap_or_default());
+        self.send(frame, "BOOKMARK", &value);
+    }
+
+    fn send(&self, frame: &mut Vec<u8>, event_type: &str, value: &Value) {
+        if !self.protobuf {
+            return line(frame, event_type, &serde_json::to_vec(value).unwrap_or_default());
+        }
+        let encode = |value: &Value| protobuf::encode(value.as_object().unwrap_or(&Map::new()));
+        match encode(value) {
+            Ok(bytes) => frame.extend(protobuf::watch_frame(event_type, &bytes)),
+            Err(error) => {
+                let status = Status::internal(error.to_string()).to_json();
+                let bytes = encode(&status).unwrap_or_default();
+                frame.extend(protobuf::watch_frame("ERROR", &bytes));
+            }
+        }
     }
 }
 

@@ -105,13 +105,7 @@ impl Writer<'_> {
         }
     }
 
-    fn items(
-        self,
-        item: &Shape,
-        number: u32,
-        items: &[Value],
-        out: &mut Out,
-    ) -> Result<(), Fault> {
+    fn items(self, item: &Shape, number: u32, items: &[Value], out: &mut Out) -> Result<(), Fault> {
         items.iter().enumerate().try_for_each(|(index, value)| {
             self.single(item, number, value, out)
                 .map_err(|fault| fault.below(&format!("[{index}]")))
@@ -119,13 +113,7 @@ impl Writer<'_> {
     }
 
     /// Null is the zero of the type.
-    fn single(
-        self,
-        shape: &Shape,
-        number: u32,
-        value: &Value,
-        out: &mut Out,
-    ) -> Result<(), Fault> {
+    fn single(self, shape: &Shape, number: u32, value: &Value, out: &mut Out) -> Result<(), Fault> {
         let schema = self.schema;
         match shape {
             Shape::String | Shape::Enum(_) => out.bytes(number, text(value)?.as_bytes()),
