@@ -1,1 +1,56 @@
+use super::*;
 
+#[test]
+fn thresholds() {
+    let probe =
+        Probe { failure_threshold: Some(2), success_threshold: Some(2), ..Probe::default() };
+    let mut counter = Counter::default();
+    let (yes, no) = (Answer::Success, Answer::Failure(String::new()));
+    let error = Answer::Error(String::new());
+    let mut seen = Vec::new();
+    for answer in [&yes, &yes, &yes, &no, &yes, &no, &error, &no, &no, &yes, &no, &yes, &yes] {
+        seen.push(match counter.count(&probe, answer) {
+            Some(Verdict::Success) => 'S',
+            Some(Verdict::Failure) => 'F',
+            None => '-',
+        });
+    }
+    assert_eq!(seen.iter().collect::<String>(), "-S-----F----S");
+}
+
+#[tokio::test]
+async fn http_and_tcp_ask_for_real() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let number = listener.local_addr().unwrap().port();
+    let answers = async {
+        for status in ["200 OK", "503 No", "302 Elsewhere"] {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut buffer = [0; 512];
+            let read = stream.read(&mut buffer).await.unwrap();
+            assert!(buffer[..read].starts_with(b"GET /healthz?x=1 HTTP/1.1\r\n"));
+            stream.write_all(format!("HTTP/1.1 {status}\r\n\r\n").as_bytes()).await.unwrap();
+        }
+    };
+    let container: Container = serde_json::from_value(serde_json::json!({
+        "name": "c", "ports": [{"name": "web", "containerPort": number}]}))
+    .unwrap();
+    let get = HTTPGetAction {
+        path: Some("/healthz?x=1".into()),
+        port: IntOrString::String("web".into()),
+        ..HTTPGetAction::default()
+    };
+    let target = Target { container_id: "x".into(), ip: [127, 0, 0, 1].into() };
+    let asked = async {
+        let mut found = Vec::new();
+        for _ in 0..3 {
+            found.push(http(&container, &get, &target, Duration::from_secs(5)).await);
+        }
+        found
+    };
+    let ((), found) = tokio::join!(answers, asked);
+    let failed = Answer::Failure("HTTP probe failed with statuscode: 503".into());
+    assert_eq!(found, [Answer::Success, failed, Answer::Success]);
+    drop(listener);
+    let refused = http(&container, &get, &target, Duration::from_secs(5)).await;
+    assert!(matches!(refused, Answer::Failure(text) if text.contains("refused")));
+}

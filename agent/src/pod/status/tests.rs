@@ -1,1 +1,172 @@
+use serde_json::{Value, json};
 
+use super::*;
+use crate::pod::memory::{CrashLoop, Failure, Terminal};
+use crate::runtime::Sandbox;
+
+fn now() -> Timestamp {
+    "2026-01-01T01:00:00Z".parse().unwrap()
+}
+
+fn pod(policy: &str) -> Pod {
+    serde_json::from_value(json!({
+        "metadata": {"name": "p", "namespace": "ns", "uid": "u", "generation": 3},
+        "spec": {"restartPolicy": policy, "containers": [{"name": "c", "image": "i:1"}]},
+    }))
+    .unwrap()
+}
+
+fn observed(pod: &Pod, state: Option<State>) -> Observed {
+    let spec = &spec::spec(pod).containers[0];
+    let sandbox = Sandbox {
+        id: "s".into(),
+        attempt: 0,
+        ready: true,
+        ip: Some([10, 0, 0, 9].into()),
+        created_at: now(),
+    };
+    let container = state.map(|state| Container {
+        id: "c-1".into(),
+        name: "c".into(),
+        sandbox: "s".into(),
+        attempt: 1,
+        image: "i:1".into(),
+        image_id: "sha".into(),
+        hash: spec::hash(spec),
+        created_at: now(),
+        state,
+    });
+    Observed { sandboxes: vec![sandbox], containers: container.into_iter().collect() }
+}
+
+fn exited(code: i32) -> State {
+    let reason = if code == 0 { "Completed" } else { "Error" }.to_owned();
+    let started_at = Some(now());
+    State::Exited(Exit { code, reason, message: None, started_at, finished_at: now() })
+}
+
+fn say(
+    pod: &Pod,
+    observed: &Observed,
+    memory: &Memory,
+    before: &PodStatus,
+    stop: bool,
+) -> PodStatus {
+    status(&Input {
+        pod,
+        stopping: stop,
+        observed,
+        memory,
+        backoffs: &Backoffs::default(),
+        before,
+        runtime: "docker",
+        host_ip: "192.0.2.1",
+        now: now(),
+    })
+}
+
+#[test]
+fn phases_and_states() {
+    let running = State::Running { started_at: now() };
+    let cases = [
+        ("Always", None, false, "Pending", "waiting ContainerCreating"),
+        ("Always", Some(State::Created), false, "Pending", "waiting ContainerCreating"),
+        ("Always", Some(running.clone()), false, "Running", "running"),
+        ("Always", Some(exited(0)), false, "Running", "terminated Completed"),
+        ("Always", Some(exited(1)), false, "Running", "terminated Error"),
+        ("OnFailure", Some(exited(0)), false, "Succeeded", "terminated Completed"),
+        ("OnFailure", Some(exited(1)), false, "Running", "terminated Error"),
+        ("Never", Some(exited(0)), false, "Succeeded", "terminated Completed"),
+        ("Never", Some(exited(1)), false, "Failed", "terminated Error"),
+        ("Always", Some(exited(0)), true, "Succeeded", "terminated Completed"),
+        ("Always", Some(exited(143)), true, "Failed", "terminated Error"),
+        ("Always", Some(running), true, "Running", "running"),
+    ];
+    for (policy, state, stop, phase, shown) in cases {
+        let pod = pod(policy);
+        let text = format!("{policy} {state:?} {stop}");
+        let status =
+            say(&pod, &observed(&pod, state), &Memory::default(), &PodStatus::default(), stop);
+        assert_eq!(status.phase.as_deref(), Some(phase), "{text}");
+        let state = serde_json::to_value(&status.container_statuses.unwrap()[0].state).unwrap();
+        let (name, inner) = state.as_object().unwrap().iter().next().unwrap();
+        let reason = inner["reason"].as_str().unwrap_or_default();
+        assert_eq!(format!("{name} {reason}").trim(), shown, "{text}");
+    }
+}
+
+#[test]
+fn readiness_times_and_what_stays() {
+    let pod = pod("Always");
+    let seen = observed(&pod, Some(State::Running { started_at: now() }));
+    let mut memory = Memory::default();
+    let first = say(&pod, &seen, &memory, &PodStatus::default(), false);
+    let ready = |s: &PodStatus| {
+        let all = s.conditions.clone().unwrap();
+        all.into_iter().find(|c| c.type_ == "Ready").unwrap()
+    };
+    assert_eq!(ready(&first).status, "False");
+    assert_eq!(ready(&first).message.unwrap(), "containers with unready status: [c]");
+    assert_eq!(ready(&first).observed_generation, Some(3));
+    memory.container("c").started = Some("c-1".into());
+    let second = say(&pod, &seen, &memory, &first, false);
+    assert_eq!(ready(&second).status, "True");
+    assert_eq!(second.pod_ip.as_deref(), Some("10.0.0.9"));
+    let mut before = second.clone();
+    let old: Timestamp = "2025-01-01T00:00:00Z".parse().unwrap();
+    for condition in before.conditions.iter_mut().flatten() {
+        condition.last_transition_time = Some(Time(old));
+    }
+    let third = say(&pod, &seen, &memory, &before, false);
+    assert_eq!(ready(&third).last_transition_time, Some(Time(old)), "nothing changed");
+    assert!(same(&third, &before));
+    let over = PodStatus { phase: Some("Failed".into()), ..PodStatus::default() };
+    assert_eq!(say(&pod, &seen, &memory, &over, false).phase.as_deref(), Some("Failed"));
+}
+
+#[test]
+fn why_it_waits() {
+    let pod = pod("Always");
+    let mut memory = Memory::default();
+    let backoffs = Backoffs::default();
+    let reason = |memory: &Memory, seen: &Observed| {
+        let status = say(&pod, seen, memory, &PodStatus::default(), false);
+        let status = status.container_statuses.unwrap().remove(0);
+        let waiting = status.state.unwrap().waiting.unwrap();
+        (waiting.reason.unwrap(), waiting.message.unwrap_or_default())
+    };
+    let failure = |ago: i64| {
+        let at = now() - jiff::SignedDuration::from_secs(ago);
+        Some(Failure::next(None, "ErrImagePull", "no".into(), at, backoffs.image))
+    };
+    memory.container("c").failure = failure(0);
+    let none = observed(&pod, None);
+    assert_eq!(reason(&memory, &none), ("ErrImagePull".into(), "no".into()));
+    memory.container("c").failure = failure(3);
+    let text = "Back-off pulling image \"i:1\": ErrImagePull: no";
+    assert_eq!(reason(&memory, &none), ("ImagePullBackOff".into(), text.into()));
+    memory.container("c").failure = None;
+    let delay = std::time::Duration::from_secs(160);
+    memory.container("c").crash = Some(CrashLoop { delay, updated: now() });
+    let text = "back-off 2m40s restarting failed container=c pod=p_ns(u)";
+    let crashed = observed(&pod, Some(exited(1)));
+    assert_eq!(reason(&memory, &crashed), ("CrashLoopBackOff".into(), text.into()));
+}
+
+#[test]
+fn patches_remove_what_is_ours_and_gone() {
+    let pod = pod("Always");
+    let mut memory = Memory::default();
+    let none = Observed::default();
+    let status = say(&pod, &none, &memory, &PodStatus::default(), false);
+    let value = patch(Some("u"), &status);
+    assert_eq!(value["metadata"]["uid"], "u");
+    assert_eq!(value["status"]["podIP"], Value::Null);
+    assert!(value["status"].as_object().unwrap().contains_key("reason"));
+    memory.terminal = Some(Terminal { reason: "Evicted".into(), message: "m".into() });
+    let status = say(&pod, &observed(&pod, None), &memory, &PodStatus::default(), false);
+    assert_eq!(status.phase.as_deref(), Some("Failed"));
+    let value = patch(None, &status);
+    assert_eq!(value["status"]["podIPs"][0], json!({"$patch": "replace"}));
+    assert_eq!(value["status"]["reason"], "Evicted");
+}
