@@ -406,5 +406,21 @@ fn terminate(process: &Child) {
 
 /// Containers of the cluster of this data folder, and no others.
 fn remove_containers(data: &Path) {
-    let _ = data;
+    let Ok(cluster) = std::fs::read_to_string(data.join("cluster-id")) else { return };
+    let filter = format!("label=io.warren.cluster={}", cluster.trim());
+    let docker = |arguments: &[&str]| {
+        let output = std::process::Command::new("docker").args(arguments).output();
+        output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default()
+    };
+    let containers = docker(&["ps", "-aq", "--filter", &filter]);
+    for id in containers.split_whitespace() {
+        docker(&["rm", "-f", "-v", id]);
+    }
+    let networks = docker(&["network", "ls", "-q", "--filter", &filter]);
+    for id in networks.split_whitespace() {
+        docker(&["network", "rm", id]);
+    }
+    if let Ok(table) = std::fs::read_to_string(data.join("nft-table")) {
+        let _ = std::process::Command::new("nft").args(["delete", "table", "ip", &table]).output();
+    }
 }

@@ -7,8 +7,10 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 
 use super::channels;
 use super::route::{Body, Query, Refusal, Service};
@@ -189,7 +191,9 @@ where
             (None, Err(_)) => Err("the process was lost".to_owned()),
         };
         if write.send(Message::Binary(channels::ended(ended))).await.is_ok() {
-            let _ = write.send(Message::Close(None)).await;
+            // kubectl takes any other code for a broken stream.
+            let normal = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
+            let _ = write.send(Message::Close(Some(normal))).await;
         }
     };
     // The reader goes on while output is written, and is dropped with its input when the process has ended.

@@ -1,13 +1,17 @@
 //! `warren agent`.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
 use warren_agent::api::KubeApi;
+use warren_agent::network::EventSink;
+use warren_agent::network::service::{self, ServiceProxy};
 use warren_agent::pod::index::PodIndex;
 use warren_agent::runtime::Runtime;
+use warren_agent::runtime::docker::{DockerConfig, DockerRuntime};
 use warren_agent::runtime::simulated::Simulation;
 use warren_agent::server::ServerSettings;
 use warren_agent::{Agent, AgentDeps, Config};
@@ -17,7 +21,7 @@ use warren_client::Connection;
 use warren_process::{SystemClock, Tasks};
 
 use super::{CommonArgs, claim, names_of};
-use crate::files::DataDir;
+use crate::files::{DataDir, write_atomically};
 use crate::init::{check_node_name, cluster_id, default_node_name};
 use crate::pki::{Leaf, Material, Pki};
 
@@ -62,6 +66,17 @@ pub(crate) struct AgentArgs {
     /// How many pods the node takes.
     #[arg(long, env = "WARREN_MAX_PODS", value_name = "N", default_value_t = 110)]
     pub(crate) max_pods: u32,
+    /// The image that holds a pod's namespaces; `images/build.sh pause` makes it.
+    #[arg(
+        long,
+        env = "WARREN_PAUSE_IMAGE",
+        value_name = "IMAGE",
+        default_value = "warren/pause:1"
+    )]
+    pub(crate) pause_image: String,
+    /// The addresses of Services, as the API gives them out.
+    #[arg(long, env = "WARREN_SERVICE_CIDR", value_name = "CIDR", default_value = "10.96.0.0/16")]
+    pub(crate) service_cidr: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -91,7 +106,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 Connection::with_fallback(client, Arc::new(fabric))
             }
         };
-        let crew = Crew::new(&data, &args.agent, &tasks)?;
+        let crew = Crew::new(&data, &args.agent, std::slice::from_ref(name), &tasks)?;
         let pki = Pki::open(&data, jiff::Timestamp::now())?;
         let (material, _) = pki.ensure(&Leaf::node(name, &names_of(args.bind, &[])))?;
         let ca = pki.ca_path();
@@ -108,18 +123,29 @@ pub(crate) struct Crew {
     data: DataDir,
     cluster: String,
     args: AgentArgs,
+    /// All nodes of this process.
+    names: BTreeSet<String>,
     index: PodIndex,
     simulation: Option<Simulation>,
+    /// One for the host; made with the first node that has real pods.
+    services: OnceLock<Arc<ServiceProxy>>,
 }
 
 impl Crew {
-    pub(crate) fn new(data: &DataDir, args: &AgentArgs, tasks: &Tasks) -> Result<Self> {
+    pub(crate) fn new(
+        data: &DataDir,
+        args: &AgentArgs,
+        names: &[String],
+        tasks: &Tasks,
+    ) -> Result<Self> {
         let simulated = args.runtime == RuntimeKind::Simulated;
         Ok(Self {
             data: data.clone(),
             cluster: cluster_id(data)?,
             args: args.clone(),
+            names: names.iter().cloned().collect(),
             index: PodIndex::default(),
+            services: OnceLock::new(),
             simulation: simulated.then(|| Simulation::new(Arc::new(SystemClock), tasks)),
         })
     }
@@ -154,7 +180,12 @@ impl Crew {
                 Some(simulation) => {
                     (Config::simulated(&self.cluster, name), simulation.node(name), "simulated")
                 }
-                None => anyhow::bail!("this build has no Docker runtime; use --runtime simulated"),
+                None => {
+                    let docker = DockerConfig::new(&self.cluster, name, &self.args.pause_image);
+                    let runtime = DockerRuntime::new(docker, tasks)
+                        .context("DOCKER_HOST is no address of a Docker daemon")?;
+                    (Config::new(&self.cluster, name), runtime, "docker")
+                }
             };
         config.manifests = manifests;
         // Simulated nodes keep nothing: there may be thousands, and what they ran is gone with the process.
@@ -162,6 +193,10 @@ impl Crew {
         config.address = port.ip();
         config.port = port.port();
         config.capacity.pods = self.args.max_pods;
+        let sinks: Vec<Arc<dyn EventSink>> = match config.simulated {
+            true => Vec::new(),
+            false => vec![self.services(&connection.client, tasks)?],
+        };
         let deps = AgentDeps {
             api: Arc::new(KubeApi::new(connection.client)),
             fabric,
@@ -169,11 +204,27 @@ impl Crew {
             runtime_name,
             clock: Arc::new(SystemClock),
             index: self.index.clone(),
-            sinks: vec![],
+            sinks,
         };
         Agent::start(config, deps, tasks)
             .await
             .map(drop)
             .with_context(|| format!("the agent of node {name} cannot start"))
+    }
+    fn services(&self, client: &kube::Client, tasks: &Tasks) -> Result<Arc<ServiceProxy>> {
+        if let Some(services) = self.services.get() {
+            return Ok(Arc::clone(services));
+        }
+        let table = format!("warren-{}", self.cluster);
+        // Whoever takes the cluster down finds the table by it.
+        let path = self.data.path().join("nft-table");
+        write_atomically(&path, table.as_bytes(), 0o644)?;
+        let config = service::Config {
+            table,
+            service_cidr: self.args.service_cidr.clone(),
+            nodes: self.names.clone(),
+        };
+        let services = ServiceProxy::start(config, client.clone(), tasks);
+        Ok(Arc::clone(self.services.get_or_init(|| services)))
     }
 }

@@ -95,7 +95,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         super::controllers::start(connect(User::controllers()), &args.controllers, &tasks)?;
         crate::say!("controllers  in this process");
 
-        let crew = Crew::new(&data, &args.agent, &tasks)?;
+        let crew = Crew::new(&data, &args.agent, &names, &tasks)?;
         let port = match identities.node(names.first().map_or("", String::as_str)) {
             Some(node) => {
                 crew.open_port(args.node_bind, identities.ca.clone(), node, &tasks).await?
