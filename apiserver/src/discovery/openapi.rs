@@ -7,12 +7,12 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use parking_lot::Mutex;
 use serde_json::Value;
-use warren_api::{Registry, openapi};
+use warren_api::Registry;
+use warren_api::openapi::{self, V2_PROTOBUF};
 
 use super::etag_of;
 use crate::response::{self, Body};
 
-const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 /// What is sent: a type with an at sign is no media type to strict parsers, kubectl's up to 1.28 among them.
 const V2_PROTOBUF_SENT: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 const V3_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf";
@@ -57,9 +57,9 @@ impl Schemas {
             .collect::<Vec<_>>()
             .join(",");
         if rest == "v2" {
-            // Old names of the type have a dot for the at sign.
+            // Asked for with an at sign, which is no media type: Go cannot read it in an answer.
             let protobuf =
-                accepted.contains(V2_PROTOBUF) || accepted.contains("spec.v2.v1.0+protobuf");
+                accepted.contains("spec.v2@v1.0+protobuf") || accepted.contains(V2_PROTOBUF);
             if protobuf {
                 let make = || Document::of(openapi::v2_protobuf(&openapi::v2(&registry)).into());
                 let document = self.v2_protobuf.get_or_init(make);
