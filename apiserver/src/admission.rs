@@ -3,7 +3,6 @@
 //! Whatever is decided here on the strength of another object becomes an expectation of the same commit, so that it
 //! still holds when the write does.
 
-use serde_json::{Value, json};
 use warren_api::{FieldError, GroupResource, Kind, Object, ObjectKey, Status, Subresource};
 use warren_store::{Expected, Write};
 
@@ -15,6 +14,7 @@ use crate::prepare::{self, Scene};
 mod pod;
 mod service;
 
+pub use pod::DefaultTolerations;
 pub(crate) use service::release;
 pub use service::{AddressRange, PortRange};
 
@@ -45,7 +45,9 @@ impl<'a> Admission<'a> {
         }
         self.restrict_node(kind, object, old)?;
         match (kind.group(), kind.kind()) {
-            ("", "Pod") if old.is_none() => pod::on_create(self.user, object)?,
+            ("", "Pod") if old.is_none() => {
+                pod::on_create(self.user, object, self.api.settings.tolerations)?;
+            }
             ("", "Pod") => pod::on_update(object, old),
             ("", "Service") if scene.subresource != Some(Subresource::Status) => {
                 service::allocate(self, object, old)?;
@@ -164,8 +166,4 @@ impl Terminating for warren_store::Change {
         serde_json::from_slice::<Namespace<'_>>(&self.body)
             .is_ok_and(|namespace| namespace.metadata.deletion_timestamp.is_some())
     }
-}
-
-fn toleration(key: &str) -> Value {
-    json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300})
 }

@@ -9,7 +9,7 @@ use warren_process::{Clock, Shutdown, Tasks};
 use warren_store::Journal;
 
 use crate::accept::accept;
-use crate::admission::{AddressRange, PortRange};
+use crate::admission::{AddressRange, DefaultTolerations, PortRange};
 use crate::authn::{self, User};
 use crate::authz::{self, Facts};
 use crate::cache::{Cache, Scope};
@@ -26,6 +26,7 @@ use crate::{discovery, health, metrics_api, read, review, watch, write};
 pub(crate) struct Settings {
     pub service_range: AddressRange,
     pub node_ports: PortRange,
+    pub tolerations: DefaultTolerations,
     pub loopback_only: bool,
 }
 

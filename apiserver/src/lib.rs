@@ -36,7 +36,7 @@ mod table;
 mod watch;
 mod write;
 
-pub use admission::{AddressRange, PortRange};
+pub use admission::{AddressRange, DefaultTolerations, PortRange};
 pub use authn::User;
 pub use local::LocalService;
 pub use response::Body;

@@ -11,7 +11,7 @@ use warren_broker::{BrokerConfig, Fabric};
 use warren_process::{Clock, Readiness, SystemClock, Tasks};
 use warren_store::{Journal, OpenError, Options};
 
-use crate::admission::{AddressRange, PortRange};
+use crate::admission::{AddressRange, DefaultTolerations, PortRange};
 use crate::api::{Api, Settings};
 use crate::authn::User;
 use crate::cache::Cache;
@@ -77,6 +77,8 @@ pub struct Config {
     pub advertise: Option<IpAddr>,
     pub service_range: AddressRange,
     pub node_ports: PortRange,
+    /// How long pods stay on a node that is not ready, or not reachable, unless they say so themselves.
+    pub tolerations: DefaultTolerations,
     /// Whether only this machine can reach the API: then commands without an identity may manage pods.
     pub loopback_only: bool,
     pub journal: Options,
@@ -97,6 +99,7 @@ impl Config {
             advertise: (!ip.is_loopback() && !ip.is_unspecified()).then_some(ip),
             service_range: AddressRange::DEFAULT,
             node_ports: PortRange::default(),
+            tolerations: DefaultTolerations::default(),
             loopback_only: ip.is_loopback(),
             journal: Options::default(),
             clock: Arc::new(SystemClock),
@@ -163,6 +166,7 @@ impl Server {
             settings: Settings {
                 service_range: config.service_range,
                 node_ports: config.node_ports,
+                tolerations: config.tolerations,
                 loopback_only: config.loopback_only,
             },
             snapshots: Snapshots::default(),

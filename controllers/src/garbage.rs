@@ -236,6 +236,10 @@ impl Collector {
                     }
                     self.queue.done(&address);
                 }
+                Err(ExecuteError::Conflict { what }) => {
+                    tracing::debug!(what, "the cache was behind");
+                    self.queue.raced(&address);
+                }
                 Err(error) => {
                     tracing::debug!(?address, %error, "collecting again");
                     self.queue.failed(&address);

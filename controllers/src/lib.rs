@@ -24,6 +24,7 @@ mod serviceaccount;
 mod world;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use warren_client::{Connection, InformerSet};
 use warren_process::{Clock, SystemClock, Tasks};
@@ -66,12 +67,20 @@ pub struct Config {
     /// Those not to run, by the names that [`all`] gives.
     pub disabled: Vec<String>,
     pub clock: Arc<dyn Clock>,
+    /// After so long without a heartbeat a node counts as lost: `node-monitor-grace-period`.
+    pub node_grace: Duration,
+}
+
+impl Config {
+    /// Kubernetes' own.
+    pub const NODE_GRACE: Duration = Duration::from_secs(40);
 }
 
 impl Default for Config {
     fn default() -> Self {
         let instance = format!("{:016x}", rand::random::<u64>());
-        Self { instance, disabled: Vec::new(), clock: Arc::new(SystemClock) }
+        let (disabled, clock) = (Vec::new(), Arc::new(SystemClock));
+        Self { instance, disabled, clock, node_grace: Self::NODE_GRACE }
     }
 }
 
@@ -99,6 +108,7 @@ pub fn start(
         client,
         clock: config.clock,
         metrics: Arc::default(),
+        node_grace: config.node_grace,
     };
     for (name, start) in ALL {
         if config.disabled.iter().any(|disabled| disabled == name) {

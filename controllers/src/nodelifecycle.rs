@@ -23,10 +23,10 @@ use crate::runner::{Context, Controller, run};
 use crate::scheduler::tolerates;
 
 const WORKERS: usize = 4;
-/// `node-monitor-grace-period`
-const GRACE: SignedDuration = SignedDuration::from_secs(40);
-/// `node-monitor-period`
+/// `node-monitor-period`: how often a node is looked at, unless the grace period asks for more.
 const PERIOD: Duration = Duration::from_secs(5);
+/// How often at most.
+const SHORTEST: Duration = Duration::from_millis(100);
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -37,17 +37,21 @@ pub(crate) struct Snapshot<'a> {
     /// for our own deafness.
     pub heard: Option<Timestamp>,
     pub pods: &'a [Arc<Pod>],
+    /// So long a node may be silent: `node-monitor-grace-period`.
+    pub grace: Duration,
 }
 
 pub(crate) fn decide(now: Timestamp, snapshot: &Snapshot<'_>) -> Plan {
     let mut plan = Plan::default();
-    plan.again(PERIOD);
+    plan.again(PERIOD.min(snapshot.grace / 4).max(SHORTEST));
     let (node, Some(heard)) = (snapshot.node, snapshot.heard) else { return plan };
     let status = node.status.clone().unwrap_or_default();
     let mut conditions = status.conditions.clone().unwrap_or_default();
     let ready = conditions.iter().find(|condition| condition.type_ == "Ready");
     let mut ready = ready.map_or("Unknown", |condition| condition.status.as_str()).to_owned();
-    if now.duration_since(heard) > GRACE {
+    if now.duration_since(heard)
+        > SignedDuration::try_from(snapshot.grace).unwrap_or(SignedDuration::MAX)
+    {
         if ready != "Unknown" {
             let text = format!("Node {} status is now: NodeNotReady", node.name_any());
             plan.notes.push(normal(node, "NodeNotReady", text));
@@ -203,7 +207,8 @@ impl Controller for NodeLifecycle {
             heard.since.map(|since| lease.max(created).unwrap_or(since).max(since))
         };
         let pods = caches.pods_on.get(&key.name);
-        decide(now, &Snapshot { node: &node, heard, pods: &pods })
+        let grace = self.context.node_grace;
+        decide(now, &Snapshot { node: &node, heard, pods: &pods, grace })
     }
 }
 
@@ -278,6 +283,8 @@ impl Heard {
 mod tests {
     use super::*;
 
+    const GRACE: Duration = crate::Config::NODE_GRACE;
+
     fn at(seconds: i64) -> Timestamp {
         Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds)
     }
@@ -323,8 +330,9 @@ mod tests {
     fn silence_makes_a_node_unknown_and_its_pods_leave_in_time() {
         let pods = [pod(Some(30))];
         let node_ = node("True", json!(null));
-        let plan =
-            |now, node: &Node, heard| decide(at(now), &Snapshot { node, heard, pods: &pods });
+        let plan = |now, node: &Node, heard| {
+            decide(at(now), &Snapshot { node, heard, pods: &pods, grace: GRACE })
+        };
         assert!(kinds(&plan(40, &node_, Some(at(0)))).is_empty());
         let lost = plan(41, &node_, Some(at(0)));
         assert_eq!(kinds(&lost), ["nodes/status", "nodes/spec", "pods/status"]);
@@ -352,7 +360,8 @@ mod tests {
         mirror.metadata.annotations = Some([(MIRROR.to_owned(), "x".to_owned())].into());
         let pods = [pod(None), Arc::new(mirror)];
         let node = node("True", json!([{"key": "mine", "effect": "NoExecute"}]));
-        let plan = decide(at(9), &Snapshot { node: &node, heard: Some(at(0)), pods: &pods });
+        let snapshot = Snapshot { node: &node, heard: Some(at(0)), pods: &pods, grace: GRACE };
+        let plan = decide(at(9), &snapshot);
         assert_eq!(kinds(&plan), ["delete p"]);
     }
 }

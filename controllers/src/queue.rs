@@ -12,6 +12,11 @@ use tokio::time::Instant;
 /// The first wait after a failure, and the longest; doubled with each failure in a row.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(60));
 
+/// After a lost race: the cache is a moment behind, and nothing has failed.
+const AFTER_A_RACE: Duration = Duration::from_millis(20);
+/// Races lost in a row about one key; then it backs off as after a failure.
+const RACES: u32 = 50;
+
 /// Keys to look at, each at most once: what is marked while it is worked on comes again afterwards. Its size is bounded
 /// by the number of keys there are. Clones share it.
 pub struct WorkQueue<K>(Arc<Shared<K>>);
@@ -36,6 +41,7 @@ struct State<K> {
     delayed: BTreeMap<(Instant, u64), K>,
     due: HashMap<K, (Instant, u64)>,
     failures: HashMap<K, u32>,
+    races: HashMap<K, u32>,
     sequence: u64,
 }
 
@@ -49,6 +55,7 @@ impl<K: Clone + Eq + Hash> Default for WorkQueue<K> {
             delayed: BTreeMap::new(),
             due: HashMap::new(),
             failures: HashMap::new(),
+            races: HashMap::new(),
             sequence: 0,
         };
         Self(Arc::new(Shared { state: Mutex::new(state), wake: Notify::new() }))
@@ -131,7 +138,21 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
     pub fn done(&self, key: &K) {
         let mut state = self.0.state.lock();
         state.failures.remove(key);
+        state.races.remove(key);
         self.finish(state, key);
+    }
+
+    /// Like [`failed`](Self::failed), where somebody else was faster: the key comes again almost at once.
+    pub fn raced(&self, key: &K) {
+        let mut state = self.0.state.lock();
+        let races = state.races.entry(key.clone()).or_default();
+        *races += 1;
+        if *races > RACES {
+            drop(state);
+            return self.failed(key);
+        }
+        self.finish(state, key);
+        self.add_after(key.clone(), AFTER_A_RACE);
     }
 
     /// Like [`done`](Self::done), and the key comes again after its back-off.
@@ -202,6 +223,21 @@ mod tests {
         let start = Instant::now();
         queue.next().await;
         assert_eq!(start.elapsed().as_millis(), 50);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_race_is_no_failure_until_there_are_very_many() {
+        let queue = WorkQueue::default();
+        queue.add("a");
+        for race in 0..=RACES {
+            let start = Instant::now();
+            queue.next().await;
+            assert_eq!(start.elapsed(), if race == 0 { Duration::ZERO } else { AFTER_A_RACE });
+            queue.raced(&"a");
+        }
+        let start = Instant::now();
+        queue.next().await;
+        assert_eq!(start.elapsed(), BACKOFF.0);
     }
 
     #[tokio::test(start_paused = true)]

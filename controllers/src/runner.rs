@@ -42,6 +42,8 @@ pub(crate) struct Context {
     pub recorder: Recorder,
     pub clock: Arc<dyn Clock>,
     pub metrics: Arc<Metrics>,
+    /// So long a node may be silent.
+    pub node_grace: Duration,
 }
 
 /// Counters over all controllers since the start.
@@ -135,7 +137,10 @@ impl<C: Controller> Runner<C> {
                     }
                 }
                 self.remember(key, expected);
-                self.queue.failed(key);
+                match error {
+                    ExecuteError::Conflict { .. } => self.queue.raced(key),
+                    _ => self.queue.failed(key),
+                }
             }
         }
     }

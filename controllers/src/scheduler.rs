@@ -7,8 +7,12 @@
 mod cluster;
 mod decide;
 mod filters;
+mod groups;
+mod neighbours;
 mod queue;
+mod rules;
 mod scores;
+mod spread;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,7 +22,9 @@ use std::time::Duration;
 use futures::stream::{FuturesUnordered, StreamExt};
 use http::Request;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, PodStatus};
+use k8s_openapi::api::core::v1::{
+    ContainerImage, Namespace, Node, Pod, PodCondition, PodStatus, Service,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -64,6 +70,8 @@ struct Scheduler {
     metrics: Arc<Metrics>,
     pods: Informer<Pod>,
     nodes: Informer<Node>,
+    namespaces: Informer<Namespace>,
+    services: Informer<Service>,
     shared: Arc<Shared>,
 }
 
@@ -78,6 +86,8 @@ pub fn start(connection: Connection, config: Config, tasks: &Tasks) {
         metrics: Arc::default(),
         pods: set.informer(),
         nodes: set.informer(),
+        namespaces: set.informer(),
+        services: set.informer(),
         shared: Arc::default(),
     };
     scheduler.spawn(tasks);
@@ -92,6 +102,8 @@ pub(crate) fn start_shared(context: &Context, tasks: &Tasks) {
         metrics: Arc::clone(&context.metrics),
         pods: context.caches.pods.clone(),
         nodes: context.caches.nodes.clone(),
+        namespaces: context.caches.namespaces.clone(),
+        services: context.caches.services.clone(),
         shared: Arc::default(),
     };
     scheduler.spawn(tasks);
@@ -116,6 +128,22 @@ impl Scheduler {
                 shared.wake.notify_one();
             }
         });
+        let shared = Arc::clone(&self.shared);
+        self.namespaces.on_change(move |change| {
+            let known = &mut shared.state.lock().cluster.namespaces;
+            let Some(namespace) = change.any() else { return };
+            let name = namespace.metadata.name.clone().unwrap_or_default();
+            match &change.new {
+                Some(new) => known.insert(name, new.metadata.labels.clone().unwrap_or_default()),
+                None => known.remove(&name),
+            };
+        });
+        let shared = Arc::clone(&self.shared);
+        self.services.on_change(move |change| {
+            if let Some(service) = change.any() {
+                shared.state.lock().cluster.set_service(service, change.new.is_some());
+            }
+        });
         let shutdown = tasks.shutdown().clone();
         tasks.spawn_critical(NAME, async move {
             tokio::select! {
@@ -128,6 +156,8 @@ impl Scheduler {
 
     async fn run(&self) {
         // Decisions on half a picture would be bad ones.
+        self.namespaces.synced().await;
+        self.services.synced().await;
         self.nodes.synced().await;
         self.pods.synced().await;
         let mut sweep = tokio::time::interval(SWEEP);
@@ -292,6 +322,9 @@ impl State {
             self.forget(uid, now);
         } else if let Some(node) = pods::node(pod) {
             self.queue.remove(uid);
+            if self.cluster.counts(pod, node) {
+                return;
+            }
             self.cluster.place(&Arc::new(PodInfo::new(Arc::clone(pod))), node);
         } else if is_ours(pod) {
             self.queue.put(Arc::new(PodInfo::new(Arc::clone(pod))), now);
@@ -317,13 +350,19 @@ impl State {
             return false;
         };
         let same = change.old.as_ref().is_some_and(|old| {
-            let allocatable = |node: &Node| {
-                node.status.as_ref().map(|s| (s.allocatable.clone(), s.capacity.clone()))
-            };
+            fn amounts(node: &Node) -> impl PartialEq + '_ {
+                node.status.as_ref().map(|s| (&s.allocatable, &s.capacity))
+            }
             old.metadata.labels == node.metadata.labels
                 && old.spec == node.spec
-                && allocatable(old) == allocatable(node)
+                && amounts(old) == amounts(node)
         });
+        fn images(node: &Node) -> Option<&Vec<ContainerImage>> {
+            node.status.as_ref()?.images.as_ref()
+        }
+        if same && change.old.as_deref().and_then(images) != images(node) {
+            self.cluster.set_node(node);
+        }
         if !same {
             self.cluster.set_node(node);
             self.queue.wake_all(now);

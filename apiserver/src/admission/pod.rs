@@ -1,16 +1,34 @@
 //! Defaults of a pod that come from the cluster and not from its type.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use warren_api::{GroupResource, Object, Status};
 
-use super::{MIRROR, toleration};
+use super::MIRROR;
 use crate::authn::User;
 
 /// Priorities that every cluster has; other classes are not served yet.
 const PRIORITIES: [(&str, i64); 3] =
     [("", 0), ("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
 
-pub(super) fn on_create(user: &User, pod: &mut Object) -> Result<(), Status> {
+/// How long a pod that does not say so itself stays on a node that is lost, in seconds; Kubernetes' flags
+/// `default-not-ready-toleration-seconds` and `default-unreachable-toleration-seconds`, and its five minutes.
+#[derive(Clone, Copy, Debug)]
+pub struct DefaultTolerations {
+    pub not_ready: u32,
+    pub unreachable: u32,
+}
+
+impl Default for DefaultTolerations {
+    fn default() -> Self {
+        Self { not_ready: 300, unreachable: 300 }
+    }
+}
+
+pub(super) fn on_create(
+    user: &User,
+    pod: &mut Object,
+    tolerations: DefaultTolerations,
+) -> Result<(), Status> {
     if let Some(node) = &user.via_node
         && pod.str_at(&["spec", "nodeName"]).is_empty()
     {
@@ -38,7 +56,7 @@ pub(super) fn on_create(user: &User, pod: &mut Object) -> Result<(), Status> {
     }
     let account = pod.str_at(&["spec", "serviceAccountName"]).to_owned();
     pod.set_at(&["spec", "serviceAccount"], account);
-    tolerate_short_outages(pod);
+    tolerate_short_outages(pod, tolerations);
     Ok(())
 }
 
@@ -56,20 +74,24 @@ pub(super) fn on_update(pod: &mut Object, old: Option<&Object>) {
     }
 }
 
-/// As Kubernetes' DefaultTolerationSeconds: five minutes, unless the pod says something about it itself.
-fn tolerate_short_outages(pod: &mut Object) {
+/// As Kubernetes' DefaultTolerationSeconds, unless the pod says something about it itself.
+fn tolerate_short_outages(pod: &mut Object, defaults: DefaultTolerations) {
     let mut tolerations = match pod.at(&["spec", "tolerations"]) {
         Some(Value::Array(tolerations)) => tolerations.clone(),
         _ => Vec::new(),
     };
-    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+    for (key, seconds) in [
+        ("node.kubernetes.io/not-ready", defaults.not_ready),
+        ("node.kubernetes.io/unreachable", defaults.unreachable),
+    ] {
         let says = tolerations.iter().any(|t| {
             let text = |field: &str| t[field].as_str().unwrap_or_default();
             (text("key").is_empty() || text("key") == key)
                 && (text("effect").is_empty() || text("effect") == "NoExecute")
         });
         if !says {
-            tolerations.push(toleration(key));
+            tolerations.push(json!({"key": key, "operator": "Exists", "effect": "NoExecute",
+                "tolerationSeconds": seconds}));
         }
     }
     pod.set_at(&["spec", "tolerations"], tolerations);

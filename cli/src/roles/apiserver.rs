@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
-use warren_apiserver::{Config, NodeClient, Pem, Server, StartError, Tls};
+use warren_apiserver::{Config, DefaultTolerations, NodeClient, Pem, Server, StartError, Tls};
 use warren_process::Tasks;
 
 use super::{CommonArgs, claim, names_of, url_of};
@@ -35,6 +35,22 @@ pub(crate) struct ServerArgs {
     /// More names or addresses in the API's certificate.
     #[arg(long = "san", value_name = "NAME")]
     pub(crate) names: Vec<String>,
+    /// How long a pod stays on a node that is not ready, unless it says so itself.
+    #[arg(
+        long,
+        env = "WARREN_DEFAULT_NOT_READY_TOLERATION_SECONDS",
+        value_name = "SECONDS",
+        default_value_t = 300
+    )]
+    default_not_ready_toleration_seconds: u32,
+    /// How long a pod stays on a node that nobody hears of, unless it says so itself.
+    #[arg(
+        long,
+        env = "WARREN_DEFAULT_UNREACHABLE_TOLERATION_SECONDS",
+        value_name = "SECONDS",
+        default_value_t = 300
+    )]
+    default_unreachable_toleration_seconds: u32,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -67,6 +83,10 @@ pub(crate) async fn start(
         key: file(&identities.apiserver.key),
     };
     let mut config = Config::new(database.clone(), args.bind, tls);
+    config.tolerations = DefaultTolerations {
+        not_ready: args.default_not_ready_toleration_seconds,
+        unreachable: args.default_unreachable_toleration_seconds,
+    };
     config.node_client = Some(NodeClient {
         certificate: file(&identities.apiserver_node.certificate),
         key: file(&identities.apiserver_node.key),

@@ -1,6 +1,7 @@
 //! `warren controllers`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use warren_broker::RabbitFabric;
@@ -36,6 +37,23 @@ pub(crate) struct ControllerArgs {
     /// Controllers not to run, separated by commas.
     #[arg(long = "disable-controllers", value_name = "NAMES", value_delimiter = ',')]
     disabled: Vec<String>,
+    /// After so many seconds without a heartbeat a node counts as lost.
+    #[arg(long, env = "WARREN_NODE_MONITOR_GRACE_PERIOD", value_name = "SECONDS", default_value = "40s", value_parser = seconds)]
+    node_monitor_grace_period: Duration,
+}
+
+/// Seconds, with or without the unit: `40` or `40s`; from one second to a day.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: u64 = text
+        .strip_suffix('s')
+        .unwrap_or(text)
+        .parse()
+        .map_err(|_| "must be seconds, as 40 or 40s".to_owned())?;
+    if (1..=86_400).contains(&number) {
+        Ok(Duration::from_secs(number))
+    } else {
+        Err("must be between 1s and 86400s".to_owned())
+    }
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -63,7 +81,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 pub(crate) fn start(connection: Connection, args: &ControllerArgs, tasks: &Tasks) -> Result<()> {
-    let config = Config { disabled: args.disabled.clone(), ..Config::default() };
+    let config = Config {
+        disabled: args.disabled.clone(),
+        node_grace: args.node_monitor_grace_period,
+        ..Config::default()
+    };
     warren_controllers::start(connection, config, tasks)
         .map(drop)
         .context("the controllers cannot start")

@@ -3,11 +3,17 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Container, Node, Pod, Taint};
+use k8s_openapi::api::core::v1::{Container, Node, Pod, Service, Taint};
 use k8s_openapi::apimachinery::pkg::api::resource;
 use warren_api::Quantity;
 
+use super::groups::{GroupKey, Groups};
+use super::rules::{Constraint, Namespaces, Terms};
+use crate::plan::controller_of;
 use crate::pods;
+
+pub(crate) const HOSTNAME: &str = "kubernetes.io/hostname";
+pub(crate) const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// What a container that asks for nothing is taken to need when nodes are compared, as in Kubernetes: 100 millicores,
 /// 200 MiB. It does not count against what fits.
@@ -71,10 +77,30 @@ pub(crate) struct PodInfo {
     pub weight: (i64, i64),
     /// Host ports: address, protocol, number.
     pub ports: Vec<Port>,
+    pub group: Arc<GroupKey>,
+    pub terms: Terms,
+    pub spread: Vec<Constraint>,
 }
 
 impl PodInfo {
     pub fn new(pod: Arc<Pod>) -> Self {
+        let (terms, spread) = match &pod.spec {
+            Some(spec) => {
+                let constraints = spec.topology_spread_constraints.iter().flatten();
+                let constraints = constraints.map(|c| Constraint::new(c, &pod)).collect();
+                (Terms::new(&pod, spec), constraints)
+            }
+            None => <(Terms, Vec<Constraint>)>::default(),
+        };
+        let affinity = pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref());
+        let rules = affinity.filter(|_| !terms.is_empty());
+        let group = Arc::new(GroupKey {
+            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+            labels: pod.metadata.labels.clone().unwrap_or_default(),
+            owner: controller_of(&pod.metadata).map(|owner| owner.uid.clone()),
+            terminating: pods::is_terminating(&pod),
+            rules: rules.and_then(|rules| serde_json::to_string(rules).ok()).unwrap_or_default(),
+        });
         let mut requests = Amounts::default();
         let mut weight = (0_i64, 0_i64);
         let mut ports = Vec::new();
@@ -146,7 +172,7 @@ impl PodInfo {
                 }
             }
         }
-        Self { pod, requests, weight, ports }
+        Self { pod, requests, weight, ports, group, terms, spread }
     }
 
     pub fn uid(&self) -> &str {
@@ -172,6 +198,9 @@ pub(crate) struct NodeInfo {
     pub ports: HashSet<Port>,
     /// By uid.
     pub pods: HashMap<String, Arc<PodInfo>>,
+    /// Sizes of the images that are there, in bytes.
+    pub images: HashMap<String, i64>,
+    zone: Option<String>,
 }
 
 impl NodeInfo {
@@ -187,11 +216,19 @@ impl NodeInfo {
             weight: (0, 0),
             ports: HashSet::new(),
             pods: HashMap::new(),
+            images: HashMap::new(),
+            zone: None,
         }
+    }
+
+    /// The value of a topology's label.
+    pub fn topology(&self, key: &str) -> Option<&str> {
+        if key == ZONE { self.zone.as_deref() } else { self.labels.get(key).map(String::as_str) }
     }
 
     fn set(&mut self, node: &Node) {
         self.labels = node.metadata.labels.clone().unwrap_or_default();
+        self.zone = self.labels.get(ZONE).cloned();
         let spec = node.spec.as_ref();
         self.taints = spec.and_then(|spec| spec.taints.clone()).unwrap_or_default();
         self.unschedulable = spec.and_then(|spec| spec.unschedulable).unwrap_or(false);
@@ -202,6 +239,12 @@ impl NodeInfo {
         let pods = allocatable.and_then(|all| all.get("pods"));
         let pods = pods.and_then(|pods| pods.0.parse::<Quantity>().ok());
         self.pods_allowed = pods.map_or(0, Quantity::value);
+        self.images.clear();
+        for image in status.and_then(|status| status.images.as_ref()).into_iter().flatten() {
+            for name in image.names.iter().flatten() {
+                self.images.insert(full_name(name), image.size_bytes.unwrap_or(0));
+            }
+        }
     }
 
     fn add(&mut self, pod: &Arc<PodInfo>) {
@@ -211,14 +254,21 @@ impl NodeInfo {
         self.pods.insert(pod.uid().to_owned(), Arc::clone(pod));
     }
 
-    fn remove(&mut self, uid: &str) {
-        let Some(pod) = self.pods.remove(uid) else { return };
+    fn remove(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
+        let pod = self.pods.remove(uid)?;
         self.used.subtract(&pod.requests);
         self.weight = (self.weight.0 - pod.weight.0, self.weight.1 - pod.weight.1);
         if !pod.ports.is_empty() {
             self.ports = self.pods.values().flat_map(|pod| pod.ports.iter().cloned()).collect();
         }
+        Some(pod)
     }
+}
+
+/// An image's name with its tag, as nodes tell it.
+pub(crate) fn full_name(image: &str) -> String {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    if last.contains([':', '@']) { image.to_owned() } else { format!("{image}:latest") }
 }
 
 /// All nodes, with what runs there and what is about to.
@@ -231,6 +281,12 @@ pub(crate) struct Cluster {
     homeless: HashMap<String, Vec<Arc<PodInfo>>>,
     /// Where each counted pod is.
     places: HashMap<String, String>,
+    pub groups: Groups,
+    pub namespaces: Namespaces,
+    /// What Services select, by namespace and name.
+    services: BTreeMap<String, HashMap<String, BTreeMap<String, String>>>,
+    /// On how many nodes an image is.
+    images: HashMap<String, usize>,
     /// Where the next decision starts to look.
     pub start: usize,
 }
@@ -241,26 +297,82 @@ impl Cluster {
         let at = match self.positions.get(name) {
             Some(at) => *at,
             None => {
+                let at = self.nodes.len();
                 self.nodes.push(NodeInfo::new(name));
-                self.positions.insert(name.to_owned(), self.nodes.len() - 1);
+                self.positions.insert(name.to_owned(), at);
                 for pod in self.homeless.remove(name).unwrap_or_default() {
-                    self.nodes[self.positions[name]].add(&pod);
+                    self.add(at, &pod);
                 }
-                self.nodes.len() - 1
+                at
             }
         };
+        self.count_images(at, false);
         self.nodes[at].set(node);
+        self.count_images(at, true);
+    }
+
+    fn count_images(&mut self, at: usize, is_there: bool) {
+        for name in self.nodes[at].images.keys() {
+            if is_there {
+                *self.images.entry(name.clone()).or_default() += 1;
+            } else if let Some(count) = self.images.get_mut(name) {
+                *count -= 1;
+                if *count == 0 {
+                    self.images.remove(name);
+                }
+            }
+        }
+    }
+
+    /// On how many nodes the image is.
+    pub fn nodes_with(&self, image: &str) -> usize {
+        self.images.get(image).copied().unwrap_or(0)
     }
 
     pub fn remove_node(&mut self, name: &str) {
         let Some(at) = self.positions.remove(name) else { return };
+        self.count_images(at, false);
         let node = self.nodes.swap_remove(at);
+        node.pods.values().for_each(|pod| self.groups.remove(pod, at));
         if let Some(moved) = self.nodes.get(at) {
             self.positions.insert(moved.name.clone(), at);
+            for pod in moved.pods.values() {
+                self.groups.remove(pod, self.nodes.len());
+                self.groups.add(pod, at);
+            }
         }
         if !node.pods.is_empty() {
             self.homeless.insert(node.name, node.pods.into_values().collect());
         }
+    }
+
+    pub fn set_service(&mut self, service: &Service, is_there: bool) {
+        let meta = &service.metadata;
+        let namespace = meta.namespace.clone().unwrap_or_default();
+        let name = meta.name.clone().unwrap_or_default();
+        let selector = service.spec.as_ref().and_then(|spec| spec.selector.clone());
+        let of = self.services.entry(namespace.clone()).or_default();
+        match selector.filter(|selector| is_there && !selector.is_empty()) {
+            Some(selector) => of.insert(name, selector),
+            None => of.remove(&name),
+        };
+        if of.is_empty() {
+            self.services.remove(&namespace);
+        }
+    }
+
+    /// The selectors of the Services that a pod is behind.
+    pub fn services_of(&self, pod: &GroupKey) -> Vec<&BTreeMap<String, String>> {
+        let all = self.services.get(&pod.namespace).into_iter().flat_map(HashMap::values);
+        let selects = |wanted: &&BTreeMap<String, String>| {
+            wanted.iter().all(|(name, value)| pod.labels.get(name) == Some(value))
+        };
+        all.filter(selects).collect()
+    }
+
+    fn add(&mut self, at: usize, pod: &Arc<PodInfo>) {
+        self.nodes[at].add(pod);
+        self.groups.add(pod, at);
     }
 
     #[cfg(test)]
@@ -273,7 +385,7 @@ impl Cluster {
         self.remove_pod(pod.uid());
         self.places.insert(pod.uid().to_owned(), node.to_owned());
         match self.positions.get(node) {
-            Some(at) => self.nodes[*at].add(pod),
+            Some(at) => self.add(*at, pod),
             None => self.homeless.entry(node.to_owned()).or_default().push(Arc::clone(pod)),
         }
     }
@@ -281,7 +393,9 @@ impl Cluster {
     pub fn remove_pod(&mut self, uid: &str) {
         let Some(node) = self.places.remove(uid) else { return };
         if let Some(at) = self.positions.get(&node) {
-            self.nodes[*at].remove(uid);
+            if let Some(pod) = self.nodes[*at].remove(uid) {
+                self.groups.remove(&pod, *at);
+            }
         } else if let Some(pods) = self.homeless.get_mut(&node) {
             pods.retain(|pod| pod.uid() != uid);
             if pods.is_empty() {
@@ -292,5 +406,18 @@ impl Cluster {
 
     pub fn has(&self, uid: &str) -> bool {
         self.places.contains_key(uid)
+    }
+
+    /// Whether a pod is counted there as it is now; what else changed does not matter here.
+    pub fn counts(&self, pod: &Pod, node: &str) -> bool {
+        let uid = pods::uid(pod);
+        let at = self.positions.get(node);
+        let known = at.and_then(|at| self.nodes[*at].pods.get(uid));
+        known.is_some_and(|known| {
+            known.pod.spec == pod.spec
+                && known.pod.metadata.labels == pod.metadata.labels
+                && known.group.terminating == pods::is_terminating(pod)
+                && known.group.owner.as_ref() == controller_of(&pod.metadata).map(|o| &o.uid)
+        })
     }
 }

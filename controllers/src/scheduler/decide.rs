@@ -2,12 +2,16 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use k8s_openapi::api::core::v1::PodSpec;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom;
 
 use super::cluster::{Cluster, NodeInfo, PodInfo};
-use super::filters::{FILTERS, Reasons};
-use super::scores::{SCORES, Scale};
+use super::filters::{Case, FILTERS, Reasons};
+use super::scores::{Fitting, SCORES};
 
 /// Fitting nodes that are enough to choose from, in clusters of any size.
 const ENOUGH: usize = 100;
@@ -29,14 +33,16 @@ pub(crate) fn decide(pod: &PodInfo, cluster: &Cluster) -> Result<(String, usize)
         return Err(Unschedulable("no nodes available to schedule pods".to_owned()));
     }
     let enough = enough(count);
-    let mut fitting: Vec<&NodeInfo> = Vec::with_capacity(enough.min(count));
+    let case = Case::new(pod, spec, cluster);
+    let mut fitting: Vec<(usize, &NodeInfo)> = Vec::with_capacity(enough.min(count));
     let mut refused: BTreeMap<Cow<'static, str>, usize> = BTreeMap::new();
     let mut looked = 0;
     while looked < count && fitting.len() < enough {
-        let node = &cluster.nodes[(cluster.start + looked) % count];
+        let at = (cluster.start + looked) % count;
+        let node = &cluster.nodes[at];
         looked += 1;
-        match check(pod, spec, node) {
-            None => fitting.push(node),
+        match check(&case, node) {
+            None => fitting.push((at, node)),
             Some(reasons) => {
                 for reason in reasons {
                     *refused.entry(reason).or_default() += 1;
@@ -45,7 +51,7 @@ pub(crate) fn decide(pod: &PodInfo, cluster: &Cluster) -> Result<(String, usize)
         }
     }
     let next = (cluster.start + looked) % count;
-    match best(pod, spec, &fitting) {
+    match best(&case, &fitting) {
         Some(node) => Ok((node.name.clone(), next)),
         None => {
             let mut reasons: Vec<_> = refused.iter().map(|(why, n)| format!("{n} {why}")).collect();
@@ -56,9 +62,10 @@ pub(crate) fn decide(pod: &PodInfo, cluster: &Cluster) -> Result<(String, usize)
     }
 }
 
-fn check(pod: &PodInfo, spec: &PodSpec, node: &NodeInfo) -> Option<Reasons> {
+/// Why the pod cannot run on the node, by the first rule that refuses it.
+pub(crate) fn check(case: &Case<'_>, node: &NodeInfo) -> Option<Reasons> {
     FILTERS.iter().find_map(|filter| {
-        let why = (filter.check)(pod, spec, node);
+        let why = (filter.check)(case, node);
         if why.is_empty() {
             return None;
         }
@@ -76,52 +83,30 @@ fn enough(nodes: usize) -> usize {
     (nodes * percent / 100).max(ENOUGH)
 }
 
-/// The highest sum of weighted scores; the first of equals, which is another one each time.
-fn best<'a>(pod: &PodInfo, spec: &PodSpec, nodes: &[&'a NodeInfo]) -> Option<&'a NodeInfo> {
+/// The highest sum of weighted scores; one of equals by the pod's uid, so that equals share what comes and the same
+/// question has the same answer.
+fn best<'a>(case: &Case<'_>, nodes: &Fitting<'a>) -> Option<&'a NodeInfo> {
     if nodes.len() < 2 {
-        return nodes.first().copied();
+        return nodes.first().map(|(_, node)| *node);
     }
     let mut sums = vec![0_i64; nodes.len()];
     for score in SCORES {
-        let raw: Vec<i64> = nodes.iter().map(|node| (score.measure)(pod, spec, node)).collect();
-        tracing::trace!(score = score.name, ?raw, "measured");
-        let most = raw.iter().copied().max().unwrap_or(0);
-        for (sum, raw) in sums.iter_mut().zip(raw) {
-            let scaled = match score.scale {
-                Scale::Direct => raw,
-                _ if most == 0 => 0,
-                Scale::More => raw * 100 / most,
-                Scale::Less => 100 - raw * 100 / most,
-            };
-            *sum += scaled * score.weight;
+        let Some(worth) = (score.measure)(case, nodes) else { continue };
+        tracing::trace!(score = score.name, ?worth, "measured");
+        for (sum, worth) in sums.iter_mut().zip(worth) {
+            *sum += worth * score.weight;
         }
     }
     let most = sums.iter().copied().max()?;
-    nodes.iter().zip(sums).find(|(_, sum)| *sum == most).map(|(node, _)| *node)
+    let equals: Vec<usize> = (0..nodes.len()).filter(|at| sums[*at] == most).collect();
+    let mut seed = DefaultHasher::new();
+    case.pod.uid().hash(&mut seed);
+    let mut dice = SmallRng::seed_from_u64(seed.finish());
+    equals.choose(&mut dice).map(|at| nodes[*at].1)
 }
 
 /// A field that decides where a pod may run and that nothing here reads. Such a pod waits, and says so.
 fn unsupported(spec: &PodSpec) -> Option<&'static str> {
-    let affinity = spec.affinity.as_ref();
-    let pod_affinity = affinity.and_then(|affinity| affinity.pod_affinity.as_ref());
-    let anti_affinity = affinity.and_then(|affinity| affinity.pod_anti_affinity.as_ref());
-    let some = |list: Option<bool>| list == Some(true);
-    if some(pod_affinity.map(|a| {
-        a.required_during_scheduling_ignored_during_execution.iter().flatten().next().is_some()
-    })) {
-        return Some("spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution");
-    }
-    if some(anti_affinity.map(|a| {
-        a.required_during_scheduling_ignored_during_execution.iter().flatten().next().is_some()
-    })) {
-        return Some(
-            "spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution",
-        );
-    }
-    let mut spread = spec.topology_spread_constraints.iter().flatten();
-    if spread.any(|constraint| constraint.when_unsatisfiable == "DoNotSchedule") {
-        return Some("spec.topologySpreadConstraints with whenUnsatisfiable: DoNotSchedule");
-    }
     let mut volumes = spec.volumes.iter().flatten();
     if volumes.any(|v| v.persistent_volume_claim.is_some() || v.ephemeral.is_some()) {
         return Some("spec.volumes with persistentVolumeClaim or ephemeral");

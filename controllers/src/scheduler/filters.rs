@@ -6,14 +6,32 @@ use k8s_openapi::api::core::v1::{
     NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration,
 };
 
-use super::cluster::{NodeInfo, PodInfo};
+use super::cluster::{Cluster, NodeInfo, PodInfo};
+use super::neighbours::Neighbours;
+use super::spread::Spread;
 
 pub(crate) type Reasons = Vec<Cow<'static, str>>;
+
+/// A pod to be placed, with all that the rules ask of the cluster as a whole.
+pub(crate) struct Case<'a> {
+    pub pod: &'a PodInfo,
+    pub spec: &'a PodSpec,
+    pub cluster: &'a Cluster,
+    pub neighbours: Neighbours<'a>,
+    pub spread: Spread<'a>,
+}
+
+impl<'a> Case<'a> {
+    pub fn new(pod: &'a PodInfo, spec: &'a PodSpec, cluster: &'a Cluster) -> Self {
+        let neighbours = Neighbours::new(pod, cluster);
+        Self { pod, spec, cluster, neighbours, spread: Spread::new(pod, cluster) }
+    }
+}
 
 /// One rule. It answers why the node is refused, in Kubernetes' words; nothing where it fits.
 pub(crate) struct Filter {
     pub name: &'static str,
-    pub check: fn(&PodInfo, &PodSpec, &NodeInfo) -> Reasons,
+    pub check: fn(&Case<'_>, &NodeInfo) -> Reasons,
 }
 
 /// In this order; the first that refuses a node gives its reasons.
@@ -24,30 +42,44 @@ pub(crate) static FILTERS: &[Filter] = &[
     Filter { name: "NodeAffinity", check: affinity },
     Filter { name: "NodePorts", check: ports },
     Filter { name: "NodeResourcesFit", check: resources },
+    Filter {
+        name: "PodTopologySpread",
+        check: |case, node| case.spread.refuse(node).into_iter().map(Cow::from).collect(),
+    },
+    Filter {
+        name: "InterPodAffinity",
+        check: |case, node| {
+            case.neighbours.refuse(case.pod, node).into_iter().map(Cow::from).collect()
+        },
+    },
 ];
 
 fn refuse(is_refused: bool, reason: &'static str) -> Reasons {
     if is_refused { vec![reason.into()] } else { Reasons::new() }
 }
 
-fn unschedulable(_: &PodInfo, spec: &PodSpec, node: &NodeInfo) -> Reasons {
+fn unschedulable(case: &Case<'_>, node: &NodeInfo) -> Reasons {
     let taint = || Taint {
         key: "node.kubernetes.io/unschedulable".to_owned(),
         effect: "NoSchedule".to_owned(),
         ..Taint::default()
     };
-    refuse(node.unschedulable && !is_tolerated(&taint(), spec), "node(s) were unschedulable")
+    refuse(node.unschedulable && !is_tolerated(&taint(), case.spec), "node(s) were unschedulable")
 }
 
-fn node_name(_: &PodInfo, spec: &PodSpec, node: &NodeInfo) -> Reasons {
-    let other = spec.node_name.as_ref().is_some_and(|name| !name.is_empty() && *name != node.name);
+fn node_name(case: &Case<'_>, node: &NodeInfo) -> Reasons {
+    let other =
+        case.spec.node_name.as_ref().is_some_and(|name| !name.is_empty() && *name != node.name);
     refuse(other, "node(s) didn't match the requested node name")
 }
 
-fn taints(_: &PodInfo, spec: &PodSpec, node: &NodeInfo) -> Reasons {
-    let hard = node.taints.iter().filter(|taint| taint.effect != "PreferNoSchedule");
-    let refused = hard.into_iter().find(|taint| !is_tolerated(taint, spec));
-    refused.map_or_else(Reasons::new, |taint| {
+pub(crate) fn first_untolerated<'a>(spec: &PodSpec, node: &'a NodeInfo) -> Option<&'a Taint> {
+    let mut hard = node.taints.iter().filter(|taint| taint.effect != "PreferNoSchedule");
+    hard.find(|taint| !is_tolerated(taint, spec))
+}
+
+fn taints(case: &Case<'_>, node: &NodeInfo) -> Reasons {
+    first_untolerated(case.spec, node).map_or_else(Reasons::new, |taint| {
         let value = taint.value.as_deref().unwrap_or_default();
         vec![format!("node(s) had untolerated taint {{{}: {value}}}", taint.key).into()]
     })
@@ -72,15 +104,19 @@ pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     }
 }
 
-fn affinity(_: &PodInfo, spec: &PodSpec, node: &NodeInfo) -> Reasons {
+fn affinity(case: &Case<'_>, node: &NodeInfo) -> Reasons {
+    refuse(!fits_affinity(case.spec, node), "node(s) didn't match Pod's node affinity/selector")
+}
+
+/// By the pod's node selector and its required node affinity.
+pub(crate) fn fits_affinity(spec: &PodSpec, node: &NodeInfo) -> bool {
     let wanted = spec.node_selector.iter().flatten();
     let selected = wanted.into_iter().all(|(key, value)| node.labels.get(key) == Some(value));
     let required =
         spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref()).and_then(
             |affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref(),
         );
-    let fits = selected && required.is_none_or(|selector| selects(selector, node));
-    refuse(!fits, "node(s) didn't match Pod's node affinity/selector")
+    selected && required.is_none_or(|selector| selects(selector, node))
 }
 
 fn selects(selector: &NodeSelector, node: &NodeInfo) -> bool {
@@ -121,24 +157,24 @@ fn meets(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
     }
 }
 
-fn ports(pod: &PodInfo, _: &PodSpec, node: &NodeInfo) -> Reasons {
+fn ports(case: &Case<'_>, node: &NodeInfo) -> Reasons {
     const ANY: &str = "0.0.0.0";
     let taken = |(address, protocol, port): &(String, String, i32)| {
         node.ports.iter().any(|(a, pr, p)| {
             p == port && pr == protocol && (a == address || a == ANY || address == ANY)
         })
     };
-    let conflict = !node.ports.is_empty() && pod.ports.iter().any(taken);
+    let conflict = !node.ports.is_empty() && case.pod.ports.iter().any(taken);
     refuse(conflict, "node(s) didn't have free ports for the requested pod ports")
 }
 
-fn resources(pod: &PodInfo, _: &PodSpec, node: &NodeInfo) -> Reasons {
+fn resources(case: &Case<'_>, node: &NodeInfo) -> Reasons {
     let mut reasons = Reasons::new();
     if i64::try_from(node.pods.len()).unwrap_or(i64::MAX) >= node.pods_allowed {
         reasons.push("Too many pods".into());
     }
     let short = |asked: i64, used: i64, there: i64| asked > 0 && asked > there.saturating_sub(used);
-    let (asked, used, there) = (&pod.requests, &node.used, &node.allocatable);
+    let (asked, used, there) = (&case.pod.requests, &node.used, &node.allocatable);
     if short(asked.cpu, used.cpu, there.cpu) {
         reasons.push("Insufficient cpu".into());
     }

@@ -2,6 +2,8 @@ use serde_json::json;
 
 use super::*;
 
+mod together;
+
 fn node(name: &str, change: impl FnOnce(&mut Value)) -> Node {
     let mut node = json!({
         "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},

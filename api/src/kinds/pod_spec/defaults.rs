@@ -1,6 +1,6 @@
 //! What Kubernetes fills into a pod's spec. Rules: `SetDefaults_*` of k8s.io/kubernetes `pkg/apis/core/v1`.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::tree::{self, Tree};
 
@@ -61,27 +61,6 @@ pub(crate) fn pod(spec: &mut Tree, is_mirror: bool) {
     };
     tree::default_absent(spec, "priority", priority);
     tree::default_absent(spec, "preemptionPolicy", "PreemptLowerPriority");
-    for taint in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
-        tolerate(spec, taint);
-    }
-}
-
-/// Five minutes of grace on a node that is lost, unless the pod says something about that taint itself.
-fn tolerate(spec: &mut Tree, taint: &str) {
-    let is_told = tree::maps(spec, "tolerations").any(|(_, toleration)| {
-        matches!(tree::text(toleration, "effect"), "" | "NoExecute")
-            && (tree::text(toleration, "key").is_empty() || tree::text(toleration, "key") == taint)
-    });
-    if is_told {
-        return;
-    }
-    let toleration = json!({"key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300});
-    match spec.get_mut("tolerations") {
-        Some(Value::Array(list)) => list.push(toleration),
-        _ => {
-            spec.insert("tolerations".to_owned(), json!([toleration]));
-        }
-    }
 }
 
 fn requests_from_limits(container: &mut Tree) {
