@@ -34,6 +34,10 @@ pub struct Options {
     pub split: bool,
     /// More arguments for `warren up` or `warren apiserver`.
     pub arguments: Vec<String>,
+    /// More arguments for `warren controllers`, where it is a process of its own.
+    pub controllers: Vec<String>,
+    /// More arguments for `warren agent`, where it is a process of its own.
+    pub agents: Vec<String>,
 }
 
 impl Default for Options {
@@ -44,6 +48,8 @@ impl Default for Options {
             broker: None,
             split: false,
             arguments: vec![],
+            controllers: vec![],
+            agents: vec![],
         }
     }
 }
@@ -167,11 +173,13 @@ impl Cluster {
             }
             Role::Controllers => {
                 command.args(["controllers", "--server", &self.server()]);
+                command.args(&self.options.controllers);
             }
             Role::Agent(node) => {
                 command.args(["agent", "--node-name", node, "--runtime", runtime]);
                 command.args(["--server", &self.server(), "--bind", "127.0.0.1:0"]);
                 command.arg("--manifests").arg(self.manifests_dir().join(node));
+                command.args(&self.options.agents);
             }
         }
         command.arg("--data-dir").arg(data);
