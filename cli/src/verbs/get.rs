@@ -298,7 +298,8 @@ impl Printer {
                 .into_iter()
                 .flatten()
                 .zip(&shown)
-                .filter_map(|(value, shown)| shown.then(|| cell(value)))
+                .filter(|(_, shown)| **shown)
+                .map(|(value, _)| cell(value))
                 .collect();
             if let (Some(prefix), Some(first)) = (&self.prefix, cells.first_mut()) {
                 *first = format!("{prefix}/{first}");
