@@ -1,4 +1,5 @@
 //! The server over TLS, driven by plain HTTP.
+#![expect(clippy::unwrap_used, reason = "a test fails where anything is not as it should be")]
 
 mod support;
 

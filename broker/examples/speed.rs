@@ -214,7 +214,8 @@ async fn bare(url: &str, queue: &str) -> Result<(), lapin::Error> {
         Ok::<_, lapin::Error>(())
     };
     let (wrote, read) = tokio::join!(write, read);
-    (wrote?, read?);
+    wrote?;
+    read?;
     let _ = start;
     report("bare lapin at 500/s", latencies);
 

@@ -1,4 +1,5 @@
 //! Bad input is answered by a clear error that names the field, and changes nothing.
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is the failure")]
 
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -47,7 +48,9 @@ async fn invalid_fields_are_all_named() {
     let cluster = Cluster::simulated();
     let client = cluster.client().await;
     let long = "a".repeat(254);
-    let table: Vec<(&str, Value, Vec<(&str, &str)>)> = vec![
+    /// What is wrong, the object, and the fields that the answer must name with their reasons.
+    type Case = (&'static str, Value, Vec<(&'static str, &'static str)>);
+    let table: Vec<Case> = vec![
         (
             "no containers",
             pod(|p| p["spec"]["containers"] = json!([])),
@@ -141,7 +144,10 @@ async fn requests_that_cannot_be_read_are_refused() {
         object["metadata"]["annotations"] = json!({"a": "x".repeat(3 << 20)});
         serde_json::to_vec(&object).unwrap()
     };
-    let table: Vec<(&str, &str, &str, &str, Vec<u8>, u16, &str)> = vec![
+    /// What is wrong, method, path, content type, body; the code and words of the answer.
+    type Case =
+        (&'static str, &'static str, &'static str, &'static str, Vec<u8>, u16, &'static str);
+    let table: Vec<Case> = vec![
         ("broken JSON", "POST", PODS, json, b"{\"kind\":".to_vec(), 400, "BadRequest"),
         ("broken YAML", "POST", PODS, "application/yaml", b"a: [".to_vec(), 400, "BadRequest"),
         ("no object", "POST", PODS, json, b"3".to_vec(), 400, "BadRequest"),

@@ -1,4 +1,5 @@
 //! Files in the manifests folder: a pod appears, changes and disappears with its file.
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is the failure")]
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
 //! Controllers and the scheduler over nodes without machines.
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is the failure")]
 
 use serde_json::Value;
 use warren_tests::cluster::SOON;

@@ -1,4 +1,5 @@
 //! `warren supervise`, and `warren init`.
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is the failure")]
 
 use std::process::Command;
 use std::time::Duration;

@@ -18,7 +18,9 @@ fn material_is_made_once_and_renewed_when_it_must_be() {
     let more = Leaf::apiserver(&["api.example".to_owned(), "192.0.2.7".to_owned()]);
     let key = data.pki().join("apiserver.key");
     let crt = data.pki().join("apiserver.crt");
-    let table: [(&str, &str, &Leaf, &dyn Fn(), Outcome); 8] = [
+    /// What is asked for, when, after what happened to the files, and what comes of it.
+    type Case<'a> = (&'a str, &'a str, &'a Leaf, &'a dyn Fn(), Outcome);
+    let table: [Case<'_>; 8] = [
         ("first", "2026-01-01T00:00:00Z", &leaf, &|| {}, Outcome::Made("there was none")),
         ("again", "2026-01-02T00:00:00Z", &leaf, &|| {}, Outcome::Kept),
         ("11 months later", "2026-11-30T00:00:00Z", &leaf, &|| {}, Outcome::Kept),
