@@ -146,7 +146,7 @@ impl Agent {
                 None
             }
         };
-        let commands = Commands::start(api, &node.0, folder, tasks);
+        let commands = Commands::start(api, &node.0, folder, context.events.clone(), tasks);
         let feed = Feed {
             context: Arc::clone(&context),
             fabric,

@@ -9,11 +9,13 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use warren_api::manifest::{self, Manifest};
-use warren_api::{Object, Registry};
+use warren_api::validation::names;
+use warren_api::{NodeName, Object, Registry};
 use warren_broker::Ack;
 use warren_process::Tasks;
 
 use crate::api::{ApiError, SharedApi};
+use crate::events::{Events, Level};
 use crate::manifests::StaticSource;
 
 /// Commands that wait to be handed in; the queue is not read further meanwhile.
@@ -24,6 +26,7 @@ const REMEMBERED_FOR: Duration = Duration::from_secs(600);
 const REMEMBERED: usize = 4096;
 /// A larger message is refused.
 const BODY_LIMIT: usize = 1 << 20;
+const NO_EVENT: &str = "it has the form of an event, and the server did not send it";
 const RETRY_FIRST: Duration = Duration::from_millis(300);
 const RETRY_LAST: Duration = Duration::from_secs(10);
 
@@ -31,6 +34,7 @@ pub(crate) struct Command {
     pub body: Bytes,
     pub message_id: Option<String>,
     pub publisher: Option<String>,
+    pub imitation: bool,
     pub ack: Box<dyn Ack>,
 }
 
@@ -43,6 +47,7 @@ impl Commands {
         api: SharedApi,
         node: &str,
         folder: Option<StaticSource>,
+        events: Events,
         tasks: &Tasks,
     ) -> Self {
         let (send, receive) = mpsc::channel(WAITING);
@@ -50,6 +55,7 @@ impl Commands {
             api,
             node: node.to_owned(),
             folder,
+            events,
             registry: Registry::builtin(),
             seen: Seen::default(),
         };
@@ -125,14 +131,27 @@ fn wish(node: &str, command: manifest::Command) -> Result<Wish, String> {
             }
             object.remove_at(&["status"]);
             object.set_at(&["spec", "nodeName"], node);
+            check_namespace(object.str_at(&["metadata", "namespace"]))?;
             Ok(Wish::Apply(Box::new(object)))
         }
         manifest::Command::Delete { api_version, kind, namespace, name, uid } => {
             pod_only(&api_version, &kind)?;
             let namespace = namespace.unwrap_or_else(|| "default".into());
+            check_namespace(&namespace)?;
+            if let Some(why) = names::dns1123_subdomain(&name).into_iter().next() {
+                return Err(format!("metadata.name: Invalid value: {name:?}: {why}"));
+            }
             Ok(Wish::Delete { namespace, name, uid })
         }
         manifest::Command::StartManifest { name } => Ok(Wish::Start(name)),
+    }
+}
+
+/// It becomes a part of a path.
+fn check_namespace(namespace: &str) -> Result<(), String> {
+    match names::dns1123_label(namespace).into_iter().next() {
+        None => Ok(()),
+        Some(why) => Err(format!("metadata.namespace: Invalid value: {namespace:?}: {why}")),
     }
 }
 
@@ -174,6 +193,7 @@ struct Worker {
     api: SharedApi,
     node: String,
     folder: Option<StaticSource>,
+    events: Events,
     registry: Registry,
     seen: Seen,
 }
@@ -181,7 +201,7 @@ struct Worker {
 impl Worker {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         while let Some(command) = commands.recv().await {
-            let Command { body, message_id, publisher, ack } = command;
+            let Command { body, message_id, publisher, imitation, ack } = command;
             // An id is its publisher's: two may use the same.
             let mut hash = Sha256::new();
             hash.update(publisher.as_deref().unwrap_or_default().as_bytes());
@@ -199,11 +219,20 @@ impl Worker {
                 ack.ack().await;
                 continue;
             }
-            match self.take(&body, publisher.as_deref()).await {
+            let done = match imitation {
+                true => Err(NO_EVENT.to_owned()),
+                false => self.take(&body, publisher.as_deref()).await,
+            };
+            match done {
                 Ok(()) => ack.ack().await,
                 Err(reason) => {
                     self.seen.forget(key);
                     tracing::warn!(node = %self.node, publisher, %reason, "a command was refused");
+                    // A node may not write dead letters, so the broker's has no reason; this one has.
+                    let by = publisher.as_deref().unwrap_or("somebody without an account");
+                    let message = format!("A message of {by} on this node's queue: {reason}");
+                    let node = NodeName(self.node.as_str().into());
+                    self.events.node(&node, Level::Warning, "CommandRefused", &message);
                     ack.reject(reason).await;
                 }
             }

@@ -156,9 +156,11 @@ impl Feed {
                     publisher,
                     reply: _,
                     routing_key: _,
+                    imitation,
                     ack,
                 } => {
-                    self.commands.hand_in(Command { body, message_id, publisher, ack }).await;
+                    let command = Command { body, message_id, publisher, imitation, ack };
+                    self.commands.hand_in(command).await;
                 }
                 Delivery::Down { reason } => {
                     tracing::info!(node = %node, reason, "the fabric is out of reach");

@@ -70,8 +70,12 @@ impl StatusWriter {
         Self(shared)
     }
 
-    pub(crate) fn put(&self, uid: Arc<str>, update: Update) {
-        self.0.pending.lock().updates.insert(uid, update);
+    /// A deletion that waits stays one: the object would never go.
+    pub(crate) fn put(&self, uid: Arc<str>, mut update: Update) {
+        let mut pending = self.0.pending.lock();
+        update.delete |= pending.updates.get(&uid).is_some_and(|old| old.delete);
+        pending.updates.insert(uid, update);
+        drop(pending);
         self.0.ready.notify_one();
     }
 
@@ -132,7 +136,8 @@ impl Shared {
         let mut pending = self.pending.lock();
         pending.in_flight.remove(uid);
         if !matches!(outcome, Outcome::Done) {
-            pending.updates.entry(uid.clone()).or_insert(update);
+            let delete = update.delete;
+            pending.updates.entry(uid.clone()).or_insert(update).delete |= delete;
         }
         outcome
     }

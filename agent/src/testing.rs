@@ -401,6 +401,7 @@ impl FakeFabric {
 
     pub(crate) fn command(&self, body: &str, publisher: Option<&str>) {
         let _ = self.send.send(Delivery::Command {
+            imitation: false,
             body: body.to_owned().into(),
             message_id: None,
             publisher: publisher.map(str::to_owned),

@@ -96,10 +96,17 @@ async fn commands(api: Arc<Api>, link: ServerLink) {
             delivery = reader.next() => delivery,
             () = api.shutdown.draining() => return,
         };
-        let Delivery::Command { body, publisher, routing_key, reply, ack, .. } = delivery else {
+        let Delivery::Command { body, publisher, routing_key, reply, imitation, ack, .. } =
+            delivery
+        else {
             continue;
         };
-        let done = execute(&api, &body, publisher.as_deref(), &routing_key).await;
+        let done = match imitation {
+            true => Err(Status::bad_request(
+                "it has the form of an event, and the server did not send it".to_owned(),
+            )),
+            false => execute(&api, &body, publisher.as_deref(), &routing_key).await,
+        };
         let status = match &done {
             Ok(status) => status.clone(),
             Err(status) => status.to_json(),
@@ -154,7 +161,7 @@ async fn execute(
     Ok(last)
 }
 
-/// Creates the object, or replaces what of it may change. The routing key `apply` leaves the node to the scheduler;
+/// Creates the object, or changes of it what is given: what the server and the scheduler have filled in stays. The routing key `apply` leaves the node to the scheduler;
 /// another one is the node's name.
 async fn apply(
     api: &Arc<Api>,
@@ -164,7 +171,13 @@ async fn apply(
 ) -> Result<Value, Status> {
     let mut object: Object = manifest.object;
     let is_pod = object.kind() == "Pod" && object.api_version() == "v1";
-    if is_pod && routing_key != "apply" && object.str_at(&["spec", "nodeName"]).is_empty() {
+    if is_pod && routing_key != "apply" {
+        let wanted = object.str_at(&["spec", "nodeName"]);
+        if !wanted.is_empty() && wanted != routing_key {
+            return Err(Status::bad_request(format!(
+                "spec.nodeName: Invalid value: {wanted:?}: the routing key names node {routing_key:?}"
+            )));
+        }
         object.set_at(&["spec", "nodeName"], routing_key);
     }
     for field in ["uid", "resourceVersion", "creationTimestamp", "managedFields", "generation"] {
@@ -180,7 +193,11 @@ async fn apply(
     if created.0 != StatusCode::CONFLICT {
         return succeed(created);
     }
-    succeed(call(api, user, Method::PUT, &path, &value).await?)
+    let mut patch = value;
+    if let Some(patch) = patch.as_object_mut() {
+        patch.remove("status");
+    }
+    succeed(call(api, user, Method::PATCH, &path, &patch).await?)
 }
 
 fn path(
@@ -221,11 +238,18 @@ async fn call(
     path: &str,
     body: &Value,
 ) -> Result<(StatusCode, Bytes), Status> {
+    let is_patch = method == Method::PATCH;
     let body = if body.is_null() { Bytes::new() } else { crate::codec::bytes(body) };
     let request = Request::builder()
         .method(method)
         .uri(path)
-        .header(http::header::CONTENT_TYPE, "application/json")
+        .header(
+            http::header::CONTENT_TYPE,
+            match is_patch {
+                true => "application/strategic-merge-patch+json",
+                false => "application/json",
+            },
+        )
         .header(http::header::USER_AGENT, "warren-commands")
         .body(response::full(body))
         .map_err(|error| Status::bad_request(error.to_string()))?;

@@ -1,4 +1,4 @@
-//! Messages without an id are known by their content, for a while. Pure.
+//! Messages are known by their id, those without one by their content, for a while. Pure.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -13,10 +13,25 @@ pub const MAX_REMEMBERED: usize = 10_000;
 
 pub(crate) type Fingerprint = [u8; 32];
 
-/// What makes two messages the same: body, who sent it, and to where.
-pub(crate) fn fingerprint(routing_key: &str, publisher: Option<&str>, body: &[u8]) -> Fingerprint {
+/// What tells a message from others of its sender.
+pub(crate) enum Said<'a> {
+    Id(&'a str),
+    Body(&'a [u8]),
+}
+
+/// What makes two messages the same: id or body, who sent it, and to where.
+pub(crate) fn fingerprint(
+    routing_key: &str,
+    publisher: Option<&str>,
+    said: Said<'_>,
+) -> Fingerprint {
     let mut hash = Sha256::new();
-    for part in [routing_key.as_bytes(), publisher.unwrap_or_default().as_bytes(), body] {
+    let (kind, said) = match said {
+        Said::Id(id) => ([1], id.as_bytes()),
+        Said::Body(body) => ([0], body),
+    };
+    hash.update(kind);
+    for part in [routing_key.as_bytes(), publisher.unwrap_or_default().as_bytes(), said] {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
@@ -63,7 +78,8 @@ mod tests {
     fn the_same_content_is_new_once_in_ten_minutes() {
         let mut seen = Deduplicator::default();
         let start = Instant::now();
-        let [one, other] = ["a", "b"].map(|body| fingerprint("apply", None, body.as_bytes()));
+        let [one, other] =
+            ["a", "b"].map(|body| fingerprint("apply", None, Said::Body(body.as_bytes())));
         assert!(seen.is_new(one, start) && seen.is_new(other, start));
         assert!(!seen.is_new(one, start + REMEMBERED_FOR - Duration::from_millis(1)));
         assert!(seen.is_new(one, start + REMEMBERED_FOR));
@@ -75,12 +91,13 @@ mod tests {
     #[test]
     fn who_and_where_are_part_of_the_content() {
         let all = [
-            fingerprint("a", None, b"x"),
-            fingerprint("b", None, b"x"),
-            fingerprint("a", Some("eve"), b"x"),
-            fingerprint("ax", None, b""),
+            fingerprint("a", None, Said::Body(b"x")),
+            fingerprint("b", None, Said::Body(b"x")),
+            fingerprint("a", Some("eve"), Said::Body(b"x")),
+            fingerprint("ax", None, Said::Body(b"")),
+            fingerprint("a", None, Said::Id("x")),
         ];
-        assert!((1..4).all(|n| !all[..n].contains(&all[n])));
+        assert!((1..5).all(|n| !all[..n].contains(&all[n])));
     }
 
     #[test]
@@ -88,7 +105,7 @@ mod tests {
         let mut seen = Deduplicator::default();
         let now = Instant::now();
         for n in 0..MAX_REMEMBERED + 10 {
-            assert!(seen.is_new(fingerprint("", None, &n.to_be_bytes()), now));
+            assert!(seen.is_new(fingerprint("", None, Said::Body(&n.to_be_bytes())), now));
         }
         assert!(seen.seen.len() <= MAX_REMEMBERED && seen.order.len() <= MAX_REMEMBERED);
     }

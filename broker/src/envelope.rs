@@ -158,6 +158,13 @@ pub fn decode(properties: &BasicProperties, body: &Bytes) -> Result<Incoming, En
     }))
 }
 
+/// Whether a message that is not the server's is dressed as if it were: its type, or the headers that no command has.
+pub(crate) fn is_imitation(properties: &BasicProperties) -> bool {
+    let kind = properties.kind().as_ref().map(|kind| kind.as_str());
+    let has = |name| properties.headers().as_ref().is_some_and(|h| h.inner().contains_key(name));
+    matches!(kind, Some(EVENT_KIND | FLOOR_KIND)) || (has("epoch") && has("rv"))
+}
+
 #[derive(Deserialize)]
 struct Body<'a> {
     #[serde(rename = "type", borrow)]

@@ -49,6 +49,8 @@ pub enum Delivery {
         /// by hand.
         routing_key: String,
         reply: Option<ReplyTo>,
+        /// It is dressed as an event of the server's, and is none: a reader refuses it, whatever its body says.
+        imitation: bool,
         ack: Box<dyn Ack>,
     },
     /// Events may be missing. List these streams (all of the subscription where empty), then go on; everything that is

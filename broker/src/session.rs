@@ -16,8 +16,8 @@ use warren_api::{Revision, Shard};
 
 use crate::connection::{Link, Live, State, backoff};
 use crate::consume::{Dropped, Interest, Reader, Relist, Verdict};
-use crate::dedup::{Deduplicator, Fingerprint, fingerprint};
-use crate::envelope::{Incoming, decode};
+use crate::dedup::{Deduplicator, Fingerprint, Said, fingerprint};
+use crate::envelope::{Incoming, decode, is_imitation};
 use crate::error::BrokerError;
 use crate::publish::Publisher;
 use crate::status::{Metrics, add, set};
@@ -28,6 +28,8 @@ use crate::{Ack, Delivery, ReplyTo, Stream, declare};
 pub const PREFETCH: u16 = 256;
 /// What people send is a manifest; the API takes 3 MiB.
 pub const MAX_COMMAND_BYTES: usize = 3 << 20;
+/// What of a larger one is kept in its dead letter.
+const SHOWN_OF_OVERSIZE: usize = 4 << 10;
 /// Deliveries that were given back come again after this: a reader that cannot store them must not spin.
 const RETURN_AFTER: Duration = Duration::from_millis(250);
 /// Deliveries that came back, and how often; beyond the bound the counts start again.
@@ -405,24 +407,39 @@ impl Session {
         publisher: Option<String>,
     ) -> Result<(), End> {
         let tag = message.delivery_tag;
+        let routing_key = message.routing_key.as_str().to_owned();
         if message.data.len() > MAX_COMMAND_BYTES {
             let reason =
                 format!("{} bytes; a command has at most {MAX_COMMAND_BYTES}", message.data.len());
-            return self.refuse(channel, queue, tag, &reason).await;
+            let letter = self.dead_letters.is_some().then(|| {
+                Box::new(Letter {
+                    // Enough to see what it is; all of it would push other letters out.
+                    body: Bytes::copy_from_slice(&message.data[..SHOWN_OF_OVERSIZE]),
+                    properties: message.properties.clone(),
+                    exchange: message.exchange.as_str().to_owned(),
+                    routing_key,
+                    count: 1,
+                })
+            });
+            self.held.insert(tag, Held { revision: None, content: None, letter });
+            return self.reject(channel, queue, tag, reason).await;
         }
-        let routing_key = message.routing_key.as_str().to_owned();
         let text = |s: &Option<lapin::types::ShortString>| {
             s.as_ref().map(|s| s.as_str().to_owned()).filter(|s| !s.is_empty())
         };
         let message_id = text(message.properties.message_id());
-        let content = fingerprint(&routing_key, publisher.as_deref(), &message.data);
-        if message_id.is_none() && !self.seen.is_new(content, Instant::now()) {
+        let said = match &message_id {
+            Some(id) => Said::Id(id),
+            None => Said::Body(&message.data),
+        };
+        let content = fingerprint(&routing_key, publisher.as_deref(), said);
+        if !self.seen.is_new(content, Instant::now()) {
             add(&self.metrics.duplicates, 1);
             tracing::info!(
                 queue,
                 routing_key,
                 publisher,
-                "dropped a message that came before within ten minutes; give it a message_id"
+                "dropped a message that came before within ten minutes; give it a message_id of its own"
             );
             return self.acknowledge(channel, tag).await;
         }
@@ -443,7 +460,9 @@ impl Session {
         });
         let ack = self.hold(tag, Held { revision: None, content: Some(content), letter });
         add(&self.metrics.commands, 1);
-        let command = Delivery::Command { body, message_id, publisher, routing_key, reply, ack };
+        let imitation = is_imitation(&message.properties);
+        let command =
+            Delivery::Command { body, message_id, publisher, routing_key, reply, imitation, ack };
         self.send(command).await.map_err(End::from)
     }
 
@@ -583,6 +602,8 @@ impl Session {
         }
         if let Some(content) = &held.content {
             self.counts.remove(content);
+            // Nothing came of it; what stood in its way may be gone when it is said again.
+            self.seen.forget(content);
         }
         if let (Some(letter), Some(publisher)) = (held.letter, &self.dead_letters) {
             match publisher.publish(DEAD, "", &letter.body, letter.properties(queue, &reason)).await

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::kubectl::{self, Output};
+use crate::rabbitmq::RabbitMq;
 use crate::wait::until_some;
 
 /// From the start of the first process until the last node is Ready, in a debug build on a busy machine.
@@ -105,19 +106,74 @@ impl Cluster {
         Self { options, dir, port: free_port(), processes: BTreeMap::new() }
     }
 
+    /// Each part in a process of its own, on a RabbitMQ with the accounts that `warren init` makes; waits until all
+    /// nodes are Ready. Drop the cluster before its broker.
+    ///
+    /// # Panics
+    /// Where it does not come up, with the processes' logs.
+    pub async fn on_rabbitmq(options: Options) -> (Self, RabbitMq) {
+        let mut cluster = Self::prepare(Options { split: true, ..options });
+        cluster.init();
+        let broker = cluster.data_dir().join("broker");
+        let read = |path: &Path| std::fs::read_to_string(path).expect("what init made");
+        let definitions = read(&broker.join("rabbitmq/definitions.json"));
+        let definitions: Value = serde_json::from_str(&definitions).expect("definitions are JSON");
+        let users = definitions["users"].as_array().expect("users");
+        let passwords = users.iter().map(|user| {
+            let name = user["name"].as_str().expect("a name").to_owned();
+            let password = read(&broker.join(format!("{name}.password"))).trim().to_owned();
+            (name, password)
+        });
+        let rabbit = RabbitMq::start_with(&definitions, passwords).await.expect("RabbitMQ starts");
+        cluster.options.broker = Some(format!("amqp://127.0.0.1:{}", rabbit.amqp_port()));
+        cluster.start_all();
+        cluster.wait_ready();
+        cluster.wait_consumers(&rabbit).await;
+        (cluster, rabbit)
+    }
+
+    /// Waits until all agents, the controllers and the server read from the broker.
+    ///
+    /// # Panics
+    /// Where they do not, with what the broker says of its queues.
+    pub async fn wait_consumers(&self, rabbit: &RabbitMq) {
+        let start = std::time::Instant::now();
+        loop {
+            let queues = rabbit.http(hyper::Method::GET, "/api/queues", None).await;
+            let queues = queues.map(|(_, queues)| queues).unwrap_or_default();
+            let read = |prefix: &str| {
+                let all = queues.as_array().map_or(&[][..], Vec::as_slice);
+                let named = |q: &&Value| q["name"].as_str().is_some_and(|n| n.starts_with(prefix));
+                all.iter().filter(named).filter(|q| q["consumers"].as_u64() == Some(1)).count()
+            };
+            if read("node.") == self.options.nodes
+                && read("controllers.") >= 1
+                && read("warren.commands") == 1
+            {
+                return;
+            }
+            assert!(start.elapsed() < SOON, "not all read from the broker: {queues:#}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     pub fn start_all(&mut self) {
         if self.options.split {
-            // As the installer does: every part finds its identity when it starts.
-            let mut command = Command::new(binary());
-            command.args(["init", "--server", &self.server(), "--data-dir"]).arg(self.data_dir());
-            for node in self.node_names() {
-                command.args(["--node", &node]);
-            }
-            kubectl::run(command, None).ok();
+            self.init();
         }
         for role in self.roles() {
             self.start(&role);
         }
+    }
+
+    /// As the installer does, so that every part finds its identity when it starts; idempotent.
+    fn init(&self) {
+        let mut command = Command::new(binary());
+        command.args(["init", "--server", &self.server(), "--data-dir"]).arg(self.data_dir());
+        for node in self.node_names() {
+            command.args(["--node", &node]);
+        }
+        kubectl::run(command, None).ok();
     }
 
     pub fn roles(&self) -> Vec<Role> {

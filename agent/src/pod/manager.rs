@@ -240,7 +240,7 @@ impl Manager {
                     let stored = slot.pod.status.as_ref();
                     let differs = stored.is_none_or(|s| !status::same(s, &slot.status));
                     if slot.source == Source::Api && slot.observed.is_some() && differs {
-                        self.writer.put(uid.clone(), update(slot, false));
+                        self.writer.put(uid.clone(), update(slot, slot.cleaned));
                     }
                 }
             }

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{Manifest, ManifestError, from_value, kind_of, read, typed, v0};
+use crate::validation::names;
 use crate::{Kind as _, Registry, kinds, yaml};
 
 /// What a message asks for. Nothing here says that its sender may.
@@ -104,6 +105,11 @@ fn action(
         Some(_) => Err(format!("{key}: a text is wanted")),
     };
     let (pod_name, namespace) = (text("podname")?, text("namespace")?);
+    if let Some(name) = &pod_name
+        && let Some(why) = names::dns1123_subdomain(name).into_iter().next()
+    {
+        return Err(format!("podname: Invalid value: {name:?}: {why}"));
+    }
     let spec = map.remove("podspec");
     match (spec, pod_name) {
         (Some(_), Some(_)) => Err("podspec and podname exclude each other".to_owned()),

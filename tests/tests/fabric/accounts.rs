@@ -168,3 +168,76 @@ async fn a_node_can_do_what_it_must_and_nothing_more() {
     let get = rabbit.http_as("node-a.b", hyper::Method::GET, "/api/overview", None).await.unwrap();
     assert_eq!(get.0, hyper::StatusCode::UNAUTHORIZED);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn controllers_read_events_and_touch_nothing_else() {
+    let _one = ONE.lock().await;
+    let all = [Account::Server, Account::Controllers, Account::Admin, Account::Node(node("n"))];
+    let all = all.map(|account| (account, "secret".to_owned()));
+    let definitions = accounts::definitions(&all);
+    let passwords = all.iter().map(|(account, password)| (account.name(), password.clone()));
+    let rabbit = RabbitMq::start_with(&definitions, passwords).await.unwrap();
+    let world = World::start(&rabbit);
+    world.declared("n").await;
+
+    let url = rabbit.amqp_url("controllers");
+    let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
+    let table = Default::default;
+    let channel = async || -> Channel {
+        let channel = connection.create_channel().await.unwrap();
+        channel.confirm_select(Default::default()).await.unwrap();
+        channel
+    };
+    let declare = async |name: &str| {
+        let exclusive = QueueDeclareOptions { exclusive: true, ..Default::default() };
+        code(channel().await.queue_declare(name.into(), exclusive, table()).await).map(drop)
+    };
+    let bind = async |queue: &str, exchange: &str| {
+        let (queue, exchange) = (queue.into(), exchange.into());
+        let options = QueueBindOptions::default();
+        code(channel().await.queue_bind(queue, exchange, "#".into(), options, table()).await)
+    };
+    let consume = async |queue: &str| {
+        let options = BasicConsumeOptions::default();
+        code(channel().await.basic_consume(queue.into(), "".into(), options, table()).await)
+            .map(drop)
+    };
+    let publish = async |exchange: &str, key: &str| {
+        let channel = channel().await;
+        let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+        let sent = channel.basic_publish(exchange.into(), key.into(), options, b"x", properties);
+        code(async { sent.await?.await }.await).map(|c| c.is_ack())
+    };
+
+    assert_eq!(declare("controllers.mine.1").await, Ok(()));
+    assert_eq!(bind("controllers.mine.1", "warren.events").await, Ok(()));
+    assert_eq!(consume("controllers.mine.1").await, Ok(()));
+    assert_eq!(publish("warren.api", "").await, Ok(true));
+
+    for queue in ["node.n", "node.new", "mine", "warren.commands", "warren.dead"] {
+        assert!(matches!(declare(queue).await, Err(REFUSED | 405)), "{queue}");
+        assert!(matches!(consume(queue).await, Err(REFUSED | 404)), "{queue}");
+    }
+    for exchange in ["warren.commands", "warren.replies", "warren.dead"] {
+        assert_eq!(bind("controllers.mine.1", exchange).await, Err(REFUSED), "{exchange}");
+    }
+    for (exchange, key) in [
+        ("warren.events", "core.pods.default.node~n.modified"),
+        ("warren.commands", "apply"),
+        ("warren.dead", ""),
+        ("", "node.n"),
+        ("", "warren.commands"),
+    ] {
+        assert_eq!(publish(exchange, key).await, Err(REFUSED), "{exchange} {key}");
+    }
+    for queue in ["node.n", "warren.commands"] {
+        let channel = channel().await;
+        let purge = channel.queue_purge(queue.into(), QueuePurgeOptions::default()).await;
+        assert_eq!(code(purge).map(drop), Err(REFUSED), "{queue}");
+    }
+    let delete = channel().await.exchange_delete("warren.events".into(), Default::default()).await;
+    assert_eq!(code(delete), Err(REFUSED));
+    let overview = "/api/overview";
+    let get = rabbit.http_as("controllers", hyper::Method::GET, overview, None).await.unwrap();
+    assert_eq!(get.0, hyper::StatusCode::UNAUTHORIZED);
+}
