@@ -385,6 +385,7 @@ struct Load {
 }
 
 impl Load {
+    #[expect(clippy::disallowed_methods, reason = "each is waited for when the load stops")]
     async fn start(cluster: &Cluster, seed: u64) -> Self {
         let (acknowledged, ended) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
         let mut writers = Vec::new();
