@@ -1,0 +1,266 @@
+//! Every kubectl that is found (`kubectl` and `kubectl.1.NN`) against one cluster. They differ in what they send and
+//! read: JSON or protobuf, OpenAPI v2 or v3, validation by the client or the server.
+//!
+//! More folders to look into: `KUBECTL_PATH`, as `PATH`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use warren_tests::cluster::SOON;
+use warren_tests::kubectl::{self, Output};
+use warren_tests::{Cluster, until, until_some};
+
+const CONFIG: &str = "
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings, labels: {app: web}}
+data: {colour: red}
+";
+
+/// By version; two of the same are one.
+fn programs() -> BTreeMap<String, PathBuf> {
+    let path = ["KUBECTL_PATH", "PATH"].into_iter().filter_map(std::env::var_os);
+    let folders: Vec<PathBuf> =
+        path.flat_map(|path| std::env::split_paths(&path).collect::<Vec<_>>()).collect();
+    let files = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten();
+    let named = files.flatten().map(|file| file.path()).filter(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name == "kubectl" || name.starts_with("kubectl.1.")
+    });
+    named
+        .chain([PathBuf::from(kubectl::program())])
+        .filter_map(|path| {
+            let mut command = Command::new(&path);
+            command.args(["version", "--client", "-o", "json"]);
+            let value: Value = serde_json::from_str(&kubectl::run(command, None).stdout).ok()?;
+            let version = value["clientVersion"]["gitVersion"].as_str()?;
+            let minor = version.trim_start_matches('v').split('.').take(2);
+            Some((minor.collect::<Vec<_>>().join("."), path))
+        })
+        .collect()
+}
+
+struct Kubectl<'a> {
+    version: &'a str,
+    program: &'a Path,
+    kubeconfig: PathBuf,
+    namespace: String,
+}
+
+impl Kubectl<'_> {
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(self.program);
+        let cache = self.kubeconfig.with_file_name(format!("cache-{}", self.version));
+        command
+            .env("KUBECONFIG", &self.kubeconfig)
+            .env("KUBECACHEDIR", cache)
+            .env("KUBE_EDITOR", "sed -i s/red/violet/")
+            .args(["-n", &self.namespace])
+            .args(line.split_whitespace());
+        command
+    }
+
+    /// Words are separated by blanks.
+    fn run(&self, line: &str) -> Output {
+        kubectl::run(self.command(line), None)
+    }
+
+    #[track_caller]
+    fn ok(&self, line: &str) -> String {
+        let out = self.run(line);
+        assert!(out.succeeded(), "{}: {}", self.version, out.told());
+        out.stdout
+    }
+
+    #[track_caller]
+    fn shows(&self, line: &str, expected: &[&str]) {
+        let out = self.ok(line);
+        for expected in expected {
+            assert!(out.contains(expected), "{}: {line}: no {expected:?} in\n{out}", self.version);
+        }
+    }
+
+    fn with(&self, line: &str, input: &str) -> Output {
+        kubectl::run(self.command(line), Some(input))
+    }
+
+    fn creates(&self) {
+        for (line, made) in [
+            ("create configmap cm --from-literal=a=1", "configmap/cm"),
+            ("create secret generic sec --from-literal=p=q", "secret/sec"),
+            ("create serviceaccount sa", "serviceaccount/sa"),
+            (
+                "create deployment web --image=example/web:1 --replicas=2 --port=80",
+                "deployment.apps/web",
+            ),
+            ("create job once --image=example/job:1 -- true", "job.batch/once"),
+            ("create service clusterip svc --tcp=80:8080", "service/svc"),
+            ("create deployment dry --image=x --dry-run=server", "deployment.apps/dry"),
+            ("run lone --image=example/a:1 --labels=a=b --env=X=1 --port=80", "pod/lone"),
+        ] {
+            self.shows(line, &[made, " created"]);
+        }
+        assert!(!self.run("get deployment dry").succeeded(), "a dry run stores nothing");
+        self.shows("expose deployment web --port=80 --name=webx", &["service/webx exposed"]);
+        assert_eq!(self.ok("get secret sec -o jsonpath={.data.p}"), "cQ==");
+        assert_eq!(self.ok("get svc svc -o jsonpath={.spec.ports[0].targetPort}"), "8080");
+        assert_eq!(self.ok("get job once -o jsonpath={..containers[0].command[0]}"), "true");
+    }
+
+    fn rolls_out(&self) {
+        self.ok("wait --for=condition=Available deploy/web --timeout=60s");
+        self.ok("wait --for=jsonpath={.status.phase}=Running pod/lone --timeout=60s");
+        self.ok("scale deploy/web --replicas=3");
+        self.ok("scale deploy/web --current-replicas=3 --replicas=2");
+        self.ok("set image deploy/web web=example/web:2");
+        self.shows("rollout history deploy/web", &["REVISION"]);
+        until_some("a second revision", SOON, || {
+            let out = self.run("rollout history deploy/web --revision=2");
+            out.stdout.contains("example/web:2").then_some(())
+        });
+        self.ok("rollout undo deploy/web");
+        self.ok("rollout restart deploy/web");
+        self.ok("rollout status deploy/web --timeout=60s");
+        assert_eq!(self.ok("get deploy web -o jsonpath={..image}"), "example/web:1");
+    }
+
+    fn applies_and_edits(&self) {
+        assert!(self.with("apply -f -", CONFIG).ok().contains("created"));
+        assert!(self.with("apply -f -", CONFIG).ok().contains("unchanged"));
+        let blue = CONFIG.replace("red", "blue");
+        let out = self.with("diff -f -", &blue);
+        assert!(out.code == 1 && out.stdout.contains("+  colour: blue"), "{}", out.told());
+        assert!(self.with("apply -f -", &blue).ok().contains("configured"));
+        self.with("apply --server-side --force-conflicts -f -", CONFIG).ok();
+        let out = self.with("apply --validate=strict -f -", &CONFIG.replace("\ndata", "\ndatum"));
+        assert!(out.err().contains("unknown field \"datum\""), "{}", out.told());
+        self.ok("edit cm settings");
+        assert_eq!(self.ok("get cm settings -o jsonpath={.data.colour}"), "violet");
+        self.with("replace -f -", CONFIG).ok();
+        self.ok(r#"patch cm settings --type merge -p {"data":{"a":"1"}}"#);
+        self.ok(r#"patch cm settings -p {"data":{"b":"2"}}"#);
+        self.ok(r#"patch cm settings --type json -p [{"op":"add","path":"/data/c","value":"3"}]"#);
+        self.ok("label cm settings mine=yes");
+        self.ok("annotate cm settings note=x");
+        self.shows(
+            "get cm settings -o json",
+            &[
+                "\"a\": \"1\"",
+                "\"b\": \"2\"",
+                "\"c\": \"3\"",
+                "\"mine\": \"yes\"",
+                "\"note\": \"x\"",
+            ],
+        );
+        self.shows("label cm settings mine-", &["unlabeled"]);
+    }
+
+    fn shows_what_there_is(&self) {
+        for kind in [
+            "pods",
+            "deploy",
+            "rs",
+            "job",
+            "svc",
+            "ep",
+            "endpointslices",
+            "cm",
+            "secret",
+            "sa",
+            "events",
+            "leases",
+            "nodes",
+            "ns",
+            "all",
+        ] {
+            self.ok(&format!("get {kind}"));
+            self.ok(&format!("get {kind} -A -o wide --show-labels"));
+        }
+        self.shows("get pods --sort-by=.metadata.name -o name", &["pod/lone"]);
+        self.shows("get pods --field-selector spec.nodeName=node-1,metadata.name=lone", &["lone"]);
+        self.shows("get pods -l a=b --chunk-size=1 -o custom-columns=N:.metadata.name", &["lone"]);
+        self.shows("get deploy web --subresource=scale", &["web"]);
+        for (object, expected) in [
+            ("deploy/web", "desired"),
+            ("pod/lone", "Containers:"),
+            ("svc/svc", "TargetPort"),
+            ("cm/settings", "colour"),
+            ("job/once", "Pod Template"),
+            ("node/node-1", "Allocated resources"),
+        ] {
+            self.shows(&format!("describe {object}"), &[expected]);
+        }
+        self.shows("api-resources -o wide", &["deployments", "configmaps"]);
+        self.shows("explain pod.spec.containers --recursive", &["livenessProbe", "<string>"]);
+        self.shows("explain deploy.spec.strategy.rollingUpdate", &["maxSurge"]);
+        self.shows("auth can-i create pods", &["yes"]);
+        // 1.27 asks for a beta version of the question.
+        if self.version != "1.27" {
+            self.shows("auth whoami", &["Username"]);
+        }
+        self.ok("version");
+    }
+
+    fn watches(&self) {
+        let mut command = self.command(
+            "get cm -w --output-watch-events --no-headers --field-selector metadata.name=seen",
+        );
+        let file = self.kubeconfig.with_file_name(format!("watch-{}", self.version));
+        command.stdout(std::fs::File::create(&file).expect("a file for the output"));
+        let mut child = command.spawn().expect("kubectl starts");
+        self.ok("create configmap seen --from-literal=a=1");
+        let read = || std::fs::read_to_string(&file).unwrap_or_default();
+        until("ADDED is seen", SOON, || read().contains("ADDED"));
+        self.ok("delete configmap seen");
+        until("DELETED is seen", SOON, || read().contains("DELETED"));
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
+    fn deletes(&self) {
+        self.ok("delete pod lone --now --timeout=60s");
+        self.ok("delete deploy web --cascade=foreground --timeout=60s");
+        self.ok("delete job once --cascade=background");
+        self.ok("delete cm -l app=web");
+        self.ok("delete all --all --timeout=60s");
+        self.ok(&format!("delete namespace {} --timeout=60s", self.namespace));
+    }
+}
+
+#[test]
+fn every_kubectl_does_the_usual_things() {
+    let cluster = Cluster::simulated();
+    let programs = programs();
+    assert!(!programs.is_empty(), "no kubectl is found");
+    let all: Vec<_> = programs
+        .iter()
+        .map(|(version, program)| Kubectl {
+            version,
+            program,
+            kubeconfig: cluster.kubeconfig(),
+            namespace: format!("with-{}", version.replace('.', "-")),
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for kubectl in &all {
+            scope.spawn(move || {
+                kubectl.ok(&format!("create namespace {}", kubectl.namespace));
+                kubectl.creates();
+                kubectl.rolls_out();
+                kubectl.applies_and_edits();
+                kubectl.shows_what_there_is();
+                kubectl.watches();
+                kubectl.deletes();
+            });
+        }
+    });
+    // One after the other: the others would miss the node.
+    for kubectl in &all {
+        kubectl.ok("cordon node-1");
+        kubectl.shows("get node node-1", &["SchedulingDisabled"]);
+        kubectl.ok("drain node-1 --ignore-daemonsets --force --timeout=60s");
+        kubectl.ok("uncordon node-1");
+    }
+}
