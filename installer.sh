@@ -21,7 +21,7 @@ usage() {
 
 		  ./installer.sh [options]     install or upgrade
 		  ./installer.sh --down        take down what was put up; data, binary and images stay
-		  ./installer.sh --purge       the same, and remove data, binary and images as well
+		  ./installer.sh --purge       the same, and remove data, binary and the images it made
 
 		options
 		  --data-dir DIR          state, keys, passwords           ($data)
@@ -183,7 +183,18 @@ start_docker() {
 	return 1
 }
 
+warren_images() { docker images --format '{{.Repository}}:{{.Tag}}' --filter reference='warren/*' | sort; }
+# Only what this cluster's installation made is its own to remove.
+note_images() {
+	local made
+	made=$(comm -13 <(echo "$1") <(warren_images) | sed 's/^/image /')
+	[ -z "$made" ] || echo "$made" >>"$data/run/put-up"
+}
+
 build_images() {
+	# Not local: the trap runs after the function. A step has a shell of its own.
+	before=$(warren_images)
+	trap 'note_images "$before"' EXIT
 	"$here/images/build.sh" pause >&3
 	"$here/images/build.sh" busybox >&3
 	"$here/images/build.sh" warren "$warren" >&3
@@ -224,8 +235,8 @@ make_identities() {
 
 write_manifests() {
 	local image tag config file
-	tag=$(docker image inspect -f '{{range .RepoTags}}{{println .}}{{end}}' warren/warren:latest |
-		grep -m1 -v ':latest$' | grep .)
+	# As images/build.sh names it; "latest" may be another cluster's.
+	tag=warren/warren:$(sha256sum "$warren" | cut -c1-12)
 	image=$(cat "$data/broker/image")
 	config=$(cat "$data/broker/rabbitmq/rabbitmq.conf" "$data/broker/rabbitmq/definitions.json" | sha256sum | cut -c1-16)
 	mkdir -p "$manifests" "$data/rabbitmq" "$data/server"
@@ -303,7 +314,10 @@ bring_up() {
 	step "manifests of the control plane" "see the message above" write_manifests
 	step "the agent" "see $data/log/agent.log" start_agent
 	step "waiting until the node is Ready" "see the agent's log above; a port that is taken is named there" wait_ready
-	local kubectl="kubectl"
+	local kubectl="kubectl" again
+	# With what tells this cluster from another on this machine.
+	again="$here/installer.sh --data-dir $data --manifests-dir $manifests --prefix $prefix"
+	[ "$data $manifests $prefix" != "/var/lib/warren /etc/warren/manifests /usr/local/bin" ] || again=$here/installer.sh
 	command -v kubectl >/dev/null || kubectl="warren"
 	cat <<-EOF
 
@@ -316,7 +330,7 @@ bring_up() {
 		kubeconfig        $kubeconfig
 		management page   http://127.0.0.1:$management_port  user admin, password in $data/broker/admin.password
 		manifests folder  $manifests  (a pod's file in there runs)
-		take it down      $here/installer.sh --down
+		take it down      $again --down
 	EOF
 }
 
@@ -330,6 +344,20 @@ remove_containers() {
 	docker stop -t 20 "${ids[@]}" >/dev/null 2>&1 || true
 	docker rm -f "${ids[@]}" >/dev/null
 	echo "removed ${#ids[@]} containers"
+}
+
+remove_network() {
+	local rule
+	if [ -s "$data/cluster-id" ] && docker_answers; then
+		docker network rm "warren-$(cat "$data/cluster-id")" >/dev/null 2>&1 && echo "removed the pods' network"
+	fi
+	[ -s "$data/nft-table" ] || return 0
+	nft delete table ip "$(cat "$data/nft-table")" 2>/dev/null && echo "removed the Services' rules"
+	# What lets Services pass Docker's filter serves all clusters on this machine.
+	nft list tables ip 2>/dev/null | grep -q '^table ip warren-' && return
+	iptables -w 5 -S DOCKER-USER 2>/dev/null | grep -- '"warren services"' | while read -r rule; do
+		eval "iptables -w 5 ${rule/#-A/-D}"
+	done || true
 }
 
 down() {
@@ -351,25 +379,31 @@ down() {
 		fi
 	done
 	remove_containers
-	if [ -s "$data/nft-table" ]; then
-		nft delete table ip "$(cat "$data/nft-table")" 2>/dev/null || true
-	fi
+	remove_network
 	if grep -qs '^dockerd$' "$put_up"; then
 		if [ -n "$(docker ps -q 2>/dev/null)" ]; then
 			echo "dockerd stays: other containers run on it"
 		elif [ -x "$warren" ]; then
 			"$warren" supervise --data-dir "$data" --name dockerd --stop
 			echo "stopped dockerd, which this installer had started"
-			rm -f "$put_up"
+			sed -i '/^dockerd$/d' "$put_up"
 		fi
 	fi
 }
 
 purge() {
-	local mount images
+	local mount image
 	if docker_answers; then
-		mapfile -t images < <(docker images -q --filter reference='warren/*' | sort -u)
-		[ ${#images[@]} -eq 0 ] || docker rmi -f "${images[@]}" >/dev/null 2>&1 || true
+		# Without force: what a container of another cluster uses stays.
+		sed -n 's/^image //p' "$data/run/put-up" 2>/dev/null | sort -u | while read -r image; do
+			docker image inspect "$image" >/dev/null 2>&1 || continue
+			if [ -n "$(docker ps -aq --filter "ancestor=$image")" ] || ! docker rmi "$image" >/dev/null 2>&1; then
+				echo "image $image stays: another container uses it"
+			else
+				echo "removed image $image"
+			fi
+		done
+		[ -z "$(warren_images)" ] || echo "other images warren/* stay: this cluster did not make them"
 	fi
 	# Volumes of pods may still be mounted; rm must not walk into them.
 	findmnt -rn -o TARGET | grep -F "$data/" | sort -r | while read -r mount; do umount "$mount"; done
@@ -377,7 +411,7 @@ purge() {
 	rm -rf --one-file-system "${data:?}"
 	rmdir "$manifests" "$(dirname "$manifests")" 2>/dev/null || true
 	rm -f "$warren"
-	echo "removed $data, $warren and the images warren/*"
+	echo "removed $data and $warren"
 }
 
 if [ "$(id -u)" != 0 ]; then
