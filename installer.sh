@@ -406,7 +406,7 @@ purge() {
 		[ -z "$(warren_images)" ] || echo "other images warren/* stay: this cluster did not make them"
 	fi
 	# Volumes of pods may still be mounted; rm must not walk into them.
-	findmnt -rn -o TARGET | grep -F "$data/" | sort -r | while read -r mount; do umount "$mount"; done
+	findmnt -rn -o TARGET | { grep -F "$data/" || true; } | sort -r | while read -r mount; do umount "$mount"; done
 	if grep -qs '^docker-config$' "$data/run/put-up"; then rm -f /etc/docker/daemon.json; fi
 	rm -rf --one-file-system "${data:?}"
 	rmdir "$manifests" "$(dirname "$manifests")" 2>/dev/null || true
