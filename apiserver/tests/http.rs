@@ -189,7 +189,7 @@ async fn errors_are_worded_as_kubernetes_words_them() {
         rv on create: 400 BadRequest: resourceVersion should not be set on objects to be created
         selector: 400 BadRequest: unable to parse requirement: found '==', expected: identifier
         field: 400 BadRequest: "data.a" is not a known field selector: only "metadata.name", "metadata.namespace"
-        accept: 406 NotAcceptable: only the following media types are accepted: application/json, application/yaml
+        accept: 406 NotAcceptable: only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf
         future: 504 Timeout: Timeout: Too large resource version: 999999999, current: 8
         match: 400 BadRequest: resourceVersionMatch is forbidden unless resourceVersion is provided
         continue: 400 BadRequest: continue key is not valid
@@ -651,4 +651,86 @@ async fn the_embedded_fabric_and_the_local_client() {
     }
     assert_eq!(seen, ["here", "nowhere", "here"]);
     world.stop().await;
+}
+
+#[tokio::test]
+async fn protobuf_is_read_and_answered() {
+    use warren_api::protobuf;
+
+    let world = World::start().await;
+    let mut c = world.admin().await;
+    let both = [
+        ("content-type", protobuf::MEDIA_TYPE),
+        ("accept", "application/vnd.kubernetes.protobuf,application/json"),
+    ];
+    let written = |value: Value| protobuf::encode(value.as_object().unwrap()).unwrap();
+    let read = |answer: &support::Answer| {
+        assert_eq!(answer.headers["content-type"], protobuf::MEDIA_TYPE);
+        protobuf::decode(&answer.body).unwrap()
+    };
+    let made = c.call("POST", MAPS, &both, written(map("a"))).await;
+    assert_eq!(made.code, StatusCode::CREATED);
+    let mut object = read(&made);
+    assert_eq!(object, c.get(&format!("{MAPS}/a")).await.ok());
+    object["data"]["a"] = "c".into();
+    let changed = c.call("PUT", &format!("{MAPS}/a"), &both, written(object)).await;
+    assert_eq!(read(&changed)["data"], json!({"a": "c"}));
+
+    let accept = |text: &'static str| [("accept", text)];
+    let only = accept(protobuf::MEDIA_TYPE);
+    let list = read(&c.call("GET", MAPS, &only, "").await);
+    assert_eq!((list["kind"].as_str(), names(&list)), (Some("ConfigMapList"), vec!["a"]));
+    let parts =
+        "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+    let list = read(&c.call("GET", MAPS, &accept(parts), "").await);
+    assert_eq!(list["kind"], "PartialObjectMetadataList");
+    let missing = c.call("GET", &format!("{MAPS}/nope"), &only, "").await;
+    assert_eq!(
+        (missing.code, read(&missing)["reason"].as_str()),
+        (StatusCode::NOT_FOUND, Some("NotFound"))
+    );
+
+    // What has no protobuf form is JSON, where that is taken too.
+    let usage = "/apis/metrics.k8s.io/v1beta1/nodes";
+    assert_eq!(c.call("GET", usage, &only, "").await.code, StatusCode::NOT_ACCEPTABLE);
+    let usage = c.call("GET", usage, &accept("application/vnd.kubernetes.protobuf, */*"), "").await;
+    assert_eq!(usage.headers["content-type"], "application/json");
+
+    let watch = format!("{MAPS}?watch=1&timeoutSeconds=1");
+    let watched = c.call("GET", &watch, &accept(protobuf::WATCH_MEDIA_TYPE), "").await;
+    assert_eq!(watched.headers["content-type"], protobuf::WATCH_MEDIA_TYPE);
+    let (length, event) = watched.body.split_at(4);
+    assert_eq!(u32::from_be_bytes(length.try_into().unwrap()) as usize, event.len());
+    assert!(event.starts_with(b"\x0a\x05ADDED\x12"));
+
+    // Bodies that are no objects.
+    let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": {"verb": "get", "resource": "pods", "namespace": "default"}}});
+    let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    assert_eq!(
+        read(&c.call("POST", path, &both, written(review)).await)["status"]["allowed"],
+        true
+    );
+    let options = |uid: &str| {
+        written(json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}))
+    };
+    let refused = c.call("DELETE", &format!("{MAPS}/a"), &both, options("x")).await;
+    assert_eq!(refused.code, StatusCode::CONFLICT);
+    c.post(PODS, pod("web")).await.ok();
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "web"},
+        "target": {"kind": "Node", "name": "n"}});
+    let bound = c.call("POST", &format!("{PODS}/web/binding"), &both, written(binding)).await;
+    assert_eq!(bound.code, StatusCode::CREATED, "{}", String::from_utf8_lossy(&bound.body));
+    assert_eq!(c.get(&format!("{PODS}/web")).await.ok()["spec"]["nodeName"], "n");
+    let broken = c
+        .call(
+            "POST",
+            MAPS,
+            &both,
+            &b"k8s\0\x0a\x0f\x0a\x02v1\x12\x09ConfigMap\x12\x04\x0a\x02\x0a\x09"[..],
+        )
+        .await;
+    assert_eq!(broken.code, StatusCode::BAD_REQUEST);
+    let message = read(&broken)["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("ConfigMap.metadata: the message is cut off"), "{message}");
 }
