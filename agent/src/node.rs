@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
 use serde_json::json;
 use std::sync::Arc;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::api::{ApiError, LEASE_NAMESPACE};
 use crate::config::Config;
@@ -40,10 +40,10 @@ pub(crate) async fn run(
 ) {
     let version = runtime_version(&context).await;
     let mut wait = RETRY_FIRST;
-    let uid = loop {
+    let (uid, registered_down) = loop {
         let down = runtime_down.borrow().clone();
-        match register(&context, &machine, &version, down).await {
-            Ok(uid) => break uid,
+        match register(&context, &machine, &version, down.clone()).await {
+            Ok(uid) => break (uid, down),
             Err(error) => {
                 tracing::info!(node = %context.node, %error, "the node is not registered yet");
                 tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..1.0))).await;
@@ -53,10 +53,13 @@ pub(crate) async fn run(
     };
     tracing::info!(node = %context.node, "the node is registered");
     context.events.node(&context.node, Level::Normal, "Starting", "Starting warren agent.");
-    let (lease, status) = (heartbeat(&context, &uid), async {
-        let mut said = None;
+    let heard_again = Notify::new();
+    let (lease, status) = (heartbeat(&context, &uid, &heard_again), async {
+        // Registration said so.
+        let down = runtime_down.borrow().clone();
+        let mut said = Some((registered_down, Pressure::default())).filter(|(was, _)| *was == down);
         let mut version = version;
-        let mut next_full = context.now();
+        let mut next_full = crate::pod::memory::later(context.now(), context.config.status_every);
         loop {
             let down = runtime_down.borrow_and_update().clone();
             if version.is_none() && down.is_none() {
@@ -86,6 +89,7 @@ pub(crate) async fn run(
                 if machine.is_simulated() { context.config.status_every } else { PRESSURE_EVERY };
             tokio::select! {
                 _ = runtime_down.changed() => {}
+                () = heard_again.notified() => said = None,
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -116,6 +120,7 @@ async fn register(
         spec: None,
         status: Some(status.clone()),
     };
+    let mut is_new = false;
     let node = match context.api.node(&config.node).await {
         Ok(found) => {
             let has = found.metadata.labels.clone().unwrap_or_default();
@@ -128,11 +133,18 @@ async fn register(
         }
         Err(ApiError::NotFound(_)) => match context.api.create_node(&node).await {
             Err(ApiError::AlreadyExists(_)) => context.api.node(&config.node).await?,
-            result => result?,
+            result => {
+                let node = result?;
+                is_new = node.status.as_ref().is_some_and(|status| status.conditions.is_some());
+                node
+            }
         },
         Err(error) => return Err(error),
     };
-    patch(context, &status).await?;
+    // One that was just made has its status already.
+    if !is_new {
+        patch(context, &status).await?;
+    }
     Ok(node.metadata.uid.unwrap_or_default())
 }
 
@@ -263,8 +275,9 @@ fn millis(millis: i64) -> String {
     if millis % 1000 == 0 { (millis / 1000).to_string() } else { format!("{millis}m") }
 }
 
-/// Renews the node's lease. The first beats of many nodes are spread over one interval.
-async fn heartbeat(context: &Context, node_uid: &str) {
+/// Renews the node's lease, and says when it was heard again after a silence in which others may have taken it for
+/// lost. The first beats of many nodes are spread over one interval.
+async fn heartbeat(context: &Context, node_uid: &str, heard_again: &Notify) {
     let config = &context.config;
     let lease = |now: Timestamp| Lease {
         metadata: ObjectMeta {
@@ -287,6 +300,7 @@ async fn heartbeat(context: &Context, node_uid: &str) {
         }),
     };
     let mut first = true;
+    let mut renewed = context.now();
     loop {
         let now = context.now();
         let patch = json!({"spec": {
@@ -298,6 +312,12 @@ async fn heartbeat(context: &Context, node_uid: &str) {
             Err(ApiError::NotFound(_)) => context.api.create_lease(&lease(now)).await,
             result => result,
         };
+        if result.is_ok() {
+            if context.now() > crate::pod::memory::later(renewed, config.heartbeat * 2) {
+                heard_again.notify_one();
+            }
+            renewed = now;
+        }
         let pause = match result {
             Ok(()) if std::mem::take(&mut first) => {
                 config.heartbeat.mul_f64(rand::random_range(0.1..1.0))

@@ -93,8 +93,10 @@ async fn respond(
         Target::Resource(resource) => resource,
     };
     let user = user.ok_or_else(authn::unauthorized)?;
-    let _permit = (!is_long_running(resource)).then(|| api.flow.admit(resource.verb.is_read()));
-    let _permit = _permit.transpose()?;
+    let _permit = match is_long_running(resource) {
+        true => None,
+        false => Some(api.flow.admit(resource.verb.is_read()).await?),
+    };
     let selector = info.query.get("fieldSelector");
     let allowed = authz::authorize(&user, resource, selector, api.as_ref())?;
     let route = route(api.registry, resource)?;

@@ -13,6 +13,7 @@ use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
 use parking_lot::Mutex;
 use serde_json::json;
+use warren_client::Change;
 use warren_process::Tasks;
 
 use crate::caches::Key;
@@ -187,6 +188,8 @@ struct Heard {
     /// When this began, or began anew after an outage: before that nothing can be held against anybody.
     since: Option<Timestamp>,
     leases: HashMap<String, (Option<String>, Timestamp)>,
+    /// The same of what nodes say of themselves: a node that comes back posts its status before its lease is seen.
+    statuses: HashMap<String, (Timestamp, Timestamp)>,
 }
 
 pub(crate) struct NodeLifecycle {
@@ -203,8 +206,9 @@ impl Controller for NodeLifecycle {
         let heard = {
             let heard = self.heard.lock();
             let lease = heard.leases.get(&*key.name).map(|(_, at)| *at);
+            let status = heard.statuses.get(&*key.name).map(|(_, at)| *at);
             let created = node.metadata.creation_timestamp.as_ref().map(|time| time.0);
-            heard.since.map(|since| lease.max(created).unwrap_or(since).max(since))
+            heard.since.map(|since| lease.max(status).max(created).unwrap_or(since).max(since))
         };
         let pods = caches.pods_on.get(&key.name);
         let grace = self.context.node_grace;
@@ -214,11 +218,12 @@ impl Controller for NodeLifecycle {
 
 pub(crate) fn start(context: &Context, tasks: &Tasks) {
     let queue = WorkQueue::default();
-    let to = queue.clone();
+    let heard: Arc<Mutex<Heard>> = Arc::default();
+    let (to, heard_, clock) = (queue.clone(), Arc::clone(&heard), Arc::clone(&context.clock));
     context.caches.nodes.on_change(move |change| {
+        heard_.lock().status(clock.now(), change);
         change.new.iter().for_each(|node| to.add(Key::of(&**node)));
     });
-    let heard: Arc<Mutex<Heard>> = Arc::default();
     let (context_, heard_) = (context.clone(), Arc::clone(&heard));
     let shutdown = tasks.shutdown().clone();
     // Heartbeats are no events on the fabric: they are watched by HTTP.
@@ -256,7 +261,28 @@ async fn listen(context: &Context, heard: &Mutex<Heard>) {
     }
 }
 
+/// When the node last said itself how it is.
+fn posted(node: &Node) -> Option<Timestamp> {
+    let conditions = node.status.as_ref()?.conditions.as_ref()?;
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready")?;
+    ready.last_heartbeat_time.as_ref().map(|time| time.0)
+}
+
 impl Heard {
+    fn status(&mut self, now: Timestamp, change: &Change<Node>) {
+        let Some(node) = change.any() else { return };
+        let (name, posted) = (node.name_any(), change.new.as_deref().and_then(posted));
+        match posted {
+            Some(posted) if self.statuses.get(&name).is_none_or(|(known, _)| *known != posted) => {
+                self.statuses.insert(name, (posted, now));
+            }
+            None if change.new.is_none() => {
+                self.statuses.remove(&name);
+            }
+            _ => {}
+        }
+    }
+
     fn enter(&mut self, now: Timestamp, event: watcher::Event<Lease>) {
         match event {
             watcher::Event::Apply(lease) | watcher::Event::InitApply(lease) => {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use warren_agent::api::KubeApi;
@@ -66,6 +67,9 @@ pub(crate) struct AgentArgs {
     /// How many pods the node takes.
     #[arg(long, env = "WARREN_MAX_PODS", value_name = "N", default_value_t = 110)]
     pub(crate) max_pods: u32,
+    /// So long a node's heartbeat counts; it comes four times as often.
+    #[arg(long, env = "WARREN_NODE_LEASE_DURATION_SECONDS", value_name = "SECONDS", default_value_t = 40, value_parser = clap::value_parser!(u16).range(1..=3600))]
+    node_lease_duration_seconds: u16,
     /// The image that holds a pod's namespaces; `images/build.sh pause` makes it.
     #[arg(
         long,
@@ -193,6 +197,8 @@ impl Crew {
         config.address = port.ip();
         config.port = port.port();
         config.capacity.pods = self.args.max_pods;
+        config.lease_seconds = self.args.node_lease_duration_seconds.into();
+        config.heartbeat = Duration::from_secs(self.args.node_lease_duration_seconds.into()) / 4;
         let sinks: Vec<Arc<dyn EventSink>> = match config.simulated {
             true => Vec::new(),
             false => vec![self.services(&connection.client, tasks)?],
