@@ -1,0 +1,168 @@
+//! The server that is measured: the release build of the real binary, as a child.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+use warren_tests::cluster::free_port;
+
+use crate::load::Client;
+
+const STARTS_WITHIN: Duration = Duration::from_secs(60);
+const ENDS_WITHIN: Duration = Duration::from_secs(20);
+
+pub struct Server {
+    arguments: Vec<String>,
+    dir: TempDir,
+    port: u16,
+    process: Option<Child>,
+}
+
+impl Server {
+    /// `warren <arguments> --data-dir … --bind …`, and the API ready.
+    pub async fn start(arguments: &[&str]) -> Result<Self> {
+        // Not /tmp, which may be memory: what is answered must be on a disk.
+        let dir = tempfile::Builder::new().prefix("warren-bench-").tempdir_in(target_dir()?)?;
+        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let mut server = Self { arguments, dir, port: free_port(), process: None };
+        server.restart().await?;
+        Ok(server)
+    }
+
+    /// Starts it on its data, and answers how long it took from the start of the process until the API was ready.
+    pub async fn restart(&mut self) -> Result<Duration> {
+        self.stop().await?;
+        let log = File::options().create(true).append(true).open(self.log_path())?;
+        let mut command = Command::new(warren()?);
+        command
+            .args(&self.arguments)
+            .arg("--data-dir")
+            .arg(self.data())
+            .args(["--bind", &format!("127.0.0.1:{}", self.port)])
+            .env_remove("KUBECONFIG")
+            .env("WARREN_LOG", std::env::var("WARREN_LOG").unwrap_or_else(|_| "warn".into()))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let started = Instant::now();
+        self.process = Some(command.spawn().context("start warren")?);
+        while !self.is_ready().await {
+            if let Some(status) = self.process.as_mut().and_then(|p| p.try_wait().ok().flatten()) {
+                bail!("warren {:?} ended with {status}: {}", self.arguments, self.log_tail());
+            }
+            if started.elapsed() > STARTS_WITHIN {
+                bail!("warren {:?} is not ready: {}", self.arguments, self.log_tail());
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(started.elapsed())
+    }
+
+    async fn is_ready(&self) -> bool {
+        let Ok(client) = self.client(1).await else { return false };
+        client.text(client.get("/readyz")).await.is_ok_and(|(status, _)| status.is_success())
+    }
+
+    pub async fn client(&self, connections: usize) -> Result<Client> {
+        Client::tls(&self.data(), self.port, connections).await
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// Ends it as a supervisor does.
+    pub async fn stop(&mut self) -> Result<()> {
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        Command::new("kill").arg(process.id().to_string()).status()?;
+        let asked = Instant::now();
+        while process.try_wait()?.is_none() {
+            if asked.elapsed() > ENDS_WITHIN {
+                process.kill()?;
+                process.wait()?;
+                bail!("warren did not end in {ENDS_WITHIN:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
+    /// (RSS, PSS) in MB.
+    pub fn memory(&self) -> Result<(f64, f64)> {
+        let pid = self.process.as_ref().context("no process")?.id();
+        let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+        let megabytes = |name: &str| -> Option<f64> {
+            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+            let kib: f64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+            Some(kib * 1024.0 / 1e6)
+        };
+        megabytes("Rss:").zip(megabytes("Pss:")).context("no Rss and Pss in smaps_rollup")
+    }
+
+    /// Seconds of CPU that the process has used.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        let pid = self.process.as_ref().context("no process")?.id();
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let rest = text.rsplit_once(')').context("stat")?.1;
+        let ticks: u64 =
+            rest.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum();
+        Ok(ticks as f64 / 100.0)
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    fn log_tail(&self) -> String {
+        let text = std::fs::read_to_string(self.log_path()).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(10)..].join("\n")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+/// Where release builds are.
+pub fn target_dir() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    Ok(own.parent().context("the binary has a folder")?.to_owned())
+}
+
+/// $WARREN, else the release build beside this one; [`build`] makes it.
+pub fn warren() -> Result<PathBuf> {
+    match std::env::var_os("WARREN").filter(|path| !path.is_empty()) {
+        Some(path) => Ok(path.into()),
+        None => Ok(target_dir()?.join("warren")),
+    }
+}
+
+/// Builds what is measured, so that the figures are of the code that is here.
+pub fn build(package: &[&str]) -> Result<()> {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--release", "--quiet", "--manifest-path"])
+        .arg(manifest)
+        .args(package)
+        .status()?;
+    if !status.success() {
+        bail!("cargo build --release {}: {status}", package.join(" "));
+    }
+    Ok(())
+}
+
+/// Whether `warren <role>` knows an option.
+pub fn knows(role: &str, option: &str) -> Result<bool> {
+    let output = Command::new(warren()?).args([role, "--help"]).output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).contains(option))
+}
