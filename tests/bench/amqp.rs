@@ -16,7 +16,7 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Exchange
 use warren_tests::RabbitMq;
 
 use crate::Scale;
-use crate::api::{CONNECTIONS, IN_FLIGHT, creates};
+use crate::api::{CONNECTIONS, IN_FLIGHT};
 use crate::figure::{Figure, Sample, median};
 use crate::load::Client;
 use crate::pod;
@@ -113,10 +113,10 @@ impl Consumer {
             })
         });
         let consumer = Self { arrivals, thread: Some(thread) };
-        if is_ready.await.is_err() {
-            consumer.end()?;
+        match is_ready.await {
+            Ok(()) => Ok(consumer),
+            Err(_) => Err(consumer.end().err().unwrap_or_else(|| anyhow::anyhow!("no consumer"))),
         }
-        Ok(consumer)
     }
 
     fn end(mut self) -> Result<()> {
@@ -191,13 +191,10 @@ impl World {
         let (first, nodes) = (self.written, self.nodes);
         ensure!(first + count < MAX_EVENTS, "too many events for one run");
         let requests = (first..first + count)
-            .flat_map(|n| {
+            .map(|n| {
                 let node = (nodes > 0).then(|| format!("node-{}", n % nodes));
-                let name = pod::name(PREFIX, n);
-                Some(self.client.post(
-                    "/api/v1/namespaces/default/pods",
-                    pod::pod(&name, node.as_deref()),
-                ))
+                let body = pod::pod(&pod::name(PREFIX, n), node.as_deref());
+                self.client.post("/api/v1/namespaces/default/pods", body)
             })
             .collect();
         self.written += count;
