@@ -163,8 +163,7 @@ struct World {
 
 impl World {
     async fn start(rabbit: &RabbitMq, nodes: usize) -> Result<Self> {
-        let server =
-            Server::start(&["apiserver", "--broker", &rabbit.amqp_url("server")]).await?;
+        let server = Server::start(&["apiserver", "--broker", &rabbit.amqp_url("server")]).await?;
         let client = server.client(CONNECTIONS).await?;
         let names: Vec<_> = (0..nodes).map(|n| format!("node-{n}")).collect();
         for name in &names {
@@ -387,9 +386,10 @@ async fn lapin_alone(scale: &Scale, rabbit: &RabbitMq) -> Result<Vec<Figure>> {
         done?;
     }
     arrivals.wait(scale.writes).await?;
-    let times = sent.iter().zip(&arrivals.at).map(|(sent, at)| {
-        Duration::from_nanos(at.load(Ordering::Relaxed).saturating_sub(*sent))
-    });
+    let times = sent
+        .iter()
+        .zip(&arrivals.at)
+        .map(|(sent, at)| Duration::from_nanos(at.load(Ordering::Relaxed).saturating_sub(*sent)));
     let what = format!("bare lapin, publish → consume, {:.0}/s", scale.per_second);
     let latency = Figure::of_times("lapin", what, times.collect());
 

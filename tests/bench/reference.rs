@@ -127,7 +127,8 @@ pub async fn etcd(scale: &Scale) -> Result<Vec<Figure>> {
     let _etcd = Etcd { process, _dir: dir };
     let client = etcd_ready(port).await?;
     let body = pod::pod(&pod::name("p-", 0), None);
-    let body = Bytes::from([&body[..], &vec![b' '; 2800_usize.saturating_sub(body.len())]].concat());
+    let body =
+        Bytes::from([&body[..], &vec![b' '; 2800_usize.saturating_sub(body.len())]].concat());
     let mut runs = Vec::new();
     for run in 0..scale.runs {
         let requests = (0..scale.creates)
@@ -181,7 +182,6 @@ fn put(client: &Client, key: &str, value: &Bytes) -> http::Request<http_body_uti
 /// What `store`'s own example measures: raw SQLite, and the journal on it.
 pub fn sqlite(scale: &Scale) -> Result<Vec<Figure>> {
     let example = target_dir()?.join("examples/commit_rate");
-    crate::server::build(&["-p", "warren-store", "--example", "commit_rate"])?;
     let output = Command::new(example)
         .arg(scale.creates.to_string())
         .arg(target_dir()?)

@@ -164,5 +164,6 @@ pub fn build(package: &[&str]) -> Result<()> {
 /// Whether `warren <role>` knows an option.
 pub fn knows(role: &str, option: &str) -> Result<bool> {
     let output = Command::new(warren()?).args([role, "--help"]).output()?;
-    Ok(String::from_utf8_lossy(&output.stdout).contains(option))
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().any(|line| line.trim_start().starts_with(option)))
 }
