@@ -124,22 +124,29 @@ pub(crate) async fn create(
     let format = codec::format(http.headers())?;
     let body = body(http).await?;
     let (object, warnings) = codec::object(kind, &body, format, options.validation)?;
-    let done = create_object(api, &allowed, kind, &request.namespace, object, &options).await?;
+    // One attempt is the rule: the tree is used up by it, and read again where there is another.
+    let mut first = Some(object);
+    let mut wanted = || match first.take() {
+        Some(object) => Ok(object),
+        None => codec::object(kind, &body, format, options.validation).map(|(object, _)| object),
+    };
+    let done =
+        create_object(api, &allowed, kind, &request.namespace, &options, &mut wanted).await?;
     answer(kind, done, accept, &warnings)
 }
 
-/// Creates a decoded object; the way of bodies over HTTP and of what the server itself makes.
+/// Creates an object; `wanted` gives it, decoded, on every attempt.
 pub(crate) async fn create_object(
     api: &Api,
     allowed: &Authorized,
     kind: &'static dyn Kind,
     namespace: &str,
-    object: Object,
     options: &WriteOptions,
+    wanted: &mut (dyn FnMut() -> Result<Object, Status> + Send),
 ) -> Result<Committed, Status> {
-    let generated = object.name().is_empty();
-    // The common case is one attempt: the tree is moved then, and cloned only where a name may be taken.
     commit(api, allowed, kind, true, options.dry_run, &mut || {
+        let object = wanted()?;
+        let generated = object.name().is_empty();
         let uid = uuid::Uuid::new_v4().to_string();
         let suffix = suffix();
         let scene = Scene {
@@ -153,7 +160,7 @@ pub(crate) async fn create_object(
             applied: options.applied,
         };
         let mut admission = Admission::new(api, allowed.user());
-        let object = prepare::create(&scene, object.clone(), &mut |new, old| {
+        let object = prepare::create(&scene, object, &mut |new, old| {
             admission.admit(&scene, new, old)
         })?;
         let key = key_of(kind, namespace, object.name());

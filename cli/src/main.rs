@@ -17,6 +17,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+/// An object is a tree of small pieces, and a third of a create's time went into the C library's allocator:
+/// docs/benchmarks.md has the comparison.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// What `warren status` and `warren supervise --status` answer where something is amiss.
 const EXIT_DEGRADED: u8 = 3;
 

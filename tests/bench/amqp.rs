@@ -26,6 +26,7 @@ const EVENTS: &str = "warren.events";
 /// Pods of one run have numbers below it.
 const MAX_EVENTS: usize = 1 << 20;
 const PREFIX: &str = "q-";
+const CONNECTS_WITHIN: Duration = Duration::from_secs(30);
 const DRAINS_WITHIN: Duration = Duration::from_secs(120);
 /// The backlog is flat where, at the end of the trial, no more waits than is written in this time.
 const FLAT_SECONDS: f64 = 0.15;
@@ -97,7 +98,7 @@ impl Consumer {
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
-                let connection = Connection::connect(&url, ConnectionProperties::default()).await?;
+                let connection = connect(&url).await?;
                 let channel = connection.create_channel().await?;
                 let mut deliveries = consume(&channel, &from).await?;
                 let _ = ready.send(());
@@ -150,6 +151,18 @@ async fn consume(
         all.push(channel.basic_consume(queue.as_str().into(), "".into(), options, none).await?);
     }
     Ok(all)
+}
+
+/// RabbitMQ opens its port for AMQP after the one of its management page.
+async fn connect(url: &str) -> Result<Connection> {
+    let started = Instant::now();
+    loop {
+        match Connection::connect(url, ConnectionProperties::default()).await {
+            Ok(connection) => return Ok(connection),
+            Err(error) if started.elapsed() > CONNECTS_WITHIN => return Err(error.into()),
+            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    }
 }
 
 /// A server on a broker, and a consumer.
@@ -269,8 +282,7 @@ async fn relayed(client: &Client) -> Result<()> {
 }
 
 async fn declared(rabbit: &RabbitMq, queues: &[String]) -> Result<()> {
-    let connection =
-        Connection::connect(&rabbit.amqp_url("server"), ConnectionProperties::default()).await?;
+    let connection = connect(&rabbit.amqp_url("server")).await?;
     for queue in queues {
         let started = Instant::now();
         loop {
@@ -347,7 +359,7 @@ pub async fn rows(scale: &Scale) -> Result<Vec<Figure>> {
 async fn lapin_alone(scale: &Scale, rabbit: &RabbitMq) -> Result<Vec<Figure>> {
     const EXCHANGE: &str = "bench.events";
     let url = rabbit.amqp_url("server");
-    let connection = Connection::connect(&url, ConnectionProperties::default()).await?;
+    let connection = connect(&url).await?;
     let channel = connection.create_channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
     let options = ExchangeDeclareOptions { durable: true, ..Default::default() };

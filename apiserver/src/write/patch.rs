@@ -182,8 +182,10 @@ impl Applied {
             } else if subresource.is_some() {
                 return Err(Status::not_found(&key.resource, &key.name));
             } else {
-                let object = self.merge(kind, None, &manager, force)?;
-                create_object(api, allowed, kind, &request.namespace, object, options).await
+                create_object(api, allowed, kind, &request.namespace, options, &mut || {
+                    self.merge(kind, None, &manager, force)
+                })
+                .await
             };
             match done {
                 // It came or went in between.
