@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::Notify;
 use warren_process::Tasks;
 
@@ -188,10 +188,11 @@ impl Mirrors {
             Step::Create(name) => {
                 let wanted = self.0.state.lock().wanted.get(name).cloned();
                 let Some(wanted) = wanted else { return Ok(()) };
-                let mut result = api.create_pod(&wanted.body, None).await;
+                let body = owned_by_node(api, (*wanted.body).clone()).await?;
+                let mut result = api.create_pod(&body, None).await;
                 if let Err(ApiError::NotFound(_)) = &result {
                     api.create_namespace(&name.0).await?;
-                    result = api.create_pod(&wanted.body, None).await;
+                    result = api.create_pod(&body, None).await;
                 }
                 match result {
                     Ok(pod) => self.saw(&pod),
@@ -220,6 +221,16 @@ impl Mirrors {
         }
         Ok(())
     }
+}
+
+/// A mirror pod belongs to its Node, and goes with it. Waits for the Node: without it there is nothing to show.
+async fn owned_by_node(api: &SharedApi, mut body: Value) -> Result<Value, ApiError> {
+    let node = api.node(body["spec"]["nodeName"].as_str().unwrap_or_default()).await?;
+    body["metadata"]["ownerReferences"] = json!([{
+        "apiVersion": "v1", "kind": "Node", "name": node.metadata.name, "uid": node.metadata.uid,
+        "controller": true,
+    }]);
+    Ok(body)
 }
 
 #[cfg(test)]

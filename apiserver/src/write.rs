@@ -160,9 +160,8 @@ pub(crate) async fn create_object(
             applied: options.applied,
         };
         let mut admission = Admission::new(api, allowed.user());
-        let object = prepare::create(&scene, object, &mut |new, old| {
-            admission.admit(&scene, new, old)
-        })?;
+        let object =
+            prepare::create(&scene, object, &mut |new, old| admission.admit(&scene, new, old))?;
         let key = key_of(kind, namespace, object.name());
         if !generated && api.cache.get(&key.resource, namespace, &key.name).is_some() {
             return Err(Status::already_exists(&key.resource, &key.name));

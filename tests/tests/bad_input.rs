@@ -257,7 +257,7 @@ async fn requests_that_cannot_be_read_are_refused() {
         (
             "a broken JSON patch",
             "PATCH",
-            "/api/v1/namespaces/default/configmaps/kube-root-ca.crt",
+            "/api/v1/namespaces/default",
             "application/json-patch+json",
             b"{}".to_vec(),
             400,
@@ -267,6 +267,11 @@ async fn requests_that_cannot_be_read_are_refused() {
     for (name, method, path, content_type, body, code, reason) in table {
         let answer = call(&client, method, path, content_type, body).await;
         assert_eq!(answer.code, code, "{name}: {}", answer.body);
+        // What Kubernetes answers to a path that no group serves, in plain text.
+        if ["no such resource", "no such group"].contains(&name) {
+            assert_eq!(answer.body, "404 page not found\n", "{name}");
+            continue;
+        }
         assert_eq!(answer.body["kind"], "Status", "{name}: {}", answer.body);
         assert_eq!(answer.body["status"], "Failure", "{name}: {}", answer.body);
         if !reason.is_empty() {
