@@ -1,5 +1,6 @@
 //! What people put on a node's queue and on `warren.commands`, as the management page does it, with every part in a
 //! process of its own.
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is the failure")]
 
 use serde_json::{Value, json};
 use warren_tests::cluster::SOON;

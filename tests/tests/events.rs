@@ -1,5 +1,6 @@
 //! A queue that anybody binds to `warren.events`, compared with what the API's own watch says; and a cluster that is
 //! left alone.
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is the failure")]
 
 use std::collections::BTreeMap;
 

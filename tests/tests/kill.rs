@@ -1,4 +1,5 @@
 //! Any process may be killed at any instant, the broker too: after it is back, the world converges and nothing is lost.
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is the failure")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
