@@ -13,6 +13,7 @@ use crate::admission::{AddressRange, DefaultTolerations, PortRange};
 use crate::authn::{self, User};
 use crate::authz::{self, Facts};
 use crate::cache::{Cache, Scope};
+use crate::fabric::NodeStreams;
 use crate::flow::Flow;
 use crate::metrics::Metrics;
 use crate::read::Snapshots;
@@ -33,6 +34,7 @@ pub(crate) struct Settings {
 pub(crate) struct Api {
     pub registry: Registry,
     pub cache: Arc<Cache>,
+    pub node_streams: Arc<NodeStreams>,
     pub journal: Journal,
     pub flow: Flow,
     pub clock: Arc<dyn Clock>,

@@ -1,20 +1,21 @@
-//! The fabric's side of the journal: what a relay publishes, and the same events for readers in this process.
+//! The fabric's side of the journal: what a relay publishes; [`embedded`] has the same events for readers in this process.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use warren_api::{GroupResource, NodeName, Revision, Shard};
-use warren_broker::{Ack, Delivery, Event, EventType, Fabric, Outbox, Subscriber, Subscription};
+use warren_api::Revision;
+use warren_broker::{Event, EventType, Outbox};
 use warren_store::{Change, Durability, HistoryError, Op};
 
 use crate::api::Api;
 use crate::commit::INTERNAL_GROUP;
 
-/// Changes that a reader takes from the tail at a time.
-const CHUNK: usize = 128;
+mod embedded;
+
+pub(crate) use embedded::{EmbeddedFabric, NodeStreams};
+
 /// After the disk could not be read.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -153,112 +154,4 @@ pub(crate) async fn without_relay(api: Arc<Api>) {
             () = api.shutdown.draining() => return,
         }
     }
-}
-
-/// Events for readers in the server's own process: a tail of the cache, without queues.
-pub struct EmbeddedFabric {
-    api: Arc<Api>,
-}
-
-impl EmbeddedFabric {
-    pub(crate) fn new(api: Arc<Api>) -> Self {
-        Self { api }
-    }
-}
-
-#[async_trait]
-impl Fabric for EmbeddedFabric {
-    async fn subscribe(&self, subscription: Subscription) -> Box<dyn Subscriber> {
-        let cursor = self.api.cache.revision();
-        Box::new(Tail {
-            head: self.api.cache.subscribe(),
-            api: Arc::clone(&self.api),
-            wanted: Wanted::from(subscription),
-            cursor,
-            ready: Vec::new(),
-            relist: Some("subscribed"),
-        })
-    }
-}
-
-enum Wanted {
-    Node(NodeName),
-    Resources(BTreeSet<GroupResource>),
-}
-
-impl From<Subscription> for Wanted {
-    fn from(subscription: Subscription) -> Self {
-        match subscription {
-            Subscription::Node(node) => Wanted::Node(node),
-            Subscription::Controller { resources, .. } => {
-                Wanted::Resources(resources.into_iter().collect())
-            }
-        }
-    }
-}
-
-impl Wanted {
-    fn contains(&self, change: &Change) -> bool {
-        match self {
-            Wanted::Resources(resources) => resources.contains(&change.key.resource),
-            Wanted::Node(node) => change.streams.iter().any(|stream| match &stream.shard {
-                Shard::All => true,
-                Shard::Node(name) => name == node,
-                Shard::None | Shard::Unscheduled => false,
-            }),
-        }
-    }
-}
-
-struct Tail {
-    api: Arc<Api>,
-    head: tokio::sync::watch::Receiver<Revision>,
-    wanted: Wanted,
-    /// Everything up to here has been looked at.
-    cursor: Revision,
-    /// What is to be delivered, newest first.
-    ready: Vec<Arc<Change>>,
-    relist: Option<&'static str>,
-}
-
-#[async_trait]
-impl Subscriber for Tail {
-    async fn next(&mut self) -> Delivery {
-        loop {
-            if let Some(reason) = self.relist.take() {
-                return Delivery::Relist { streams: Vec::new(), at_least: self.cursor, reason };
-            }
-            if let Some(change) = self.ready.pop() {
-                if let Some(event) = event_of(&self.api, &change) {
-                    return Delivery::Event(event, Box::new(NoAck));
-                }
-                continue;
-            }
-            match self.api.cache.tail(self.cursor, CHUNK) {
-                Err(_) => {
-                    self.cursor = self.api.cache.revision();
-                    self.relist = Some("fell behind");
-                }
-                Ok(changes) if changes.is_empty() => {
-                    // The sender lives as long as the cache.
-                    let _ = self.head.changed().await;
-                }
-                Ok(changes) => {
-                    if let Some(last) = changes.last() {
-                        self.cursor = last.revision;
-                    }
-                    self.ready = changes.into_iter().filter(|c| self.wanted.contains(c)).collect();
-                    self.ready.reverse();
-                }
-            }
-        }
-    }
-}
-
-/// Nothing is redelivered within a process.
-struct NoAck;
-
-#[async_trait]
-impl Ack for NoAck {
-    async fn ack(self: Box<Self>) {}
 }

@@ -16,7 +16,7 @@ use crate::api::{Api, Settings};
 use crate::authn::User;
 use crate::cache::Cache;
 use crate::discovery::Documents;
-use crate::fabric::EmbeddedFabric;
+use crate::fabric::{EmbeddedFabric, NodeStreams};
 use crate::flow::{Flow, MAX_MUTATING, MAX_READING};
 use crate::local::LocalService;
 use crate::metrics::Metrics;
@@ -140,12 +140,16 @@ impl Server {
         let ready = config.readiness.check("database");
         let registry = Registry::builtin();
         let cache = Arc::new(Cache::new(registry));
-        let (fed, path, options) =
-            (Arc::clone(&cache), config.database.clone(), config.journal.clone());
+        let node_streams = Arc::new(NodeStreams::default());
+        let (fed, sorted) = (Arc::clone(&cache), Arc::clone(&node_streams));
+        let (path, options) = (config.database.clone(), config.journal.clone());
         let opened = tokio::task::spawn_blocking(move || {
             let applied = Arc::clone(&fed);
-            let (journal, loaded) =
-                Journal::open(&path, options, move |batch| applied.apply(batch))?;
+            let on_commit = move |batch: &warren_store::Batch| {
+                applied.apply(batch);
+                sorted.deliver(batch);
+            };
+            let (journal, loaded) = Journal::open(&path, options, on_commit)?;
             fed.load(&loaded);
             Ok::<_, OpenError>(journal)
         });
@@ -160,6 +164,7 @@ impl Server {
         let api = Arc::new(Api {
             registry,
             cache,
+            node_streams,
             journal,
             flow: Flow::new(MAX_READING, MAX_MUTATING),
             clock: config.clock,
