@@ -181,6 +181,8 @@ fn until_shutdown(
     task: impl Future<Output = ()> + Send + 'static,
 ) {
     let shutdown = tasks.shutdown().clone();
+    // On the heap by itself: in the task it would be there twice, as what is captured and as what is polled.
+    let task = Box::pin(task);
     tasks.spawn(name, async move {
         tokio::select! {
             () = task => {}

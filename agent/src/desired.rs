@@ -51,7 +51,7 @@ pub(crate) enum Effect {
 
 impl Desired {
     /// A pod was added or changed. A pod of another node is one that we must not run (any more).
-    pub(crate) fn upsert(&mut self, node: &str, pod: Pod) -> Option<Effect> {
+    pub(crate) fn upsert(&mut self, node: &str, mut pod: Pod) -> Option<Effect> {
         let reference = spec::pod_ref(&pod);
         if reference.uid.is_empty() {
             return None;
@@ -69,6 +69,8 @@ impl Desired {
         let known =
             Known { namespace: reference.namespace, name: reference.name, revision, mirror };
         self.pods.insert(reference.uid, known);
+        // Who wrote which field is nothing to a node, and as large as the rest.
+        pod.metadata.managed_fields = None;
         let pod = Arc::new(pod);
         Some(if mirror { Effect::MirrorSeen(pod) } else { Effect::Run(pod) })
     }
@@ -121,33 +123,18 @@ impl Feed {
     pub(crate) async fn run(self) {
         let mut desired = Desired::default();
         let node = self.context.node.0.clone();
-        // What is on disk runs first: a cold start needs nobody.
-        match self.keep.pods().await {
-            Ok(pods) => {
-                let known = !pods.is_empty();
-                for bytes in pods {
-                    match serde_json::from_slice::<Pod>(&bytes) {
-                        Ok(pod) => {
-                            let effect = desired.upsert(&node, pod);
-                            self.apply(effect).await;
-                        }
-                        Err(error) => tracing::warn!(%error, "a stored pod cannot be read"),
-                    }
-                }
-                if known {
-                    tracing::info!(node = %node, "running what is on disk until the API answers");
-                }
-            }
-            Err(error) => tracing::error!(%error, "the stored pods cannot be read"),
-        }
+        Box::pin(self.stored(&node, &mut desired)).await;
         let mut subscriber =
             self.fabric.subscribe(Subscription::Node(self.context.node.clone())).await;
         loop {
             match subscriber.next().await {
-                Delivery::Event(event, ack) => self.event(&mut desired, event, ack).await,
+                Delivery::Event(event, ack) => {
+                    // What a delivery needs is there while it is worked on, not as long as the node is.
+                    Box::pin(self.event(&mut desired, event, ack)).await;
+                }
                 Delivery::Relist { streams, reason, .. } => {
                     tracing::debug!(node = %node, reason, "listing the node's pods");
-                    let at = self.list(&mut desired).await;
+                    let at = Box::pin(self.list(&mut desired)).await;
                     subscriber.listed(&streams, at);
                 }
                 Delivery::Command {
@@ -166,6 +153,28 @@ impl Feed {
                     tracing::info!(node = %node, reason, "the fabric is out of reach");
                 }
             }
+        }
+    }
+
+    /// What is on disk runs first: a cold start needs nobody.
+    async fn stored(&self, node: &str, desired: &mut Desired) {
+        match self.keep.pods().await {
+            Ok(pods) => {
+                let known = !pods.is_empty();
+                for bytes in pods {
+                    match serde_json::from_slice::<Pod>(&bytes) {
+                        Ok(pod) => {
+                            let effect = desired.upsert(node, pod);
+                            self.apply(effect).await;
+                        }
+                        Err(error) => tracing::warn!(%error, "a stored pod cannot be read"),
+                    }
+                }
+                if known {
+                    tracing::info!(node = %node, "running what is on disk until the API answers");
+                }
+            }
+            Err(error) => tracing::error!(%error, "the stored pods cannot be read"),
         }
     }
 

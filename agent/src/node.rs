@@ -42,7 +42,7 @@ pub(crate) async fn run(
     let mut wait = RETRY_FIRST;
     let (uid, registered_down) = loop {
         let down = runtime_down.borrow().clone();
-        match register(&context, &machine, &version, down.clone()).await {
+        match Box::pin(register(&context, &machine, &version, down.clone())).await {
             Ok(uid) => break (uid, down),
             Err(error) => {
                 tracing::info!(node = %context.node, %error, "the node is not registered yet");
@@ -70,14 +70,14 @@ pub(crate) async fn run(
             let now = context.now();
             if said.as_ref() != Some(&state) || now >= next_full {
                 let status = status(&context.config, &machine, &version, down, pressure, now);
-                match patch(&context, &status).await {
+                match Box::pin(patch(&context, &status)).await {
                     Ok(()) => {
                         said = Some(state);
                         next_full = crate::pod::memory::later(now, context.config.status_every);
                     }
                     Err(ApiError::NotFound(_)) => {
                         let down = runtime_down.borrow().clone();
-                        let _ = register(&context, &machine, &version, down).await;
+                        let _ = Box::pin(register(&context, &machine, &version, down)).await;
                     }
                     Err(error) => {
                         tracing::debug!(node = %context.node, %error, "the node's status was not written");
@@ -143,7 +143,7 @@ async fn register(
     };
     // One that was just made has its status already.
     if !is_new {
-        patch(context, &status).await?;
+        Box::pin(patch(context, &status)).await?;
     }
     Ok(node.metadata.uid.unwrap_or_default())
 }

@@ -9,6 +9,7 @@ use futures::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1::PodStatus;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use warren_process::Tasks;
 
 use crate::api::{ApiError, SharedApi};
@@ -19,6 +20,9 @@ use crate::runtime::PodRef;
 
 /// Writes of one agent that are on their way at once.
 const IN_FLIGHT: usize = 16;
+/// How long a status waits that only says that the containers are being made. Where that takes no longer, the status that
+/// follows is the first one, and the write is saved.
+const SETTLE: Duration = Duration::from_millis(25);
 const BACKOFF: Backoff =
     Backoff { first: Duration::from_millis(200), last: Duration::from_secs(10) };
 
@@ -45,8 +49,20 @@ struct Shared {
 
 #[derive(Default)]
 struct Pending {
-    updates: HashMap<Arc<str>, Update>,
+    updates: HashMap<Arc<str>, Waiting>,
     in_flight: HashSet<Arc<str>>,
+}
+
+struct Waiting {
+    update: Update,
+    not_before: Instant,
+}
+
+impl Waiting {
+    fn new(update: Update, now: Instant) -> Self {
+        let settles = !update.delete && status::is_interim(&update.status);
+        Self { update, not_before: if settles { now + SETTLE } else { now } }
+    }
 }
 
 enum Outcome {
@@ -73,8 +89,13 @@ impl StatusWriter {
     /// A deletion that waits stays one: the object would never go.
     pub(crate) fn put(&self, uid: Arc<str>, mut update: Update) {
         let mut pending = self.0.pending.lock();
-        update.delete |= pending.updates.get(&uid).is_some_and(|old| old.delete);
-        pending.updates.insert(uid, update);
+        let old = pending.updates.get(&uid);
+        update.delete |= old.is_some_and(|old| old.update.delete);
+        let mut new = Waiting::new(update, Instant::now());
+        if let Some(old) = old {
+            new.not_before = new.not_before.min(old.not_before);
+        }
+        pending.updates.insert(uid, new);
         drop(pending);
         self.0.ready.notify_one();
     }
@@ -103,6 +124,7 @@ impl Shared {
                     (uid, update, outcome)
                 });
             }
+            let settled = self.next_settled(&waiting);
             tokio::select! {
                 Some((uid, update, outcome)) = flying.next() => {
                     match self.landed(&uid, update, &outcome) {
@@ -117,6 +139,7 @@ impl Shared {
                     }
                 }
                 () = self.ready.notified() => waiting.clear(),
+                () = until(settled), if flying.len() < IN_FLIGHT => {}
             }
         }
     }
@@ -124,11 +147,16 @@ impl Shared {
     fn take(&self, waiting: &[Arc<str>]) -> Option<(Arc<str>, Update)> {
         let mut pending = self.pending.lock();
         let pending = &mut *pending;
-        let free = |uid: &&Arc<str>| !pending.in_flight.contains(*uid) && !waiting.contains(uid);
-        let uid = pending.updates.keys().find(free)?.clone();
-        let update = pending.updates.remove(&uid)?;
+        let now = Instant::now();
+        let uid = pending.free(waiting).find(|(_, at)| *at <= now)?.0.clone();
+        let Waiting { update, .. } = pending.updates.remove(&uid)?;
         pending.in_flight.insert(uid.clone());
         Some((uid, update))
+    }
+
+    /// When the first of those that settle may go.
+    fn next_settled(&self, waiting: &[Arc<str>]) -> Option<Instant> {
+        self.pending.lock().free(waiting).map(|(_, at)| at).min()
     }
 
     /// What was not written waits again, unless something newer does.
@@ -137,7 +165,8 @@ impl Shared {
         pending.in_flight.remove(uid);
         if !matches!(outcome, Outcome::Done) {
             let delete = update.delete;
-            pending.updates.entry(uid.clone()).or_insert(update).delete |= delete;
+            let again = Waiting { update, not_before: Instant::now() };
+            pending.updates.entry(uid.clone()).or_insert(again).update.delete |= delete;
         }
         outcome
     }
@@ -173,6 +202,61 @@ impl Shared {
     }
 }
 
+impl Pending {
+    /// Updates that nothing holds up, and from when on they may go.
+    fn free<'a>(
+        &'a self,
+        waiting: &'a [Arc<str>],
+    ) -> impl Iterator<Item = (&'a Arc<str>, Instant)> {
+        let free = |uid: &Arc<str>| !self.in_flight.contains(uid) && !waiting.contains(uid);
+        self.updates.iter().filter(move |(uid, _)| free(uid)).map(|(uid, w)| (uid, w.not_before))
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
 fn refused(result: &Result<(), ApiError>) -> bool {
     matches!(result, Err(ApiError::Refused(..)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn update(status: serde_json::Value, delete: bool) -> Update {
+        let pod = PodRef { namespace: "ns".into(), name: "p".into(), uid: "u".into() };
+        let status = Arc::new(serde_json::from_value(status).unwrap());
+        Update { pod, mirror: false, status, delete }
+    }
+
+    #[test]
+    fn only_a_status_of_containers_that_are_being_made_may_wait() {
+        let waiting = |reason: &str| {
+            let state = json!({"waiting": {"reason": reason}});
+            let container = json!({"name": "a", "image": "", "imageID": "", "ready": false,
+                "restartCount": 0, "state": state});
+            json!({"phase": "Pending", "containerStatuses": [container]})
+        };
+        let running = json!({"phase": "Running", "containerStatuses": [{"name": "a", "image": "",
+            "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {}}}]});
+        let now = Instant::now();
+        for (status, delete, waits) in [
+            (waiting("ContainerCreating"), false, true),
+            (waiting("PodInitializing"), false, true),
+            (waiting("ContainerCreating"), true, false),
+            (waiting("ImagePullBackOff"), false, false),
+            (running, false, false),
+            (json!({"phase": "Pending"}), false, false),
+        ] {
+            let got = Waiting::new(update(status.clone(), delete), now).not_before;
+            assert_eq!(got > now, waits, "{status}");
+        }
+    }
 }

@@ -256,7 +256,7 @@ impl Manager {
                     let Some(slot) = self.slots.get_mut(&uid) else { continue };
                     // Somebody may have mended what a container waits for.
                     let now = self.context.clock.now();
-                    let config = |m: &&mut ContainerMemory| {
+                    let config = |m: &&mut Box<ContainerMemory>| {
                         m.failure.as_ref().is_some_and(|f| f.reason == "CreateContainerConfigError")
                     };
                     for memory in slot.memory.containers.values_mut().filter(config) {

@@ -125,7 +125,8 @@ pub struct Memory {
     pub sandbox_failure: Option<Failure>,
     pub cleaning: bool,
     pub cleanup_failure: Option<Failure>,
-    pub containers: BTreeMap<Arc<str>, ContainerMemory>,
+    /// Boxed: a node of the tree has room for eleven, and most pods have one.
+    pub containers: BTreeMap<Arc<str>, Box<ContainerMemory>>,
     pub terminal: Option<Terminal>,
     /// When the agent first saw the pod; `status.startTime`.
     pub start_time: Option<Timestamp>,
@@ -134,13 +135,13 @@ pub struct Memory {
 impl Memory {
     pub fn container(&mut self, name: &str) -> &mut ContainerMemory {
         if !self.containers.contains_key(name) {
-            self.containers.insert(name.into(), ContainerMemory::default());
+            self.containers.insert(name.into(), Box::default());
         }
         self.containers.entry(name.into()).or_default()
     }
 
     pub fn get(&self, name: &str) -> Option<&ContainerMemory> {
-        self.containers.get(name)
+        self.containers.get(name).map(|memory| &**memory)
     }
 
     pub fn is_started(&self, name: &str, id: &str) -> bool {

@@ -337,6 +337,21 @@ fn container(input: &Input<'_>, spec: &Spec, role: Role, initializing: bool) -> 
     status
 }
 
+/// Whether it says no more than that the pod was seen and its containers are being made.
+pub fn is_interim(status: &PodStatus) -> bool {
+    let being_made = |status: &ContainerStatus| {
+        let waiting = status.state.as_ref().and_then(|state| state.waiting.as_ref());
+        let reason = waiting.filter(|w| w.message.is_none()).and_then(|w| w.reason.as_deref());
+        matches!(reason, Some("ContainerCreating" | "PodInitializing"))
+            && status.last_state.as_ref().is_none_or(|last| last.terminated.is_none())
+    };
+    let all = || {
+        let init = status.init_container_statuses.iter().flatten();
+        init.chain(status.container_statuses.iter().flatten())
+    };
+    status.phase.as_deref() == Some("Pending") && all().next().is_some() && all().all(being_made)
+}
+
 fn is_over(status: &PodStatus) -> bool {
     matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
 }
