@@ -33,6 +33,7 @@ mod serve;
 mod server;
 mod subresource;
 mod table;
+mod unread;
 mod watch;
 mod write;
 

@@ -20,6 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::api::{self, Api};
 use crate::authn::{self, User};
 use crate::server::{Pem, StartError, Tls};
+use crate::unread;
 
 /// Each costs a file descriptor and some 30 KB; beyond it connections wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 8192;
@@ -119,7 +120,10 @@ async fn connection(api: &Arc<Api>, acceptor: TlsAcceptor, stream: TcpStream, pe
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
         let (api, user) = (Arc::clone(api), user.clone());
         async move {
-            let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+            let waits = request.headers().contains_key(http::header::EXPECT);
+            let request = request.map(|body| {
+                unread::drained(body.map_err(Into::into).boxed_unsync(), waits, &api.tasks)
+            });
             Ok::<_, Infallible>(api::handle(api, user, request).await)
         }
     });

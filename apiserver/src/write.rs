@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Response, StatusCode, header};
+use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use serde_json::{Map, Value, json};
 use warren_api::patch::Manager;
@@ -71,8 +72,15 @@ pub(crate) async fn body(http: Request<Body>) -> Result<Bytes, Status> {
     collect(http.into_body(), MAX_BODY).await
 }
 
-/// A body as one piece; usually it came as one.
+/// A body as one piece; usually it came as one. One that says beforehand that it is too large is not read.
 pub(crate) async fn collect(mut body: Body, limit: usize) -> Result<Bytes, Status> {
+    let too_large = || {
+        let message = format!("Request entity too large: limit is {limit}");
+        Status::new(Reason::RequestEntityTooLarge, message)
+    };
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_large());
+    }
     let mut whole = Bytes::new();
     let mut parts = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -80,9 +88,7 @@ pub(crate) async fn collect(mut body: Body, limit: usize) -> Result<Bytes, Statu
             .map_err(|error| Status::bad_request(format!("the body could not be read: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
         if whole.len() + parts.len() + data.len() > limit {
-            drain(&mut body).await;
-            let message = format!("Request entity too large: limit is {limit}");
-            return Err(Status::new(Reason::RequestEntityTooLarge, message));
+            return Err(too_large());
         }
         if whole.is_empty() && parts.is_empty() {
             whole = data;
@@ -92,17 +98,6 @@ pub(crate) async fn collect(mut body: Body, limit: usize) -> Result<Bytes, Statu
         }
     }
     Ok(if parts.is_empty() { whole } else { parts.freeze() })
-}
-
-/// Takes some more of what will not be read, so that the answer is not lost in a reset connection.
-async fn drain(body: &mut Body) {
-    const MAX_DRAINED: usize = 16 << 20;
-    let mut drained = 0;
-    while drained < MAX_DRAINED
-        && let Some(Ok(frame)) = body.frame().await
-    {
-        drained += frame.data_ref().map_or(0, Bytes::len);
-    }
 }
 
 /// The resource part of a call.

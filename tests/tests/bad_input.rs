@@ -141,7 +141,7 @@ async fn requests_that_cannot_be_read_are_refused() {
     let json = "application/json";
     let huge = {
         let mut object = pod(|_| {});
-        object["metadata"]["annotations"] = json!({"a": "x".repeat(3 << 20)});
+        object["metadata"]["annotations"] = json!({"a": "x".repeat(8 << 20)});
         serde_json::to_vec(&object).unwrap()
     };
     /// What is wrong, method, path, content type, body; the code and words of the answer.
