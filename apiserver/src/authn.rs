@@ -14,6 +14,8 @@ pub(crate) const AUTHENTICATED: &str = "system:authenticated";
 pub(crate) const NODE_PREFIX: &str = "system:node:";
 pub(crate) const BROKER_PREFIX: &str = "system:broker:";
 pub(crate) const BROKER_ANONYMOUS: &str = "system:broker-anonymous";
+/// The server itself, where it removes Events whose time is over. No certificate and no request can be it.
+pub(crate) const EVENT_TTL: &str = "system:apiserver:event-ttl";
 
 /// Who speaks, and for whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +54,10 @@ impl User {
         }
     }
 
+    pub(crate) fn event_ttl() -> Self {
+        Self { name: EVENT_TTL.to_owned(), groups: Vec::new(), via_node: None }
+    }
+
     pub fn is_in(&self, group: &str) -> bool {
         self.groups.iter().any(|g| g == group)
     }
@@ -72,8 +78,9 @@ pub(crate) fn user_of_certificate(der: &[u8]) -> Option<User> {
     let subject = certificate.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?;
     let groups: Vec<&str> = subject.iter_organization().filter_map(|o| o.as_str().ok()).collect();
-    // A certificate cannot claim to be a broker's account: those names are the server's to give.
-    let reserved = name.starts_with(BROKER_PREFIX) || name == BROKER_ANONYMOUS;
+    // A certificate cannot claim to be a broker's account or the server's housekeeping: those names are the server's
+    // to give.
+    let reserved = name.starts_with(BROKER_PREFIX) || name == BROKER_ANONYMOUS || name == EVENT_TTL;
     (!name.is_empty() && !reserved).then(|| User::new(name, &groups))
 }
 

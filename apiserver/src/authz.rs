@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use warren_api::{GroupResource, Reason, Status};
 
-use crate::authn::{BROKER_ANONYMOUS, BROKER_PREFIX, CONTROLLERS, MASTERS, User};
+use crate::authn::{BROKER_ANONYMOUS, BROKER_PREFIX, CONTROLLERS, EVENT_TTL, MASTERS, User};
 use crate::request::{ResourceRequest, Verb};
 
 /// Proof that a request was authorised, and for whom.
@@ -99,6 +99,9 @@ pub(crate) fn allows(
     if let Some(node) = user.as_node() {
         return allows_node(node, request, field_selector, facts);
     }
+    if user.name == EVENT_TTL {
+        return deletes_events(request);
+    }
     user.is_broker() && allows_broker(user, request, field_selector, facts)
 }
 
@@ -110,6 +113,11 @@ fn is_about_oneself(request: &ResourceRequest) -> bool {
             ("authentication.k8s.io", "selfsubjectreviews")
                 | ("authorization.k8s.io", "selfsubjectaccessreviews" | "selfsubjectrulesreviews")
         )
+}
+
+fn deletes_events(r: &ResourceRequest) -> bool {
+    (r.group.as_str(), r.resource.as_str(), r.subresource.as_str()) == ("", "events", "")
+        && matches!(r.verb, Verb::Delete | Verb::DeleteCollection)
 }
 
 fn allows_node(node: &str, r: &ResourceRequest, field_selector: &str, facts: &dyn Facts) -> bool {

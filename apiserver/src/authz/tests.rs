@@ -38,8 +38,10 @@ fn who_may_do_what() {
         User::broker(Some("mq")),
         User::broker(None),
         User::new("jane", &[]),
+        User::event_ttl(),
     ];
-    let mut table = String::from("admin controllers node-a via-a broker anonymous jane\n");
+    let mut table =
+        String::from("admin controllers node-a via-a broker anonymous jane event-ttl\n");
     for (method, uri) in [
         ("GET", "/api/v1/nodes/a"),
         ("PATCH", "/api/v1/nodes/a/status"),
@@ -65,6 +67,8 @@ fn who_may_do_what() {
         ("GET", "/api/v1/services?watch=1"),
         ("POST", "/api/v1/namespaces/x/services"),
         ("POST", "/api/v1/namespaces/x/events"),
+        ("DELETE", "/api/v1/namespaces/x/events/e"),
+        ("DELETE", "/api/v1/namespaces/x/events"),
         ("PUT", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/a"),
         ("PUT", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/b"),
         ("PUT", "/apis/coordination.k8s.io/v1/namespaces/x/leases/a"),
@@ -80,36 +84,38 @@ fn who_may_do_what() {
         writeln!(table, "{method} {uri}").unwrap();
     }
     expect![[r#"
-        admin controllers node-a via-a broker anonymous jane
-        yes yes yes  -   -   -   -  GET /api/v1/nodes/a
-        yes yes yes  -   -   -   -  PATCH /api/v1/nodes/a/status
-        yes yes  -   -   -   -   -  PATCH /api/v1/nodes/b/status
-        yes yes  -   -   -   -   -  DELETE /api/v1/nodes/a
-        yes yes  -   -  yes  -   -  GET /api/v1/pods
-        yes yes yes yes yes  -   -  GET /api/v1/pods?fieldSelector=spec.nodeName%3Da&watch=1
-        yes yes  -   -  yes  -   -  GET /api/v1/pods?fieldSelector=spec.nodeName%3Db
-        yes yes yes yes yes  -   -  POST /api/v1/namespaces/x/pods
-        yes yes yes  -   -   -   -  PATCH /api/v1/namespaces/x/pods/on-a/status
-        yes yes yes yes yes  -   -  DELETE /api/v1/namespaces/x/pods/on-a
-        yes yes  -   -  yes  -   -  DELETE /api/v1/namespaces/x/pods/on-b
-        yes yes  -   -  yes  -   -  DELETE /api/v1/namespaces/x/pods/unbound
-        yes yes yes yes yes  -   -  GET /api/v1/namespaces/x/pods/gone
-        yes yes  -   -   -   -   -  DELETE /api/v1/namespaces/x/pods
-        yes yes  -   -   -   -   -  POST /api/v1/namespaces/x/pods/on-a/binding
-        yes  -   -   -   -   -   -  POST /api/v1/namespaces/x/pods/on-a/exec
-        yes yes  -   -   -   -   -  GET /api/v1/namespaces/x/pods/on-a/log
-        yes yes  -   -   -   -   -  GET /api/v1/secrets
-        yes yes yes  -   -   -   -  GET /api/v1/namespaces/x/secrets/used-by-a
-        yes yes  -   -   -   -   -  GET /api/v1/namespaces/x/secrets/other
-        yes yes  -   -   -   -   -  PUT /api/v1/namespaces/x/secrets/used-by-a
-        yes yes yes  -   -   -   -  GET /api/v1/services?watch=1
-        yes yes  -   -   -   -   -  POST /api/v1/namespaces/x/services
-        yes yes yes  -   -   -   -  POST /api/v1/namespaces/x/events
-        yes yes yes  -   -   -   -  PUT /apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/a
-        yes yes  -   -   -   -   -  PUT /apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/b
-        yes yes  -   -   -   -   -  PUT /apis/coordination.k8s.io/v1/namespaces/x/leases/a
-        yes yes yes yes yes yes yes POST /apis/authentication.k8s.io/v1/selfsubjectreviews
-        yes yes  -   -   -   -   -  POST /apis/authorization.k8s.io/v1/subjectaccessreviews
+        admin controllers node-a via-a broker anonymous jane event-ttl
+        yes yes yes  -   -   -   -   -  GET /api/v1/nodes/a
+        yes yes yes  -   -   -   -   -  PATCH /api/v1/nodes/a/status
+        yes yes  -   -   -   -   -   -  PATCH /api/v1/nodes/b/status
+        yes yes  -   -   -   -   -   -  DELETE /api/v1/nodes/a
+        yes yes  -   -  yes  -   -   -  GET /api/v1/pods
+        yes yes yes yes yes  -   -   -  GET /api/v1/pods?fieldSelector=spec.nodeName%3Da&watch=1
+        yes yes  -   -  yes  -   -   -  GET /api/v1/pods?fieldSelector=spec.nodeName%3Db
+        yes yes yes yes yes  -   -   -  POST /api/v1/namespaces/x/pods
+        yes yes yes  -   -   -   -   -  PATCH /api/v1/namespaces/x/pods/on-a/status
+        yes yes yes yes yes  -   -   -  DELETE /api/v1/namespaces/x/pods/on-a
+        yes yes  -   -  yes  -   -   -  DELETE /api/v1/namespaces/x/pods/on-b
+        yes yes  -   -  yes  -   -   -  DELETE /api/v1/namespaces/x/pods/unbound
+        yes yes yes yes yes  -   -   -  GET /api/v1/namespaces/x/pods/gone
+        yes yes  -   -   -   -   -   -  DELETE /api/v1/namespaces/x/pods
+        yes yes  -   -   -   -   -   -  POST /api/v1/namespaces/x/pods/on-a/binding
+        yes  -   -   -   -   -   -   -  POST /api/v1/namespaces/x/pods/on-a/exec
+        yes yes  -   -   -   -   -   -  GET /api/v1/namespaces/x/pods/on-a/log
+        yes yes  -   -   -   -   -   -  GET /api/v1/secrets
+        yes yes yes  -   -   -   -   -  GET /api/v1/namespaces/x/secrets/used-by-a
+        yes yes  -   -   -   -   -   -  GET /api/v1/namespaces/x/secrets/other
+        yes yes  -   -   -   -   -   -  PUT /api/v1/namespaces/x/secrets/used-by-a
+        yes yes yes  -   -   -   -   -  GET /api/v1/services?watch=1
+        yes yes  -   -   -   -   -   -  POST /api/v1/namespaces/x/services
+        yes yes yes  -   -   -   -   -  POST /api/v1/namespaces/x/events
+        yes yes  -   -   -   -   -  yes DELETE /api/v1/namespaces/x/events/e
+        yes yes  -   -   -   -   -  yes DELETE /api/v1/namespaces/x/events
+        yes yes yes  -   -   -   -   -  PUT /apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/a
+        yes yes  -   -   -   -   -   -  PUT /apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/b
+        yes yes  -   -   -   -   -   -  PUT /apis/coordination.k8s.io/v1/namespaces/x/leases/a
+        yes yes yes yes yes yes yes yes POST /apis/authentication.k8s.io/v1/selfsubjectreviews
+        yes yes  -   -   -   -   -   -  POST /apis/authorization.k8s.io/v1/subjectaccessreviews
     "#]].assert_eq(&table);
 }
 
