@@ -284,7 +284,7 @@ impl Journal {
     }
 
     /// Up to where the relay's publications are confirmed; only moves forward, and never past [`Journal::revision`].
-    /// Persisted with the next batch or within a second. Without a relay, follow [`Journal::revision`], or the history
+    /// Persisted with a batch 10 ms later, or by itself after 100 ms. Without a relay, follow [`Journal::revision`], or the history
     /// grows to its bound in bytes.
     pub fn set_relay_cursor(&self, confirmed: Revision) {
         self.shared().set_cursor(confirmed);

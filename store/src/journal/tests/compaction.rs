@@ -99,6 +99,23 @@ async fn the_cursor_is_on_disk_within_a_second_though_nobody_writes() {
     until("the cursor is stored", || stored().unwrap() == 1).await;
 }
 
+/// Each is confirmed as soon as it is committed; what is not in the cursor on disk is published again after a crash.
+#[tokio::test]
+async fn under_load_the_cursor_goes_along_with_the_commits() {
+    let bench = bench();
+    let journal = bench.journal.clone();
+    let stored = || {
+        let sql = "SELECT value FROM meta WHERE name = 'cursor'";
+        journal.shared().with_reader(|c| c.query_row(sql, [], |row| row.get::<_, i64>(0))).unwrap()
+    };
+    let start = std::time::Instant::now();
+    while stored() == 0 {
+        assert!(start.elapsed().as_millis() < 700, "nothing of it is on disk");
+        bench.commit(item(write("x", Op::Modified))).await;
+        bench.journal.set_relay_cursor(bench.journal.revision());
+    }
+}
+
 #[tokio::test]
 async fn free_pages_and_the_wal_are_given_back() {
     let bench = open_in(tempfile::tempdir().unwrap(), small(10));
