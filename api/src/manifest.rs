@@ -41,18 +41,55 @@ pub struct ManifestError {
     pub reason: String,
 }
 
+/// An object of a text in Kubernetes' form, as it was written: not read along its type, so that who hands it on can have
+/// all of it checked there, and kinds may be ones that are not built in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Raw {
+    pub object: Map<String, Value>,
+    pub line: usize,
+    /// As in [`Manifest`].
+    pub ip: Option<IpAddr>,
+    /// It was written as `version: v0`.
+    pub is_v0: bool,
+}
+
 /// The objects of a text, in its order; lists are taken apart.
 ///
 /// # Errors
 /// The first of: not YAML, not an object, an unknown kind, a field of a wrong type. A text without any object is no
 /// error here.
 pub fn read(registry: &Registry, text: &str) -> Result<Vec<Manifest>, ManifestError> {
+    each(text, &mut |raw| typed(registry, raw))
+}
+
+/// As [`read`], but whether kinds and fields are known is left to others.
+///
+/// # Errors
+/// The first of: not YAML, not an object, a `version: v0` that is no pod.
+pub fn read_raw(registry: &Registry, text: &str) -> Result<Vec<Raw>, ManifestError> {
+    each(text, &mut |mut raw| {
+        let text = |key: &str| raw.object.get(key).and_then(Value::as_str).unwrap_or_default();
+        if let Some(kind) = registry.by_kind(text("apiVersion"), text("kind")) {
+            let mut value = Value::Object(raw.object);
+            octal(kind, &mut value);
+            let Value::Object(object) = value else { return Err("not a map".to_owned().into()) };
+            raw.object = object;
+        }
+        Ok(raw)
+    })
+}
+
+/// Goes through the objects of a text.
+fn each<T>(
+    text: &str,
+    take: &mut dyn FnMut(Raw) -> Result<T, Refused>,
+) -> Result<Vec<T>, ManifestError> {
     let documents = yaml::parse(text)
         .map_err(|error| ManifestError { line: error.line, reason: error.message })?;
     let mut found = Vec::with_capacity(documents.len());
     for document in documents {
         let value = document.value.clone();
-        from_value(registry, value, document.line, &mut found).map_err(|refused| {
+        from_value(value, document.line, take, &mut found).map_err(|refused| {
             let line = refused.kind.and_then(|kind| {
                 let schema = schema::builtin();
                 let type_id = schema.find(kind.schema_type())?;
@@ -76,27 +113,25 @@ impl From<String> for Refused {
     }
 }
 
-fn from_value(
-    registry: &Registry,
+fn from_value<T>(
     value: Value,
     line: usize,
-    found: &mut Vec<Manifest>,
+    take: &mut dyn FnMut(Raw) -> Result<T, Refused>,
+    found: &mut Vec<T>,
 ) -> Result<(), Refused> {
     let Value::Object(map) = value else {
         return Err(format!("an object is wanted, not {}", kind_of(&value)).into());
     };
     if map.contains_key("version") && !map.contains_key("apiVersion") {
-        let (pod, ip) = v0::pod(map)?;
-        let mut manifest =
-            typed(registry, pod, line).map_err(|refused| Refused { kind: None, ..refused })?;
-        manifest.ip = ip;
-        found.push(manifest);
+        let (object, ip) = v0::pod(map)?;
+        let raw = Raw { object, line, ip, is_v0: true };
+        found.push(take(raw).map_err(|refused| Refused { kind: None, ..refused })?);
         return Ok(());
     }
     let text = |key: &str| map.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (api_version, kind) = (text("apiVersion"), text("kind"));
     let Some(item_kind) = kind.strip_suffix("List").filter(|_| map.contains_key("items")) else {
-        found.push(typed(registry, map, line)?);
+        found.push(take(Raw { object: map, line, ip: None, is_v0: false })?);
         return Ok(());
     };
     let Some(Value::Array(items)) = map.get("items") else {
@@ -109,14 +144,15 @@ fn from_value(
             item.entry("apiVersion").or_insert_with(|| api_version.as_str().into());
             item.entry("kind").or_insert_with(|| item_kind.into());
         }
-        from_value(registry, item, line, found)
+        from_value(item, line, take, found)
             .map_err(|refused| format!("items[{index}]: {}", refused.reason))?;
     }
     Ok(())
 }
 
 /// Reads a map along the type of the kind that it names.
-fn typed(registry: &Registry, map: Map<String, Value>, line: usize) -> Result<Manifest, Refused> {
+fn typed(registry: &Registry, raw: Raw) -> Result<Manifest, Refused> {
+    let Raw { object: map, line, ip, .. } = raw;
     let text = |key: &str| match map.get(key) {
         Some(Value::String(text)) if !text.is_empty() => Ok(text.as_str()),
         Some(Value::String(_)) | None => Err(format!("{key}: Required value")),
@@ -126,15 +162,19 @@ fn typed(registry: &Registry, map: Map<String, Value>, line: usize) -> Result<Ma
     let kind = registry
         .by_kind(api_version, kind)
         .ok_or_else(|| format!("no matches for kind {kind:?} in version {api_version:?}"))?;
-    let schema = schema::builtin();
     let mut value = Value::Object(map);
-    if let Some(id) = schema.find(kind.schema_type()) {
-        read_octal(schema, &Shape::Object(id), &mut value);
-    }
+    octal(kind, &mut value);
     let (object, warnings) =
-        schema::decode(schema, kind.schema_type(), value, FieldValidation::Warn)
+        schema::decode(schema::builtin(), kind.schema_type(), value, FieldValidation::Warn)
             .map_err(|error| Refused { reason: error.to_string(), kind: Some(kind) })?;
-    Ok(Manifest { object, line, ip: None, warnings })
+    Ok(Manifest { object, line, ip, warnings })
+}
+
+fn octal(kind: &dyn Kind, value: &mut Value) {
+    let schema = schema::builtin();
+    if let Some(id) = schema.find(kind.schema_type()) {
+        read_octal(schema, &Shape::Object(id), value);
+    }
 }
 
 /// `defaultMode: 0644` is a number in YAML 1.1, in which people write manifests, and a string in YAML 1.2.

@@ -88,6 +88,22 @@ fn the_first_form_is_read() {
 }
 
 #[test]
+fn the_first_form_can_be_applied_and_deleted() {
+    let cluster = Cluster::simulated();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/examples/dummy-v0.yaml");
+    let out = cluster.warren(["apply", "-f", file]);
+    assert!(out.succeeded() && out.stdout.contains("created"), "{}", out.told());
+    let pod = cluster.wait_object("pod", "podnamespace", "dummy-pod", running);
+    assert_eq!(pod["spec"]["containers"][0]["name"], "container1");
+    assert_eq!(pod["metadata"]["annotations"]["warren.dev/original-name"], "dummy pod");
+    let out = cluster.warren(["apply", "-f", file]);
+    assert!(out.succeeded() && out.stdout.contains("unchanged"), "{}", out.told());
+    let out = cluster.warren(["delete", "-f", file]);
+    assert!(out.succeeded(), "{}", out.told());
+    until("the pod is gone", SOON, || cluster.object("pod", "podnamespace", "dummy-pod").is_none());
+}
+
+#[test]
 fn a_broken_file_leaves_what_runs() {
     let cluster = Cluster::simulated();
     drop_in(&cluster, "still.yaml", POD);

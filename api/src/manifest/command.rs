@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Manifest, ManifestError, from_value, kind_of, read, typed, v0};
+use super::{Manifest, ManifestError, Raw, from_value, kind_of, read, typed, v0};
 use crate::validation::names;
 use crate::{Kind as _, Registry, kinds, yaml};
 
@@ -160,13 +160,14 @@ fn pod_spec(registry: &Registry, spec: Value, line: usize) -> Result<Vec<Manifes
         let metadata = map.remove("metadata");
         v0::from_spec(metadata, map)?
     };
-    let pod = typed(registry, pod, line).map_err(|refused| refused.reason)?;
-    Ok(vec![Manifest { ip, ..pod }])
+    let raw = Raw { object: pod, line, ip, is_v0: false };
+    Ok(vec![typed(registry, raw).map_err(|refused| refused.reason)?])
 }
 
 fn objects(registry: &Registry, value: Value, line: usize) -> Result<Vec<Manifest>, String> {
     let mut found = Vec::new();
-    from_value(registry, value, line, &mut found).map_err(|refused| refused.reason)?;
+    from_value(value, line, &mut |raw| typed(registry, raw), &mut found)
+        .map_err(|refused| refused.reason)?;
     Ok(found)
 }
 

@@ -66,6 +66,9 @@ async fn apply(
     if resource.namespaced {
         object["metadata"]["namespace"] = namespace.clone().into();
     }
+    if manifest.is_v0 && !args.dry_run {
+        make_namespace(connection, &namespace).await.map_err(|error| in_file(manifest, error))?;
+    }
     let path = format!("{}/{}", resource.path(Some(&namespace)), escape(&name));
     let before = match connection.get(&path).await {
         Ok(object) => Some(object),
@@ -99,6 +102,26 @@ async fn apply(
     let dry = if args.dry_run { " (server dry run)" } else { "" };
     crate::say!("{}/{name} {did}{dry}", resource.label());
     Ok(())
+}
+
+/// As that form promises.
+async fn make_namespace(connection: &Connection, name: &str) -> Result<(), Failure> {
+    match connection.get(&format!("/api/v1/namespaces/{}", escape(name))).await {
+        Err(error) if error.is_not_found() => {}
+        other => return other.map(drop),
+    }
+    let object = serde_json::json!({
+        "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name},
+    });
+    let call = Call {
+        content_type: Some("application/json"),
+        body: object.to_string().into_bytes(),
+        ..Call::new(Method::POST, "/api/v1/namespaces")
+    };
+    match connection.call(call).await {
+        Err(Failure::Status { code: 409, .. }) | Ok(_) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// The object's own, which must be that of the command line where both are given.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use warren_api::{Registry, manifest};
 
 /// More than any sensible manifest; the server's own limit for one object is lower.
 const MAX_BYTES: u64 = 32 * 1024 * 1024;
@@ -13,6 +14,8 @@ const MAX_BYTES: u64 = 32 * 1024 * 1024;
 pub(super) struct Manifest {
     pub(super) source: String,
     pub(super) object: Value,
+    /// It was written as `version: v0`, whose namespace is made where it is missing.
+    pub(super) is_v0: bool,
 }
 
 /// Reads what `-f` names: files, folders (their .yaml, .yml and .json files, by name), `-` for standard input. Lists
@@ -58,23 +61,19 @@ fn expand(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// With the reader of the manifests folder; what kinds and fields there are, the server knows.
 fn parse(source: &str, text: &str, found: &mut Vec<Manifest>) -> Result<()> {
-    let documents = warren_api::yaml::documents(text).with_context(|| source.to_owned())?;
-    for document in documents {
-        let is_list = document["kind"].as_str().is_some_and(|kind| kind.ends_with("List"));
-        let objects = match document {
-            Value::Object(mut map) if is_list && map.get("items").is_some_and(Value::is_array) => {
-                match map.remove("items") {
-                    Some(Value::Array(items)) => items,
-                    _ => vec![],
-                }
-            }
-            Value::Object(_) => vec![document],
-            _ => bail!("{source}: is not an object but a single value"),
-        };
-        found.extend(
-            objects.into_iter().map(|object| Manifest { source: source.to_owned(), object }),
-        );
+    let read = manifest::read_raw(&Registry::builtin(), text);
+    for manifest::Raw { object, ip, is_v0, line } in read.with_context(|| source.to_owned())? {
+        // Whether it is an address of the host, only a node can say, of its own folder.
+        if let Some(ip) = ip.filter(|ip| !ip.is_unspecified()) {
+            bail!(
+                "{source}: line {line}: spec.ip: Invalid value: \"{ip}\": which host it is of is not known here; use \
+                 0.0.0.0, or the manifests folder of the node"
+            );
+        }
+        let object = Value::Object(object);
+        found.push(Manifest { source: source.to_owned(), object, is_v0 });
     }
     Ok(())
 }
@@ -96,10 +95,36 @@ mod tests {
     }
 
     #[test]
+    fn the_first_form_of_manifests_is_read_as_in_the_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.yaml");
+        let write = |ip: &str| {
+            let text = format!(
+                "version: v0\nkind: Pod\nspec:\n  name: dummy pod\n  namespace: podnamespace\n  ip: {ip}\n  \
+                 containers: [{{name: c, image: i}}]\n"
+            );
+            std::fs::write(&path, text).unwrap();
+            read(&[path.to_str().unwrap().to_owned()])
+        };
+        let found = write("0.0.0.0").unwrap();
+        let metadata = &found[0].object["metadata"];
+        assert_eq!(
+            (&metadata["name"], &metadata["namespace"]),
+            (&"dummy-pod".into(), &"podnamespace".into())
+        );
+        assert_eq!((&found[0].object["apiVersion"], found[0].is_v0), (&"v1".into(), true));
+        assert_eq!(found[0].object["spec"].as_object().unwrap().len(), 1, "{}", found[0].object);
+        let error = write("192.0.2.1").err().unwrap().to_string();
+        assert!(error.contains("spec.ip") && error.contains("192.0.2.1"), "{error}");
+    }
+
+    #[test]
     fn broken_files_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.yaml");
-        for (text, part) in [("a: [", "x.yaml"), ("3", "single value"), ("", "no objects")] {
+        for (text, part) in
+            [("a: [", "x.yaml"), ("3", "x.yaml: line 1: an object is wanted"), ("", "no objects")]
+        {
             std::fs::write(&path, text).unwrap();
             let error = read(&[path.to_str().unwrap().to_owned()]).err().unwrap();
             assert!(format!("{error:#}").contains(part), "{error:#}");
