@@ -146,7 +146,14 @@ impl Agent {
                 None
             }
         };
-        let commands = Commands::start(api, &node.0, folder, context.events.clone(), tasks);
+        let commands = Commands::start(
+            api,
+            Arc::clone(&fabric),
+            &node.0,
+            folder,
+            context.events.clone(),
+            tasks,
+        );
         let feed = Feed {
             context: Arc::clone(&context),
             fabric,

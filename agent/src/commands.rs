@@ -1,6 +1,7 @@
 //! What people and programs put on a node's queue: handed to the API under their own identity, or refused with a reason.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,8 +11,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use warren_api::manifest::{self, Manifest};
 use warren_api::validation::names;
-use warren_api::{NodeName, Object, Registry};
-use warren_broker::Ack;
+use warren_api::{NodeName, Object, Reason, Registry, Status};
+use warren_broker::{Ack, Fabric, ReplyTo};
 use warren_process::Tasks;
 
 use crate::api::{ApiError, SharedApi};
@@ -34,6 +35,7 @@ pub(crate) struct Command {
     pub body: Bytes,
     pub message_id: Option<String>,
     pub publisher: Option<String>,
+    pub reply: Option<ReplyTo>,
     pub imitation: bool,
     pub ack: Box<dyn Ack>,
 }
@@ -45,6 +47,7 @@ pub(crate) struct Commands(mpsc::Sender<Command>);
 impl Commands {
     pub(crate) fn start(
         api: SharedApi,
+        fabric: Arc<dyn Fabric>,
         node: &str,
         folder: Option<StaticSource>,
         events: Events,
@@ -53,6 +56,7 @@ impl Commands {
         let (send, receive) = mpsc::channel(WAITING);
         let worker = Worker {
             api,
+            fabric,
             node: node.to_owned(),
             folder,
             events,
@@ -191,6 +195,7 @@ impl Seen {
 
 struct Worker {
     api: SharedApi,
+    fabric: Arc<dyn Fabric>,
     node: String,
     folder: Option<StaticSource>,
     events: Events,
@@ -201,7 +206,7 @@ struct Worker {
 impl Worker {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         while let Some(command) = commands.recv().await {
-            let Command { body, message_id, publisher, imitation, ack } = command;
+            let Command { body, message_id, publisher, reply, imitation, ack } = command;
             // An id is its publisher's: two may use the same.
             let mut hash = Sha256::new();
             hash.update(publisher.as_deref().unwrap_or_default().as_bytes());
@@ -220,15 +225,24 @@ impl Worker {
                 continue;
             }
             let done = match imitation {
-                true => Err(NO_EVENT.to_owned()),
+                true => Err(Status::bad_request(NO_EVENT)),
                 false => self.take(&body, publisher.as_deref()).await,
             };
+            if let Some(to) = reply {
+                let status = match &done {
+                    Ok(status) => status.clone(),
+                    Err(status) => status.to_json(),
+                };
+                if let Err(error) = self.fabric.reply(&to, &status).await {
+                    let error = error.report();
+                    tracing::warn!(node = %self.node, %error, "a command was not answered");
+                }
+            }
             match done {
-                Ok(()) => ack.ack().await,
-                Err(reason) => {
+                Ok(_) => ack.ack().await,
+                Err(Status { message: reason, .. }) => {
                     self.seen.forget(key);
                     tracing::warn!(node = %self.node, publisher, %reason, "a command was refused");
-                    // A node may not write dead letters, so the broker's has no reason; this one has.
                     let by = publisher.as_deref().unwrap_or("somebody without an account");
                     let message = format!("A message of {by} on this node's queue: {reason}");
                     let node = NodeName(self.node.as_str().into());
@@ -239,26 +253,28 @@ impl Worker {
         }
     }
 
-    async fn take(&self, body: &[u8], publisher: Option<&str>) -> Result<(), String> {
+    /// The answer is that of the last wish, as the server's.
+    async fn take(&self, body: &[u8], publisher: Option<&str>) -> Result<Value, Status> {
         let by = identity(publisher);
-        for wish in read(&self.registry, &self.node, body)? {
+        let mut last = success(200, Value::Null);
+        for wish in read(&self.registry, &self.node, body).map_err(Status::bad_request)? {
             let mut wait = RETRY_FIRST;
-            loop {
+            last = loop {
                 match self.grant(&wish, &by).await {
-                    Ok(()) => break,
+                    Ok(status) => break status,
                     Err(error) if error.is_transient() => {
                         tracing::debug!(node = %self.node, %error, "a command waits for the API");
                         tokio::time::sleep(wait).await;
                         wait = (wait * 2).min(RETRY_LAST);
                     }
-                    Err(error) => return Err(error.to_string()),
+                    Err(error) => return Err(refusal(error)),
                 }
-            }
+            };
         }
-        Ok(())
+        Ok(last)
     }
 
-    async fn grant(&self, wish: &Wish, by: &String) -> Result<(), ApiError> {
+    async fn grant(&self, wish: &Wish, by: &String) -> Result<Value, ApiError> {
         match wish {
             Wish::Start(name) => {
                 let started = match &self.folder {
@@ -271,7 +287,8 @@ impl Worker {
                         self.node
                     ))
                 };
-                started.then_some(()).ok_or_else(missing)
+                let status = || success(200, json!({"name": name, "kind": "Pod"}));
+                started.then(status).ok_or_else(missing)
             }
             Wish::Delete { namespace, name, uid } => {
                 let found = match &self.folder {
@@ -288,23 +305,56 @@ impl Worker {
                     Ok(()) | Err(ApiError::NotFound(_)) => {}
                     Err(error) => return Err(error),
                 }
+                let status = success(200, json!({"name": name, "kind": "Pod"}));
                 if let (Some(folder), Some((_, name))) = (&self.folder, &found) {
                     // The API let it happen; deleting the mirror alone would bring it back.
                     folder.stop(name).await;
                 }
-                Ok(())
+                Ok(status)
             }
             Wish::Apply(object) => {
                 let body = Value::from((**object).clone());
                 let name = object.str_at(&["metadata", "name"]);
-                match self.api.create_pod(&body, Some(by)).await {
-                    Err(ApiError::AlreadyExists(_)) if !name.is_empty() => {}
-                    result => return result.map(drop),
-                }
-                let namespace = object.str_at(&["metadata", "namespace"]);
-                let patch = json!({"metadata": body["metadata"], "spec": body["spec"]});
-                self.api.patch_pod(namespace, name, &patch, Some(by)).await.map(drop)
+                let (code, pod) = match self.api.create_pod(&body, Some(by)).await {
+                    Ok(pod) => (201, pod),
+                    Err(ApiError::AlreadyExists(_)) if !name.is_empty() => {
+                        let namespace = object.str_at(&["metadata", "namespace"]);
+                        let patch = json!({"metadata": body["metadata"], "spec": body["spec"]});
+                        (200, self.api.patch_pod(namespace, name, &patch, Some(by)).await?)
+                    }
+                    Err(error) => return Err(error),
+                };
+                let meta = &pod.metadata;
+                Ok(success(code, json!({"name": meta.name, "uid": meta.uid, "kind": "Pod"})))
             }
+        }
+    }
+}
+
+/// As the server answers what came to `warren.commands`.
+fn success(code: u16, details: Value) -> Value {
+    json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+        "code": code, "details": details,
+    })
+}
+
+/// The API's refusal, with the reason that goes with its code.
+fn refusal(error: ApiError) -> Status {
+    match error {
+        ApiError::NotFound(message) => Status::new(Reason::NotFound, message),
+        ApiError::AlreadyExists(message) => Status::new(Reason::AlreadyExists, message),
+        ApiError::Conflict(message) => Status::new(Reason::Conflict, message),
+        ApiError::Unreachable(message) => Status::new(Reason::ServiceUnavailable, message),
+        ApiError::Refused(code, message) => {
+            let reason = match code {
+                401 => Reason::Unauthorized,
+                403 => Reason::Forbidden,
+                413 => Reason::RequestEntityTooLarge,
+                422 => Reason::Invalid,
+                _ => Reason::BadRequest,
+            };
+            Status::new(reason, message)
         }
     }
 }

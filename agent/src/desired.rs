@@ -141,12 +141,12 @@ impl Feed {
                     body,
                     message_id,
                     publisher,
-                    reply: _,
+                    reply,
                     routing_key: _,
                     imitation,
                     ack,
                 } => {
-                    let command = Command { body, message_id, publisher, imitation, ack };
+                    let command = Command { body, message_id, publisher, reply, imitation, ack };
                     self.commands.hand_in(command).await;
                 }
                 Delivery::Down { reason } => {

@@ -12,7 +12,9 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use warren_api::Revision;
-use warren_broker::{Ack, Delivery, EventType, Fabric, Subscriber, Subscription};
+use warren_broker::{
+    Ack, BrokerError, Delivery, EventType, Fabric, ReplyTo, Subscriber, Subscription,
+};
 use warren_process::Clock;
 
 use crate::api::{ApiError, Identity, NodeApi};
@@ -363,13 +365,19 @@ pub(crate) struct FakeFabric {
     send: tokio::sync::mpsc::UnboundedSender<Delivery>,
     receive: Mutex<Option<tokio::sync::mpsc::UnboundedReceiver<Delivery>>>,
     pub(crate) outcomes: Arc<Mutex<Vec<String>>>,
+    /// Answers to commands, with the queue that they are for.
+    pub(crate) replies: Mutex<Vec<(String, Value)>>,
 }
 
 impl FakeFabric {
     pub(crate) fn new() -> Arc<Self> {
         let (send, receive) = tokio::sync::mpsc::unbounded_channel();
-        let fabric =
-            Arc::new(Self { send, receive: Mutex::new(Some(receive)), outcomes: Arc::default() });
+        let fabric = Arc::new(Self {
+            send,
+            receive: Mutex::new(Some(receive)),
+            outcomes: Arc::default(),
+            replies: Mutex::default(),
+        });
         fabric.relist();
         fabric
     }
@@ -399,14 +407,15 @@ impl FakeFabric {
         let _ = self.send.send(relist);
     }
 
-    pub(crate) fn command(&self, body: &str, publisher: Option<&str>) {
+    /// With `reply`, its sender waits on a queue of that name.
+    pub(crate) fn command(&self, body: &str, publisher: Option<&str>, reply: Option<&str>) {
         let _ = self.send.send(Delivery::Command {
             imitation: false,
             body: body.to_owned().into(),
             message_id: None,
             publisher: publisher.map(str::to_owned),
             routing_key: "node.n1".into(),
-            reply: None,
+            reply: reply.map(|queue| ReplyTo { queue: queue.to_owned(), correlation_id: None }),
             ack: Box::new(FakeAck(Arc::clone(&self.outcomes))),
         });
     }
@@ -440,5 +449,10 @@ impl Subscriber for FakeSubscriber {
 impl Fabric for FakeFabric {
     async fn subscribe(&self, _subscription: Subscription) -> Box<dyn Subscriber> {
         Box::new(FakeSubscriber(self.receive.lock().take().unwrap()))
+    }
+
+    async fn reply(&self, to: &ReplyTo, status: &Value) -> Result<(), BrokerError> {
+        self.replies.lock().push((to.queue.clone(), status.clone()));
+        Ok(())
     }
 }

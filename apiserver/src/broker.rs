@@ -33,6 +33,13 @@ pub(crate) fn start(api: &Arc<Api>, config: BrokerConfig, check: CheckHandle) {
     });
     api.tasks.spawn("node-queues", node_queues(Arc::clone(api), link.clone()));
     api.tasks.spawn("commands", commands(Arc::clone(api), link.clone()));
+    let (answers, shutdown) = (link.clone(), api.shutdown.clone());
+    api.tasks.spawn("node-answers", async move {
+        tokio::select! {
+            () = answers.hand_on_answers() => {}
+            () = shutdown.draining() => {}
+        }
+    });
     api.tasks.spawn("broker-readiness", watch_link(Arc::clone(api), link, check));
 }
 

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use warren_api::{GroupResource, NodeName, Revision};
 
-use crate::{Event, Stream};
+use crate::{BrokerError, Event, Stream};
 
 /// What a reader wants to see.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +84,13 @@ pub trait Subscriber: Send {
 pub trait Fabric: Send + Sync {
     /// Events are buffered from the moment this answers; list after it, then read.
     async fn subscribe(&self, subscription: Subscription) -> Box<dyn Subscriber>;
+
+    /// A node answers a command with a Status. It may write to nobody's queue itself, so the server hands the answer
+    /// on. An error where it could not be sent; nothing is retried. Where there are no commands, nobody is told.
+    async fn reply(&self, to: &ReplyTo, status: &serde_json::Value) -> Result<(), BrokerError> {
+        let _ = (to, status);
+        Ok(())
+    }
 }
 
 /// Where the relay reads what it must publish: the server's journal. Implemented by the server.

@@ -1,6 +1,7 @@
 //! Single messages with a confirm each: dead letters, replies, commands. Not for events, which the relay publishes.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
@@ -10,15 +11,33 @@ use tokio::sync::Mutex;
 use crate::connection::{Link, Live};
 use crate::error::BrokerError;
 
+type Start = Box<dyn FnOnce() -> Link + Send>;
+
 /// Publishes one message after another, mandatory, and waits for the confirm.
 pub(crate) struct Publisher {
-    link: Link,
+    link: LazyLock<Link, Start>,
+    /// How long a connection is waited for.
+    patience: Duration,
     channel: Mutex<Option<(Arc<Live>, Channel)>>,
 }
 
 impl Publisher {
     pub(crate) fn new(link: Link) -> Self {
-        Self { link, channel: Mutex::new(None) }
+        let link: Start = Box::new(move || link);
+        Self { link: LazyLock::new(link), patience: Duration::ZERO, channel: Mutex::new(None) }
+    }
+
+    /// With a connection of its own that is made when there is something to say, which for most nodes is never.
+    pub(crate) fn lazy(start: impl FnOnce() -> Link + Send + 'static, patience: Duration) -> Self {
+        let link: Start = Box::new(start);
+        Self { link: LazyLock::new(link), patience, channel: Mutex::new(None) }
+    }
+
+    async fn live(&self) -> Result<Arc<Live>, BrokerError> {
+        match tokio::time::timeout(self.patience, self.link.live()).await {
+            Ok(live) => Ok(live),
+            Err(_) => self.link.now(),
+        }
     }
 
     /// An error where the broker is away, refuses, or has no queue for it. No retries.
@@ -42,7 +61,7 @@ impl Publisher {
                 (live, channel)
             }
             _ => {
-                let live = self.link.now()?;
+                let live = self.live().await?;
                 let channel = live.confirming_channel().await?;
                 (live, channel)
             }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use lapin::BasicProperties;
+use lapin::types::ShortString;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use warren_api::{NodeName, Revision};
@@ -11,15 +13,18 @@ use warren_process::Tasks;
 
 use crate::connection::{BrokerConfig, Link, Purpose};
 use crate::publish::Publisher;
-use crate::session::{PREFETCH, Session, Source, Tell};
+use crate::session::{DeadLetters, PREFETCH, Session, Source, Tell};
 use crate::status::{FabricStatus, Metrics, StatusCell};
-use crate::{Delivery, Fabric, Stream, Subscriber, Subscription, topology};
+use crate::{BrokerError, Delivery, Fabric, ReplyTo, Stream, Subscriber, Subscription, topology};
 
 /// Subscriptions that share a connection, each with a channel of its own; RabbitMQ allows 2,047.
 const SUBSCRIPTIONS_PER_CONNECTION: usize = 500;
 /// How long a new subscription waits for its queue, so that a reader that lists next misses nothing. Without a broker
 /// it goes on, and is told to list when the broker is there.
 const READY_WITHIN: Duration = Duration::from_secs(2);
+/// How long a node's first dead letter or answer waits for the connection to publish on. The one to consume is up then,
+/// so the broker is there.
+const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 /// Everything unacknowledged, and what the session itself says: a slow reader never holds up the acknowledgements.
 const BUFFER: usize = PREFETCH as usize + 16;
 
@@ -34,6 +39,7 @@ struct Inner {
     status: StatusCell,
     metrics: Arc<Metrics>,
     links: Mutex<Vec<Shared>>,
+    publisher: Arc<Publisher>,
 }
 
 struct Shared {
@@ -46,13 +52,21 @@ impl RabbitFabric {
     /// Connects with the first subscription. `server_account` is the account whose messages are events:
     /// [`topology::SERVER_ACCOUNT`] unless an installation says otherwise.
     pub fn new(config: BrokerConfig, server_account: impl Into<String>, tasks: &Tasks) -> Self {
+        let metrics: Arc<Metrics> = Arc::default();
+        let start = {
+            let (config, tasks, metrics) = (config.clone(), tasks.clone(), Arc::clone(&metrics));
+            // The status is the readers'.
+            let purpose = Purpose { what: "publish", probe: false, replay: None };
+            move || Link::start(config, purpose, &tasks, StatusCell::new(), metrics)
+        };
         Self(Arc::new(Inner {
             config,
             server_account: server_account.into(),
             tasks: tasks.clone(),
             status: StatusCell::new(),
-            metrics: Arc::default(),
+            metrics,
             links: Mutex::default(),
+            publisher: Arc::new(Publisher::lazy(start, CONNECT_WITHIN)),
         }))
     }
 
@@ -92,10 +106,40 @@ impl Fabric for RabbitFabric {
             }
         };
         let (link, users) = self.link();
-        let account = self.0.server_account.clone();
+        let server = self.0.server_account.clone();
         let metrics = Arc::clone(&self.0.metrics);
-        let subscriber = start(&self.0.tasks, link, source, node, account, None, metrics, users);
-        subscriber.await
+        let account = self.0.config.url.account();
+        let dead_letters = node.is_some().then(|| DeadLetters {
+            publisher: Arc::clone(&self.0.publisher),
+            exchange: topology::REPLIES,
+            key: topology::reply_key(account, topology::REFUSED),
+            account: account.to_owned(),
+        });
+        start(&self.0.tasks, link, source, node, server, dead_letters, metrics, users).await
+    }
+
+    async fn reply(&self, to: &ReplyTo, status: &serde_json::Value) -> Result<(), BrokerError> {
+        let account = self.0.config.url.account();
+        let key = topology::reply_key(account, topology::ANSWER);
+        let short = |text: &str| {
+            ShortString::try_new(text).map_err(|error| BrokerError::Publish {
+                exchange: topology::REPLIES.to_owned(),
+                key: key.clone(),
+                reason: error.to_string(),
+            })
+        };
+        // An id of its own: two answers may say the same.
+        let id = format!("{:032x}", rand::random::<u128>());
+        let mut properties = BasicProperties::default()
+            .with_content_type("application/json".into())
+            .with_user_id(short(account)?)
+            .with_message_id(id.as_str().into())
+            .with_reply_to(short(&to.queue)?);
+        if let Some(id) = &to.correlation_id {
+            properties = properties.with_correlation_id(short(id)?);
+        }
+        let body = status.to_string();
+        self.0.publisher.publish(topology::REPLIES, &key, body.as_bytes(), properties).await
     }
 }
 
@@ -107,7 +151,7 @@ pub(crate) async fn start(
     source: Source,
     node: Option<NodeName>,
     server_account: String,
-    dead_letters: Option<Arc<Publisher>>,
+    dead_letters: Option<DeadLetters>,
     metrics: Arc<Metrics>,
     users: Arc<()>,
 ) -> Box<dyn Subscriber> {

@@ -16,9 +16,9 @@ use crate::connection::{BrokerConfig, Link, Live, Purpose};
 use crate::error::BrokerError;
 use crate::publish::Publisher;
 use crate::relay::Relay;
-use crate::session::Source;
+use crate::session::{DeadLetters, Source};
 use crate::status::{FabricStatus, Metrics, StatusCell};
-use crate::{ReplyTo, Subscriber, declare, rabbit, topology};
+use crate::{Delivery, ReplyTo, Subscriber, declare, rabbit, topology};
 
 /// How often the shared topology and all nodes' queues are declared anew, so that what somebody deleted is back; also
 /// after every connect. 1,000 nodes are 5,000 small calls.
@@ -128,12 +128,21 @@ impl ServerLink {
     /// What comes to `warren.commands`: [`Delivery::Command`](crate::Delivery::Command)s, and
     /// [`Delivery::Down`](crate::Delivery::Down) while the broker is away.
     pub async fn commands(&self) -> Box<dyn Subscriber> {
+        self.read(Source::Commands(self.0.publish.clone())).await
+    }
+
+    async fn read(&self, source: Source) -> Box<dyn Subscriber> {
         let Inner { tasks, consume, publisher, metrics, account, .. } = &*self.0;
-        let dead_letters = Some(Arc::clone(publisher));
+        let dead_letters = Some(DeadLetters {
+            publisher: Arc::clone(publisher),
+            exchange: topology::DEAD,
+            key: String::new(),
+            account: account.clone(),
+        });
         rabbit::start(
             tasks,
             consume.clone(),
-            Source::Commands,
+            source,
             None,
             account.clone(),
             dead_letters,
@@ -141,6 +150,30 @@ impl ServerLink {
             Arc::new(()),
         )
         .await
+    }
+
+    /// Hands on what nodes answer to commands, to the queues that the commands' senders named: a node may write to
+    /// nobody's. Never ends.
+    pub async fn hand_on_answers(&self) {
+        let mut answers = self.read(Source::Answers(self.0.publish.clone())).await;
+        loop {
+            let Delivery::Command { body, publisher, reply, ack, .. } = answers.next().await else {
+                continue;
+            };
+            // Nothing but a Status: the server speaks for nobody.
+            let status = serde_json::from_slice::<serde_json::Value>(&body).ok();
+            let (Some(status), Some(to)) =
+                (status.filter(|status| status["kind"] == "Status"), reply)
+            else {
+                ack.reject("an answer is a Status, with reply_to".to_owned()).await;
+                continue;
+            };
+            if let Err(error) = self.reply(&to, &status).await {
+                let error = error.report();
+                tracing::debug!(publisher, %error, "nobody waits for the answer to a command");
+            }
+            ack.ack().await;
+        }
     }
 
     /// Answers a command with a Status, to the queue that its sender named. An error where nobody waits there; nothing

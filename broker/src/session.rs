@@ -10,7 +10,7 @@ use futures::StreamExt;
 use lapin::Channel;
 use lapin::message::Delivery as Message;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
-use lapin::types::{AMQPValue, FieldTable, LongString};
+use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use tokio::sync::mpsc;
 use warren_api::{Revision, Shard};
 
@@ -21,7 +21,7 @@ use crate::envelope::{Incoming, decode, is_imitation};
 use crate::error::BrokerError;
 use crate::publish::Publisher;
 use crate::status::{Metrics, add, set};
-use crate::topology::{self, DEAD, EVENTS};
+use crate::topology::{self, EVENTS};
 use crate::{Ack, Delivery, ReplyTo, Stream, declare};
 
 /// Deliveries in a reader's hands. A reader that commits 256 at once to its disk every 10 ms takes 25,000/s.
@@ -34,6 +34,10 @@ const SHOWN_OF_OVERSIZE: usize = 4 << 10;
 const RETURN_AFTER: Duration = Duration::from_millis(250);
 /// Deliveries that came back, and how often; beyond the bound the counts start again.
 const MAX_COUNTED: usize = 1_000;
+/// AMQP's NOT_FOUND.
+const NOT_FOUND: u16 = 404;
+/// A queue that stays missing is told at first and then so often: about every minute, at 3 s between the tries.
+const TOLD_EVERY: u32 = 20;
 /// Relists for gaps come at most so often; events wait meanwhile.
 const RELIST_PAUSE: Duration = Duration::from_millis(200);
 
@@ -48,8 +52,10 @@ pub(crate) enum Source {
         instance: String,
         resources: Vec<warren_api::GroupResource>,
     },
-    /// `warren.commands`: everything is a command.
-    Commands,
+    /// `warren.commands`: everything is a command. Declared by the replay of the link that is given.
+    Commands(Link),
+    /// `warren.replies`: what nodes answer, read as commands are. Declared likewise.
+    Answers(Link),
 }
 
 impl Source {
@@ -125,6 +131,16 @@ struct Letter {
     count: u32,
 }
 
+/// Where a session writes what its reader could not use, with the reason; where it cannot, the broker moves the message,
+/// without.
+pub(crate) struct DeadLetters {
+    pub(crate) publisher: Arc<Publisher>,
+    pub(crate) exchange: &'static str,
+    pub(crate) key: String,
+    /// Whose words the reason is; the broker vouches for it.
+    pub(crate) account: String,
+}
+
 pub(crate) struct Session {
     link: Link,
     source: Source,
@@ -133,8 +149,7 @@ pub(crate) struct Session {
     out: mpsc::Sender<Delivery>,
     tell: mpsc::UnboundedSender<Tell>,
     told: mpsc::UnboundedReceiver<Tell>,
-    /// Writes dead letters with their reason, where the account may; else the broker moves them, without.
-    dead_letters: Option<Arc<Publisher>>,
+    dead_letters: Option<DeadLetters>,
     metrics: Arc<Metrics>,
     generation: u64,
     held: BTreeMap<u64, Held>,
@@ -150,6 +165,8 @@ struct Gone;
 enum End {
     Gone,
     Lost(String),
+    /// What is read is not declared (yet).
+    Missing(String),
 }
 
 impl From<Gone> for End {
@@ -160,7 +177,10 @@ impl From<Gone> for End {
 
 impl From<BrokerError> for End {
     fn from(error: BrokerError) -> Self {
-        End::Lost(error.report())
+        match error.code() {
+            Some(NOT_FOUND) => End::Missing(error.report()),
+            _ => End::Lost(error.report()),
+        }
     }
 }
 
@@ -179,7 +199,7 @@ impl Session {
         server_account: String,
         out: mpsc::Sender<Delivery>,
         told: (mpsc::UnboundedSender<Tell>, mpsc::UnboundedReceiver<Tell>),
-        dead_letters: Option<Arc<Publisher>>,
+        dead_letters: Option<DeadLetters>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let reader = source.interest(node).map(Reader::new);
@@ -223,7 +243,11 @@ impl Session {
             self.generation += 1;
             let end = self.consume(&live, &mut ready, &mut attempt, &mut told_down).await;
             self.forget_held();
-            let End::Lost(reason) = end else { return };
+            let (reason, missing) = match end {
+                End::Gone => return,
+                End::Lost(reason) => (reason, false),
+                End::Missing(reason) => (reason, true),
+            };
             let reason = if live.is_ended() { live.reason() } else { reason };
             if !std::mem::replace(&mut told_down, true)
                 && self.out.send(Delivery::Down { reason: reason.clone() }).await.is_err()
@@ -233,12 +257,16 @@ impl Session {
             if !live.is_ended() {
                 // The connection is well, the queue is not: missing, deleted, taken, or not allowed.
                 let wait = backoff(attempt, rand::random());
+                let retry_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+                if missing && attempt == 0 {
+                    // As a cluster starts, readers are there before the server.
+                    tracing::info!(%reason, "waiting for the server to declare what is read here");
+                } else if missing && attempt % TOLD_EVERY != 0 {
+                    tracing::debug!(%reason, retry_ms, "no queue to read from");
+                } else {
+                    tracing::warn!(%reason, retry_ms, "no queue to read from");
+                }
                 attempt += 1;
-                tracing::warn!(
-                    %reason,
-                    retry_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-                    "no queue to read from"
-                );
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
                     () = out.closed() => return,
@@ -283,7 +311,14 @@ impl Session {
         live.call("set the prefetch", "", qos).await?;
         let queue = match &self.source {
             Source::Node { queue } => queue.clone(),
-            Source::Commands => topology::COMMANDS.to_owned(),
+            Source::Commands(declared) => {
+                wait_for(live, declared, &self.out).await?;
+                topology::COMMANDS.to_owned()
+            }
+            Source::Answers(declared) => {
+                wait_for(live, declared, &self.out).await?;
+                topology::REPLIES.to_owned()
+            }
             Source::Controller { name, instance, resources } => {
                 // The queue of a connection that the broker has not yet given up would be taken still.
                 let instance = match self.generation {
@@ -355,7 +390,22 @@ impl Session {
             return self.command(channel, queue, message, user).await;
         }
         let Some(reader) = &mut self.reader else {
-            return self.refuse(channel, queue, tag, "an event, where commands are read").await;
+            let letter = Letter {
+                body: Bytes::from(message.data),
+                properties: message.properties,
+                exchange: EVENTS.to_owned(),
+                routing_key: message.routing_key.as_str().to_owned(),
+                count: 1,
+            };
+            let reason = "an event, where commands are read";
+            return self.bury(channel, queue, tag, Some(&letter), reason).await;
+        };
+        let letter = || Letter {
+            body: Bytes::new(),
+            properties: message.properties.clone(),
+            exchange: EVENTS.to_owned(),
+            routing_key: message.routing_key.as_str().to_owned(),
+            count: 1,
         };
         let body = Bytes::from(message.data);
         match decode(&message.properties, &body) {
@@ -386,7 +436,8 @@ impl Session {
             }
             Err(error) => {
                 let relist = reader.unreadable();
-                self.refuse(channel, queue, tag, &error.to_string()).await?;
+                let letter = Letter { body: body.clone(), ..letter() };
+                self.bury(channel, queue, tag, Some(&letter), &error.to_string()).await?;
                 self.relist(relist).await.map_err(End::from)
             }
         }
@@ -574,20 +625,6 @@ impl Session {
         channel.basic_ack(tag, BasicAckOptions::default()).await.map_err(End::from)
     }
 
-    /// What nobody was shown.
-    async fn refuse(
-        &self,
-        channel: &Channel,
-        queue: &str,
-        tag: u64,
-        reason: &str,
-    ) -> Result<(), End> {
-        add(&self.metrics.dead_lettered, 1);
-        tracing::warn!(queue, reason, "a message that cannot be used");
-        let options = BasicNackOptions { requeue: false, ..Default::default() };
-        channel.basic_nack(tag, options).await.map_err(End::from)
-    }
-
     /// What the reader could not use.
     async fn reject(
         &mut self,
@@ -605,26 +642,37 @@ impl Session {
             // Nothing came of it; what stood in its way may be gone when it is said again.
             self.seen.forget(content);
         }
-        if let (Some(letter), Some(publisher)) = (held.letter, &self.dead_letters) {
-            match publisher.publish(DEAD, "", &letter.body, letter.properties(queue, &reason)).await
-            {
-                Ok(()) => {
-                    add(&self.metrics.dead_lettered, 1);
-                    tracing::warn!(queue, %reason, "a message that cannot be used");
-                    return self.acknowledge(channel, tag).await;
-                }
+        self.bury(channel, queue, tag, held.letter.as_deref(), &reason).await
+    }
+
+    /// To the dead letters, with the reason where a letter is given and can be sent.
+    async fn bury(
+        &self,
+        channel: &Channel,
+        queue: &str,
+        tag: u64,
+        letter: Option<&Letter>,
+        reason: &str,
+    ) -> Result<(), End> {
+        add(&self.metrics.dead_lettered, 1);
+        tracing::warn!(queue, reason, "a message that cannot be used");
+        if let (Some(letter), Some(to)) = (letter, &self.dead_letters) {
+            let properties = letter.properties(queue, reason, &to.account);
+            match to.publisher.publish(to.exchange, &to.key, &letter.body, properties).await {
+                Ok(()) => return self.acknowledge(channel, tag).await,
                 Err(error) => {
                     tracing::warn!(error = %error.report(), "leaving a dead letter to the broker");
                 }
             }
         }
-        self.refuse(channel, queue, tag, &reason).await
+        let options = BasicNackOptions { requeue: false, ..Default::default() };
+        channel.basic_nack(tag, options).await.map_err(End::from)
     }
 }
 
 impl Letter {
     /// The sender's, with the reason, where it was, and how often it was tried.
-    fn properties(&self, queue: &str, reason: &str) -> lapin::BasicProperties {
+    fn properties(&self, queue: &str, reason: &str, account: &str) -> lapin::BasicProperties {
         let text = |s: &str| AMQPValue::LongString(LongString::from(s));
         let mut headers = self.properties.headers().clone().unwrap_or_default();
         // A cut on a character's border: the header must stay small and readable.
@@ -640,6 +688,9 @@ impl Letter {
         }
         let mut letter =
             lapin::BasicProperties::default().with_headers(headers).with_delivery_mode(2);
+        if let Ok(account) = ShortString::try_new(account) {
+            letter = letter.with_user_id(account);
+        }
         if let Some(id) = self.properties.message_id() {
             letter = letter.with_message_id(id.clone());
         }
@@ -647,6 +698,15 @@ impl Letter {
             letter = letter.with_content_type(kind.clone());
         }
         letter
+    }
+}
+
+/// Until the side that declares what is read has done so on this broker.
+async fn wait_for(live: &Live, declared: &Link, out: &mpsc::Sender<Delivery>) -> Result<(), End> {
+    tokio::select! {
+        _ = declared.live() => Ok(()),
+        () = live.ended() => Err(End::Lost(live.reason())),
+        () = out.closed() => Err(End::Gone),
     }
 }
 

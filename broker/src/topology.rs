@@ -20,8 +20,13 @@ pub const COMMANDS: &str = "warren.commands";
 pub const DEAD: &str = "warren.dead";
 /// Requests to the API over AMQP.
 pub const API: &str = "warren.api";
-/// Replies of nodes; topic, the first word of the key is the account's.
+/// What nodes have to say, which may write nowhere else; topic, the first word of the key is the account's, the second
+/// what it is ([`REFUSED`], [`ANSWER`]). An exchange, and a queue for the answers, which the server hands on.
 pub const REPLIES: &str = "warren.replies";
+/// A message that a node could not use, with the reason: goes to the queue [`DEAD`].
+pub const REFUSED: &str = "refused";
+/// A node's answer to a command.
+pub const ANSWER: &str = "answer";
 
 /// The broker's account whose messages are events.
 pub const SERVER_ACCOUNT: &str = "server";
@@ -45,6 +50,9 @@ pub const CONTROLLER_QUEUE_BYTES: u32 = 256 << 20;
 /// nothing accepted is dropped.
 pub const COMMAND_QUEUE_MESSAGES: u32 = 10_000;
 pub const COMMAND_QUEUE_BYTES: u32 = 64 << 20;
+/// Answers are Statuses of a few hundred bytes, handed on at once; whoever waited for an old one has given up.
+pub const ANSWER_QUEUE_MESSAGES: u32 = 10_000;
+pub const ANSWER_QUEUE_BYTES: u32 = 32 << 20;
 /// Dead letters are for people to look at; the oldest go first.
 pub const DEAD_QUEUE_MESSAGES: u32 = 10_000;
 pub const DEAD_QUEUE_BYTES: u32 = 32 << 20;
@@ -82,12 +90,14 @@ pub struct Topology {
 /// What all share; the server declares it.
 pub fn shared() -> Topology {
     let exchange = |name, kind| Exchange { name, kind };
-    let binding = |queue: &str, key: &str, arguments| Binding {
+    let binding = |queue: &str, exchange, key: &str, arguments| Binding {
         queue: queue.to_owned(),
-        exchange: if queue == DEAD { DEAD } else { COMMANDS },
+        exchange,
         key: key.to_owned(),
         arguments,
     };
+    let of_nodes =
+        |queue, what| binding(queue, REPLIES, &format!("*.{what}"), FieldTable::default());
     let mut commands = bounds(COMMAND_QUEUE_MESSAGES, COMMAND_QUEUE_BYTES, "reject-publish");
     dead_letter_to(&mut commands);
     // What overflows a node's queue is dead-lettered by the broker as well, and must not drown what people should see:
@@ -111,8 +121,18 @@ pub fn shared() -> Topology {
                 exclusive: false,
                 arguments: bounds(DEAD_QUEUE_MESSAGES, DEAD_QUEUE_BYTES, "drop-head"),
             },
+            Queue {
+                name: REPLIES.to_owned(),
+                exclusive: false,
+                arguments: bounds(ANSWER_QUEUE_MESSAGES, ANSWER_QUEUE_BYTES, "drop-head"),
+            },
         ],
-        bindings: vec![binding(COMMANDS, "#", FieldTable::default()), binding(DEAD, "", refused)],
+        bindings: vec![
+            binding(COMMANDS, COMMANDS, "#", FieldTable::default()),
+            binding(DEAD, DEAD, "", refused),
+            of_nodes(DEAD, REFUSED),
+            of_nodes(REPLIES, ANSWER),
+        ],
     }
 }
 
@@ -178,6 +198,11 @@ pub fn controller_queue(name: &str, instance: &str) -> String {
 /// `node-<name>`: the broker's account of a node.
 pub fn node_account(node: &NodeName) -> String {
     bounded(format!("node-{node}"))
+}
+
+/// The key on [`REPLIES`] of what an account says: its word, and [`REFUSED`] or [`ANSWER`].
+pub fn reply_key(account: &str, what: &str) -> String {
+    format!("{}.{what}", word(account))
 }
 
 /// Whether a queue's name is one of ours, so that nobody may make the server write to it by naming it as the place

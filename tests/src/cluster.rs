@@ -65,7 +65,7 @@ pub enum Role {
 }
 
 impl Role {
-    fn name(&self) -> String {
+    pub fn name(&self) -> String {
         match self {
             Role::Up => "up".into(),
             Role::Apiserver => "apiserver".into(),
@@ -378,6 +378,11 @@ impl Cluster {
     /// The pid of a role's process.
     pub fn pid(&self, role: &Role) -> Option<u32> {
         self.processes.get(role).map(Child::id)
+    }
+
+    /// Those that run.
+    pub fn roles(&self) -> Vec<Role> {
+        self.processes.keys().cloned().collect()
     }
 
     pub fn log(&self, role: &Role) -> String {

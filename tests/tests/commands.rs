@@ -13,6 +13,8 @@ async fn what_people_publish() {
     world.every_form_runs().await;
     world.manifests_of_the_folder().await;
     world.through_the_servers_exchange().await;
+    world.a_node_answers_too().await;
+    world.the_start_was_quiet();
     world.the_same_twice_runs_once().await;
     world.what_a_node_cannot_use_is_put_aside().await;
     world.what_the_server_cannot_use_is_put_aside().await;
@@ -198,6 +200,49 @@ impl World {
         self.rabbit.take("warren.dead", 100).await.unwrap();
     }
 
+    /// By way of the server: a node may write to nobody's queue.
+    async fn a_node_answers_too(&self) {
+        let mut id = 100;
+        let mut ask = async |body: &str| {
+            id += 1;
+            let properties = json!({"reply_to": "answers", "correlation_id": id.to_string()});
+            self.to_queue("node-1", body, properties).await;
+            let (of, status) = self.answers(1).await.remove(0);
+            assert_eq!((of, &status["kind"]), (id.to_string(), &json!("Status")), "{status}");
+            status
+        };
+        let status = ask(&pod("asked", "example/c:1").to_string()).await;
+        assert_eq!(
+            (&status["status"], &status["code"], &status["details"]["name"]),
+            (&json!("Success"), &json!(201), &json!("asked")),
+            "{status}"
+        );
+        self.runs("asked", "node-1", "example/c:1");
+        let status = ask(&pod("asked", "example/c:2").to_string()).await;
+        assert_eq!((&status["status"], &status["code"]), (&json!("Success"), &json!(200)));
+        let status = ask("nonsense").await;
+        assert_eq!((&status["reason"], &status["code"]), (&json!("BadRequest"), &json!(400)));
+        let mut bad = pod("bad", "example/c:1");
+        bad["spec"]["containers"] = json!([]);
+        let status = ask(&bad.to_string()).await;
+        assert_eq!((&status["reason"], &status["code"]), (&json!("Invalid"), &json!(422)));
+        let message = status["message"].as_str().unwrap();
+        assert!(message.contains("spec.containers: Required value"), "{message}");
+        let status = ask(r#"{"action":"delete","podname":"asked"}"#).await;
+        assert_eq!(status["status"], "Success", "{status}");
+        self.gone("asked");
+        self.dead(2).await;
+    }
+
+    /// Everybody starts at once, and nothing is declared yet: that is no error.
+    fn the_start_was_quiet(&self) {
+        for role in self.cluster.roles() {
+            let log = self.cluster.log(&role);
+            let errors: Vec<_> = log.lines().filter(|line| line.contains("ERROR")).collect();
+            assert!(errors.is_empty(), "{}: {errors:#?}", role.name());
+        }
+    }
+
     async fn the_same_twice_runs_once(&self) {
         for (target, prefix) in [("queue", "same-q-"), ("server", "same-s-")] {
             let mut any = pod("", "example/s:1");
@@ -247,10 +292,15 @@ impl World {
         self.to_queue("node-1", &large(5 << 19), json!({})).await;
         self.to_queue("node-1", &pod("after-bad", "example/b:1").to_string(), json!({})).await;
         self.runs("after-bad", "node-1", "example/b:1");
-        for letter in self.dead(bad.len() + 3).await {
+        let letters = self.dead(bad.len() + 3).await;
+        let mut told = Vec::new();
+        for letter in &letters {
             let headers = &letter["properties"]["headers"];
-            assert_eq!(headers["x-first-death-queue"], "node.node-1", "{letter}");
-            assert_eq!(headers["x-first-death-reason"], "rejected", "{letter}");
+            assert_eq!(headers["x-origin"], "node.node-1", "{letter}");
+            assert!(headers["x-count"].as_u64().is_some_and(|count| count >= 1), "{letter}");
+            let reason = text(&headers["x-reason"]);
+            assert!(!reason.is_empty(), "{letter}");
+            told.push(reason);
         }
         let mut reasons: Vec<_> = bad.iter().map(|(_, _, reason)| *reason).collect();
         reasons.extend([
@@ -259,6 +309,10 @@ impl World {
             "larger than",
         ]);
         for reason in reasons {
+            assert!(
+                told.iter().any(|told| told.contains(reason)),
+                "{reason:?} is not in {told:#?}"
+            );
             until(&format!("the node tells: {reason}"), SOON, || {
                 let events = self.cluster.objects("events", "default");
                 events.iter().any(|event| {

@@ -251,11 +251,11 @@ async fn the_node_registers_and_says_when_its_runtime_is_down() {
 async fn commands_go_to_the_api_under_their_publishers_name() {
     let world = start(|_| {}).await;
     let body = pod(one(json!({})), json!({})).to_string();
-    world.fabric.command(&body, Some("alice"));
+    world.fabric.command(&body, Some("alice"), None);
     world.pod_is("ready", |p| condition(p, "Ready") == "True").await;
-    world.fabric.command(&body, Some("alice"));
-    world.fabric.command("nonsense", None);
-    world.fabric.command(r#"{"action":"delete","podname":"web"}"#, None);
+    world.fabric.command(&body, Some("alice"), None);
+    world.fabric.command("nonsense", None, None);
+    world.fabric.command(r#"{"action":"delete","podname":"web"}"#, None, None);
     world.api.until("gone", |api| api.get("default", "web").is_none().then_some(())).await;
     let log = world.api.log();
     let creates = log.iter().filter(|l| l.starts_with("create")).count();
@@ -265,6 +265,37 @@ async fn commands_go_to_the_api_under_their_publishers_name() {
     let refused: Vec<_> =
         world.fabric.outcomes.lock().iter().filter(|o| *o != "ack").cloned().collect();
     assert_eq!(refused.len(), 1, "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_the_answer_to_a_command_gets_a_status() {
+    let world = start(|_| {}).await;
+    let body = pod(one(json!({})), json!({})).to_string();
+    world.fabric.command(&body, Some("alice"), Some("alices"));
+    world.fabric.command("nonsense", None, Some("nobodys"));
+    world.fabric.command(r#"{"action":"add","podname":"nowhere"}"#, None, Some("nobodys"));
+    world.fabric.command(r#"{"action":"delete","podname":"web"}"#, None, Some("alices"));
+    let four = |_: &FakeApi| {
+        let replies = world.fabric.replies.lock().clone();
+        (replies.len() == 4).then_some(replies)
+    };
+    let replies = world.api.until("answers", four).await;
+    let short = |(queue, status): &(String, Value)| {
+        assert_eq!(status["kind"], "Status", "{status}");
+        let name = status["details"]["name"].as_str().unwrap_or("-").to_owned();
+        let said = status["reason"].as_str().or(status["status"].as_str()).unwrap().to_owned();
+        format!("{queue} {} {said} {name}", status["code"])
+    };
+    let replies: Vec<_> = replies.iter().map(short).collect();
+    assert_eq!(
+        replies,
+        [
+            "alices 201 Success web",
+            "nobodys 400 BadRequest -",
+            "nobodys 404 NotFound -",
+            "alices 200 Success web"
+        ]
+    );
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Exchange
 use serde_json::json;
 use warren_api::Shard;
 use warren_broker::accounts::{self, Account};
-use warren_broker::{Delivery, Fabric, Subscription};
+use warren_broker::{Delivery, Fabric, ReplyTo, Subscription};
 use warren_tests::RabbitMq;
 
 use super::world::*;
@@ -67,8 +67,29 @@ async fn a_node_can_do_what_it_must_and_nothing_more() {
             break;
         }
     }
-    eventually("the dead letter", async || rabbit.take("warren.dead", 1).await.unwrap().pop())
-        .await;
+    let letter =
+        eventually("the dead letter", async || rabbit.take("warren.dead", 1).await.unwrap().pop())
+            .await;
+    let (headers, user) =
+        (&letter["properties"]["headers"], letter["properties"]["user_id"].as_str());
+    assert_eq!(
+        (&headers["x-reason"], &headers["x-origin"]),
+        (&"not a pod".into(), &"node.other".into())
+    );
+    assert_eq!((&headers["x-count"], user), (&1.into(), Some("node-other")));
+    // What it answers arrives by way of the server, which speaks to nobody's reserved queue for it.
+    let answers = world.server.clone();
+    world.tasks.spawn("answers", async move { answers.hand_on_answers().await });
+    let durable = json!({"durable": true});
+    rabbit.http(hyper::Method::PUT, "/api/queues/%2f/mine", Some(durable)).await.unwrap();
+    for queue in ["node.a.b", "mine"] {
+        let to = ReplyTo { queue: queue.to_owned(), correlation_id: Some("7".to_owned()) };
+        other.reply(&to, &json!({"kind": "Status", "code": 201})).await.unwrap();
+    }
+    let answer =
+        eventually("the answer", async || rabbit.take("mine", 1).await.unwrap().pop()).await;
+    assert_eq!(answer["properties"]["correlation_id"], "7");
+    assert_eq!(answer["payload"], r#"{"code":201,"kind":"Status"}"#);
 
     let guest = format!("amqp://guest:guest@127.0.0.1:{}/%2f", rabbit.amqp_port());
     assert!(Connection::connect(&guest, ConnectionProperties::default()).await.is_err());
