@@ -15,6 +15,10 @@ pub const LOG_ENV: &str = "WARREN_LOG";
 /// Without the variable: this project's crates at info, all others at warn.
 const DEFAULT_FILTER: &str = "warn,warren=info";
 
+/// What lapin says of each channel and connection that ends comes to us as an error as well, and is told there with what
+/// it was for, or is no error at all: a queue that is waited for. Who wants these lines names the target.
+const TOLD_ELSEWHERE: &str = "lapin::channel=off";
+
 /// Crates that write credentials, tokens or bodies of messages below info. No filter lets that through.
 const TALKATIVE: &[&str] =
     &["lapin", "amq_protocol", "h2", "hyper", "tungstenite", "bollard", "kube_client", "tower"];
@@ -54,7 +58,7 @@ pub fn init_telemetry(format: LogFormat) -> Result<(), TelemetryError> {
 fn env_filter(text: Option<&str>) -> Result<EnvFilter, TelemetryError> {
     EnvFilter::builder()
         .with_default_directive(LevelFilter::WARN.into())
-        .parse(text.unwrap_or(DEFAULT_FILTER))
+        .parse(format!("{TOLD_ELSEWHERE},{}", text.unwrap_or(DEFAULT_FILTER)))
         .map_err(|error| TelemetryError::Filter(error.into()))
 }
 
@@ -69,6 +73,10 @@ fn is_harmless_at(target: &str, level: Level) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+
     use super::*;
 
     #[test]
@@ -77,6 +85,38 @@ mod tests {
             assert!(env_filter(good).is_ok(), "{good:?}");
         }
         assert!(env_filter(Some("warren=loud")).is_err());
+    }
+
+    #[test]
+    fn a_channel_that_ends_is_told_by_its_user_only() {
+        let shown = |text: Option<&str>| {
+            let (seen, filter) = (Arc::<Mutex<Vec<String>>>::default(), env_filter(text).unwrap());
+            let layer = Targets(Arc::clone(&seen)).with_filter(filter.and(filter_fn(is_harmless)));
+            let subscriber = tracing_subscriber::registry().with(layer);
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::error!(target: "lapin::channel", "Channel closed");
+                tracing::error!(target: "lapin::io_loop", "error doing IO");
+                tracing::error!(target: "warren_broker", "trouble");
+            });
+            seen.lock().join(" ")
+        };
+        for text in [None, Some("info"), Some("debug,lapin=info")] {
+            assert_eq!(shown(text), "lapin::io_loop warren_broker", "{text:?}");
+        }
+        let all = "lapin::channel lapin::io_loop warren_broker";
+        assert_eq!(shown(Some("info,lapin::channel=error")), all);
+    }
+
+    struct Targets(Arc<Mutex<Vec<String>>>);
+
+    impl<S: tracing::Subscriber> Layer<S> for Targets {
+        fn on_event(
+            &self,
+            event: &tracing::Event<'_>,
+            _: tracing_subscriber::layer::Context<'_, S>,
+        ) {
+            self.0.lock().push(event.metadata().target().to_owned());
+        }
     }
 
     #[test]
