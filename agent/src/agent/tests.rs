@@ -119,6 +119,45 @@ async fn crash_loop_and_recovery() {
     assert!((65..80).contains(&took), "10 + 20 + 40 seconds and runs: {took}");
 }
 
+/// What a crash loop has come to is known from the containers.
+#[tokio::test(start_paused = true)]
+async fn a_restarted_agent_backs_off_as_the_one_before_did() {
+    let clock: Arc<dyn Clock> = Arc::new(TokioClock::new());
+    let api = Arc::new(FakeApi::default());
+    let simulation = Simulation::new(Arc::clone(&clock), &Tasks::new());
+    let agent = async || {
+        let fabric = FakeFabric::new();
+        fabric.follow(&api);
+        let (api, simulation) = (Arc::clone(&api), simulation.clone());
+        let (index, tasks) = (PodIndex::default(), Tasks::new());
+        let world = World { api, fabric, simulation, index, tasks };
+        world.agent(Arc::clone(&clock), |_| {}).await;
+        world
+    };
+    let world = agent().await;
+    let notes =
+        json!({"simulated.warren.dev/run-for": "1s", "simulated.warren.dev/exit-code": "3"});
+    world.api.apply(pod(one(json!({})), notes));
+    let restarts = |p: &Value| p["status"]["containerStatuses"][0]["restartCount"].as_i64();
+    let waits = |p: &Value| {
+        p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+    };
+    world.pod_is("backed off for 40 s", |p| restarts(p) == Some(3) && waits(p)).await;
+    world.tasks.shutdown().trigger();
+    world.tasks.wait(Duration::from_secs(5)).await.unwrap();
+    drop(world);
+
+    let from = tokio::time::Instant::now();
+    let world = agent().await;
+    world.pod_is("fourth", |p| restarts(p) == Some(4)).await;
+    let took = from.elapsed().as_secs();
+    assert!((30..45).contains(&took), "{took} s of the 40 s that were due");
+    world.pod_is("backed off for 80 s", |p| restarts(p) == Some(4) && waits(p)).await;
+    let from = tokio::time::Instant::now();
+    world.pod_is("fifth", |p| restarts(p) == Some(5)).await;
+    assert!((75..90).contains(&from.elapsed().as_secs()), "{:?}", from.elapsed());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_job_ends() {
     let world = start(|_| {}).await;

@@ -182,6 +182,28 @@ pub fn next_crash(crash: Option<CrashLoop>, backoffs: &Backoffs, now: Timestamp)
     CrashLoop { delay, updated: now }
 }
 
+/// The back-off entry of a container that the agent finds when it starts: what it would remember of so many restarts.
+/// Nothing is kept for it, because the runtime knows the restart count and the times; a container that ran long before
+/// these is backed off as if it had not, until it runs long again. (The kubelet forgets and starts it at once.)
+pub fn crash_found(
+    newest: &Container,
+    before: Option<&Container>,
+    backoffs: &Backoffs,
+) -> Option<CrashLoop> {
+    // A new definition or a new sandbox is no crash.
+    let again = |b: &Container| b.hash == newest.hash && b.sandbox == newest.sandbox;
+    if newest.attempt == 0 || !before.is_none_or(again) {
+        return None;
+    }
+    let started = match &newest.state {
+        State::Running { started_at } => Some(*started_at),
+        State::Exited(exit) => exit.started_at,
+        State::Created | State::Unknown => None,
+    };
+    let updated = started.unwrap_or(newest.created_at);
+    Some(CrashLoop { delay: backoffs.crash.after(newest.attempt), updated })
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     Init,

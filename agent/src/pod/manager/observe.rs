@@ -105,6 +105,7 @@ impl Manager {
         let now = self.context.now();
         let Some(slot) = self.slots.get_mut(uid) else { return };
         let spec = spec::spec(&slot.pod);
+        let first = slot.observed.is_none();
         if slot.memory.start_time.is_none() {
             slot.memory.start_time = observed.sandboxes.iter().map(|s| s.created_at).min();
         }
@@ -117,6 +118,9 @@ impl Manager {
                 .iter()
                 .filter(|c| *c.name == *container.name && c.attempt < newest.attempt)
                 .max_by_key(|c| c.attempt);
+            if first && memory.crash.is_none() {
+                memory.crash = decide::crash_found(newest, older, &self.context.config.backoffs);
+            }
             if let Some(Container { id, state: State::Exited(exit), .. }) = older {
                 memory.last = Some((id.clone(), exit.clone()));
             }
