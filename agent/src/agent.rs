@@ -21,7 +21,7 @@ use crate::manifests::{self, StaticSource};
 use crate::mirror::Mirrors;
 use crate::network::EventSink;
 use crate::node::{self, Machine};
-use crate::objects::Objects;
+use crate::objects::{Kept, Objects, Seal};
 use crate::pod::index::PodIndex;
 use crate::pod::manager::{self, Manager};
 use crate::pod::spec::NodeFields;
@@ -70,16 +70,18 @@ impl Agent {
     pub async fn start(config: Config, deps: AgentDeps, tasks: &Tasks) -> Result<Self, StartError> {
         let AgentDeps { api, fabric, runtime, runtime_name, clock, index, sinks } = deps;
         let node = NodeName(config.node.as_str().into());
-        let keep: Arc<dyn Keep> = match &config.dir {
+        let (keep, kept): (Arc<dyn Keep>, _) = match &config.dir {
             Some(dir) => {
                 let error = |e: std::io::Error| StartError::Folder {
                     path: dir.clone(),
                     reason: e.to_string(),
                 };
                 tokio::fs::create_dir_all(dir).await.map_err(error)?;
-                Arc::new(KeyValue::open(&dir.join("agent.db"))?)
+                let seal = Seal::open(dir).map_err(error)?;
+                let keep: Arc<dyn Keep> = Arc::new(KeyValue::open(&dir.join("agent.db"))?);
+                (Arc::clone(&keep), Some(Kept { keep, seal }))
             }
-            None => Arc::new(Forgetful::default()),
+            None => (Arc::new(Forgetful::default()), None),
         };
         let machine = if config.simulated {
             Machine::simulated(&config.capacity)
@@ -110,7 +112,7 @@ impl Agent {
             api: Arc::clone(&api),
             runtime,
             runtime_name,
-            objects: Objects::new(Arc::clone(&api)),
+            objects: Objects::kept_in(Arc::clone(&api), kept),
             volumes,
             events,
             index: index.clone(),

@@ -195,6 +195,10 @@ impl Feed {
                     if let Err(error) = self.keep.replace_pods(bodies).await {
                         tracing::error!(%error, "the pods of this node are not on disk");
                     }
+                    // Pods that are on their way out may still need theirs.
+                    let ending = self.context.index.pods(Some(&node));
+                    let ending = ending.iter().map(|entry| &*entry.pod);
+                    self.context.objects.keep_for(pods.iter().chain(ending)).await;
                     self.mirrors.listed(pods.iter().filter(|p| mirror::mirrors(p).is_some()));
                     for effect in desired.replace(&node, pods) {
                         self.apply(Some(effect)).await;
@@ -251,7 +255,13 @@ impl Feed {
             }
             ("", kind @ ("configmaps" | "secrets")) => {
                 let kind = kind.trim_end_matches('s');
-                self.context.objects.forget(kind, &event.key.namespace, &event.key.name);
+                let (namespace, name) = (&event.key.namespace, &event.key.name);
+                match event.event_type {
+                    EventType::Deleted => {
+                        self.context.objects.deleted(kind, namespace, name).await;
+                    }
+                    _ => self.context.objects.forget(kind, namespace, name),
+                }
                 let (namespace, name) =
                     (event.key.namespace.to_string(), event.key.name.to_string());
                 self.tell(Change::Object(namespace, name)).await;

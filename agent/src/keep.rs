@@ -1,4 +1,5 @@
-//! What an agent keeps on disk: the pods that it should run, and the last good version of each manifest.
+//! What an agent keeps on disk: the pods that it should run, the last good version of each manifest, and the objects
+//! that the pods refer to.
 
 use std::collections::BTreeMap;
 
@@ -23,9 +24,21 @@ pub trait Keep: Send + Sync {
     async fn manifests(&self) -> Result<Vec<(String, Bytes)>, KeepError>;
     /// `None`: the file is gone.
     async fn put_manifest(&self, path: &str, text: Option<Bytes>) -> Result<(), KeepError>;
+    /// The keys of the objects.
+    async fn objects(&self) -> Result<Vec<String>, KeepError> {
+        Ok(Vec::new())
+    }
+    async fn object(&self, _key: &str) -> Result<Option<Bytes>, KeepError> {
+        Ok(None)
+    }
+    /// `None`: it is gone.
+    async fn put_object(&self, _key: &str, _body: Option<Bytes>) -> Result<(), KeepError> {
+        Ok(())
+    }
 }
 
 const PODS: &str = "pods";
+const OBJECTS: &str = "objects";
 const MANIFESTS: &str = "manifests";
 
 /// Entries that are read at once.
@@ -75,6 +88,22 @@ impl Keep for KeyValue {
         let result = match text {
             Some(text) => self.put(MANIFESTS, path, text).await,
             None => self.delete(MANIFESTS, path).await,
+        };
+        result.map_err(|e| KeepError(e.to_string()))
+    }
+
+    async fn objects(&self) -> Result<Vec<String>, KeepError> {
+        Ok(all(self, OBJECTS).await?.into_iter().map(|(key, _)| key).collect())
+    }
+
+    async fn object(&self, key: &str) -> Result<Option<Bytes>, KeepError> {
+        self.get(OBJECTS, key).await.map_err(|e| KeepError(e.to_string()))
+    }
+
+    async fn put_object(&self, key: &str, body: Option<Bytes>) -> Result<(), KeepError> {
+        let result = match body {
+            Some(body) => self.put(OBJECTS, key, body).await,
+            None => self.delete(OBJECTS, key).await,
         };
         result.map_err(|e| KeepError(e.to_string()))
     }

@@ -1,15 +1,23 @@
 //! The ConfigMaps and Secrets that pods refer to: asked of the API, kept for a while, forgotten when an event says that
-//! they changed.
+//! they changed. What was last seen of them is on disk as well, and good while the API is away.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use parking_lot::Mutex;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::api::{ApiError, SharedApi};
+
+mod kept;
+mod seal;
+
+pub(crate) use kept::Kept;
+pub(crate) use seal::Seal;
 
 /// How long an answer is good without an event: the net under lost events, as the kubelet's cache has it.
 const FRESH: Duration = Duration::from_secs(60);
@@ -36,11 +44,18 @@ type Key = (&'static str, String, String);
 pub struct Objects {
     api: SharedApi,
     cache: Mutex<HashMap<Key, (Instant, Cached)>>,
+    /// None for nodes without a disk.
+    kept: Option<Kept>,
 }
 
 impl Objects {
+    /// Nothing of it is kept on disk.
     pub fn new(api: SharedApi) -> Self {
-        Self { api, cache: Mutex::default() }
+        Self { api, cache: Mutex::default(), kept: None }
+    }
+
+    pub(crate) fn kept_in(api: SharedApi, kept: Option<Kept>) -> Self {
+        Self { kept, ..Self::new(api) }
     }
 
     /// `Ok(None)`: it is not there, and optional.
@@ -54,7 +69,8 @@ impl Objects {
         if let Some(Cached::Map(map)) = self.cached(&key) {
             return Ok(Some(map));
         }
-        match self.api.config_map(namespace, name).await {
+        let answer = self.api.config_map(namespace, name).await;
+        match self.or_kept(&key, answer).await {
             Ok(map) => {
                 let map = Arc::new(map);
                 self.keep(key, Cached::Map(Arc::clone(&map)));
@@ -76,7 +92,8 @@ impl Objects {
         if let Some(Cached::Secret(secret)) = self.cached(&key) {
             return Ok(Some(secret));
         }
-        match self.api.secret(namespace, name).await {
+        let answer = self.api.secret(namespace, name).await;
+        match self.or_kept(&key, answer).await {
             Ok(secret) => {
                 let secret = Arc::new(secret);
                 self.keep(key, Cached::Secret(Arc::clone(&secret)));
@@ -84,6 +101,50 @@ impl Objects {
             }
             Err(ApiError::NotFound(_)) if optional => Ok(None),
             Err(error) => Err(explain(key, &error)),
+        }
+    }
+
+    /// What the API said is kept; where it says nothing, what was kept is good.
+    async fn or_kept<T>(&self, key: &Key, answer: Result<T, ApiError>) -> Result<T, ApiError>
+    where
+        T: Serialize + DeserializeOwned + PartialEq,
+    {
+        let Some(kept) = &self.kept else { return answer };
+        let (kind, namespace, name) = key;
+        let at = kept::key_of(kind, namespace, name);
+        match answer {
+            Ok(object) => {
+                kept.put(&at, &object).await;
+                Ok(object)
+            }
+            Err(error) if error.is_transient() => match kept.get(&at).await {
+                Some(object) => {
+                    tracing::info!(kind, namespace, name, %error, "going by what was kept");
+                    Ok(object)
+                }
+                None => Err(error),
+            },
+            Err(error) => {
+                if matches!(error, ApiError::NotFound(_)) {
+                    kept.delete(&at).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// These are all pods of the node: what no other refers to is no longer kept.
+    pub(crate) async fn keep_for<'a>(&self, pods: impl Iterator<Item = &'a Pod>) {
+        if let Some(kept) = &self.kept {
+            kept.keep_only(pods).await;
+        }
+    }
+
+    /// An event said that it is gone.
+    pub(crate) async fn deleted(&self, kind: &str, namespace: &str, name: &str) {
+        self.forget(kind, namespace, name);
+        if let Some(kept) = &self.kept {
+            kept.delete(&kept::key_of(kind, namespace, name)).await;
         }
     }
 

@@ -399,11 +399,26 @@ async fn a_cold_start_needs_no_api() {
     let dir = tempfile::tempdir().unwrap();
     let agent_dir = dir.path().join("agent");
     let world = start(|config| config.dir = Some(agent_dir.clone())).await;
-    world.api.apply(pod(one(json!({})), json!({})));
+    world.api.put_config_map("default", "m", &[("k", "v")]);
+    world.api.put_secret("default", "s", &[("k", "hush hush")]);
+    let env = json!([
+        {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "k"}}},
+        {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+    ]);
+    world.api.apply(pod(one(json!({"env": env})), json!({})));
     world.pod_is("ready", |p| condition(p, "Ready") == "True").await;
     world.tasks.shutdown().trigger();
     world.tasks.wait(Duration::from_secs(5)).await.unwrap();
     drop(world);
+    for file in std::fs::read_dir(&agent_dir).unwrap() {
+        let path = file.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap_or_default();
+        // As JSON has it: the data of a Secret are base64.
+        for plain in [&b"hush hush"[..], b"aHVzaCBodXNo"] {
+            let there = bytes.windows(plain.len()).any(|part| part == plain);
+            assert!(!there, "the secret stands in {}", path.display());
+        }
+    }
 
     // Another machine of the same name and disk: no API, no containers.
     let clock: Arc<dyn Clock> = Arc::new(TokioClock::new());
