@@ -86,10 +86,10 @@ pub trait Fabric: Send + Sync {
     async fn subscribe(&self, subscription: Subscription) -> Box<dyn Subscriber>;
 
     /// A node answers a command with a Status. It may write to nobody's queue itself, so the server hands the answer
-    /// on. An error where it could not be sent; nothing is retried. Where there are no commands, nobody is told.
+    /// on. An error where it could not be sent, or where there are no commands; nothing is retried.
     async fn reply(&self, to: &ReplyTo, status: &serde_json::Value) -> Result<(), BrokerError> {
-        let _ = (to, status);
-        Ok(())
+        let _ = status;
+        Err(BrokerError::Disconnected(format!("no broker to answer {:?} by", to.queue)))
     }
 }
 

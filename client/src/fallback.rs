@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep_until};
-use warren_broker::{Delivery, Fabric, Subscriber, Subscription};
+use warren_broker::{BrokerError, Delivery, Fabric, ReplyTo, Subscriber, Subscription};
 
 use crate::HttpFabric;
 use crate::http_fabric::HttpSubscriber;
@@ -38,6 +38,10 @@ impl Fabric for Fallback {
             broker: Broker::Subscribing(async move { broker.subscribe(wanted).await }.boxed()),
             standby: Standby::Waiting(Instant::now() + PATIENCE),
         })
+    }
+
+    async fn reply(&self, to: &ReplyTo, status: &serde_json::Value) -> Result<(), BrokerError> {
+        self.broker.reply(to, status).await
     }
 }
 

@@ -380,11 +380,6 @@ impl Cluster {
         self.processes.get(role).map(Child::id)
     }
 
-    /// Those that run.
-    pub fn roles(&self) -> Vec<Role> {
-        self.processes.keys().cloned().collect()
-    }
-
     pub fn log(&self, role: &Role) -> String {
         std::fs::read_to_string(self.log_path(role)).unwrap_or_default()
     }

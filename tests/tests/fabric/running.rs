@@ -145,7 +145,7 @@ async fn a_forged_event_is_a_command(rabbit: &RabbitMq, world: &World) {
     assert_eq!((events(&all)[1].revision, relists(&all)), (last, vec!["start"]));
 }
 
-/// Messages in `warren.dead` that came from a queue.
+/// Messages in `warren.dead` that came from a queue, with their reasons.
 async fn dead(rabbit: &RabbitMq, origin: &str, count: usize) -> Vec<Value> {
     let mut all = Vec::new();
     eventually("the dead letters", async || {
@@ -155,7 +155,7 @@ async fn dead(rabbit: &RabbitMq, origin: &str, count: usize) -> Vec<Value> {
     .await;
     let from = |m: &Value| {
         let headers = &m["properties"]["headers"];
-        headers["x-origin"] == origin || headers["x-first-death-queue"] == origin
+        headers["x-origin"] == origin && headers["x-reason"].as_str().is_some_and(|r| !r.is_empty())
     };
     assert!(all.iter().all(from), "{all:#?}");
     all
@@ -175,7 +175,7 @@ async fn poison_is_put_aside(rabbit: &RabbitMq, world: &World) {
     reader.until("a relist", |all| relists(all) == ["start", "unreadable event"]).await;
     let dead = dead(rabbit, "node.poison", 1).await;
     assert_eq!(dead[0]["payload"], "poison");
-    assert_eq!(dead[0]["properties"]["headers"]["x-first-death-reason"], "rejected");
+    assert_eq!(dead[0]["properties"]["headers"]["x-origin-key"], key);
     world.journal.write("web", &[of("poison")]);
     reader.until("the consumer goes on", |all| events(all).len() == 1).await;
 }
@@ -222,7 +222,9 @@ async fn what_is_refused_is_a_dead_letter(rabbit: &RabbitMq, world: &World) {
             break;
         }
     }
-    assert_eq!(dead(rabbit, "node.refuse", 1).await[0]["payload"], "gibberish");
+    let dead = dead(rabbit, "node.refuse", 1).await;
+    assert_eq!(dead[0]["payload"], "gibberish");
+    assert_eq!(dead[0]["properties"]["headers"]["x-reason"], "not a pod");
 }
 
 async fn commands_to_the_server(rabbit: &RabbitMq, world: &World) {
