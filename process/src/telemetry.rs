@@ -15,9 +15,11 @@ pub const LOG_ENV: &str = "WARREN_LOG";
 /// Without the variable: this project's crates at info, all others at warn.
 const DEFAULT_FILTER: &str = "warn,warren=info";
 
-/// What lapin says of each channel and connection that ends comes to us as an error as well, and is told there with what
-/// it was for, or is no error at all: a queue that is waited for. Who wants these lines names the target.
-const TOLD_ELSEWHERE: &str = "lapin::channel=off";
+/// What these say of each channel, connection and request that fails comes to us as an error as well, and is told there
+/// with what it was for, or is no error at all: a queue or a server that is waited for. Who wants the lines names the
+/// target.
+const TOLD_ELSEWHERE: &str =
+    "lapin::channel=off,lapin::io_loop=off,kube_client::client::builder=off";
 
 /// Crates that write credentials, tokens or bodies of messages below info. No filter lets that through.
 const TALKATIVE: &[&str] =
@@ -88,22 +90,23 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_that_ends_is_told_by_its_user_only() {
+    fn what_comes_as_an_error_is_told_by_its_user_only() {
         let shown = |text: Option<&str>| {
             let (seen, filter) = (Arc::<Mutex<Vec<String>>>::default(), env_filter(text).unwrap());
             let layer = Targets(Arc::clone(&seen)).with_filter(filter.and(filter_fn(is_harmless)));
             let subscriber = tracing_subscriber::registry().with(layer);
             tracing::subscriber::with_default(subscriber, || {
                 tracing::error!(target: "lapin::channel", "Channel closed");
-                tracing::error!(target: "lapin::io_loop", "error doing IO");
+                tracing::error!(target: "kube_client::client::builder", "failed");
+                tracing::error!(target: "lapin::heartbeat", "trouble");
                 tracing::error!(target: "warren_broker", "trouble");
             });
             seen.lock().join(" ")
         };
         for text in [None, Some("info"), Some("debug,lapin=info")] {
-            assert_eq!(shown(text), "lapin::io_loop warren_broker", "{text:?}");
+            assert_eq!(shown(text), "lapin::heartbeat warren_broker", "{text:?}");
         }
-        let all = "lapin::channel lapin::io_loop warren_broker";
+        let all = "lapin::channel lapin::heartbeat warren_broker";
         assert_eq!(shown(Some("info,lapin::channel=error")), all);
     }
 
