@@ -20,7 +20,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
-use warren_process::Tasks;
+use warren_process::{Metrics, Tasks};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::pod::index::PodIndex;
@@ -62,6 +62,7 @@ pub enum ServerError {
 pub async fn start(
     settings: &ServerSettings,
     pods: PodIndex,
+    metrics: Metrics,
     tasks: &Tasks,
 ) -> Result<SocketAddr, ServerError> {
     let address = settings.listen;
@@ -69,10 +70,23 @@ pub async fn start(
     let acceptor = TlsAcceptor::from(Arc::new(tls(settings)?));
     let listener = TcpListener::bind(address).await.map_err(listen)?;
     let bound = listener.local_addr().map_err(listen)?;
-    let service =
-        Arc::new(route::Service { pods, stats: stats::Rates::default(), tasks: tasks.clone() });
+    let counted = pods.clone();
+    metrics.values("agent", move || counts(&counted));
+    let (stats, tasks_of_streams) = (stats::Rates::default(), tasks.clone());
+    let service = Arc::new(route::Service { pods, stats, metrics, tasks: tasks_of_streams });
     tasks.spawn("node port", accept(listener, acceptor, service, tasks.clone()));
     Ok(bound)
+}
+
+/// Of all nodes of the process.
+fn counts(pods: &PodIndex) -> Vec<(&'static str, bool, &'static str, u64)> {
+    let entries = pods.pods(None);
+    let containers = entries.iter().flat_map(|entry| &entry.observed.containers);
+    let running = containers.filter(|container| container.is_running()).count();
+    vec![
+        ("pods", true, "Pods that the nodes know.", entries.len() as u64),
+        ("running_containers", true, "Containers that run.", running as u64),
+    ]
 }
 
 async fn accept(

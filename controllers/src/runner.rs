@@ -55,6 +55,19 @@ pub struct Metrics {
     pub failures: AtomicU64,
 }
 
+impl Metrics {
+    /// For [`warren_process::Metrics::values`].
+    pub fn snapshot(&self) -> Vec<(&'static str, bool, &'static str, u64)> {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        vec![
+            ("decisions", false, "Keys that were decided about.", get(&self.decisions)),
+            ("writes", false, "Writes that plans asked for.", get(&self.writes)),
+            ("conflicts", false, "Writes that lost a race.", get(&self.conflicts)),
+            ("failures", false, "Writes that were refused or not answered.", get(&self.failures)),
+        ]
+    }
+}
+
 struct Runner<C> {
     controller: C,
     context: Context,

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
@@ -60,6 +61,15 @@ impl Metrics {
         self.0.lock().register_collector(Box::new(collector));
     }
 
+    /// Numbers that somebody counts in a way of their own, under `<part>_<name>`.
+    pub fn values(
+        &self,
+        part: &'static str,
+        read: impl Fn() -> Vec<Value> + Send + Sync + 'static,
+    ) {
+        self.collector(Values { part, read: Box::new(read) });
+    }
+
     /// In the OpenMetrics text form, see [`METRICS_CONTENT_TYPE`].
     pub fn text(&self) -> String {
         let mut text = String::new();
@@ -70,9 +80,58 @@ impl Metrics {
     }
 }
 
+/// Name, whether it is a gauge (else it only grows), what it is, and how much now.
+pub type Value = (&'static str, bool, &'static str, u64);
+
+struct Values {
+    part: &'static str,
+    read: Box<dyn Fn() -> Vec<Value> + Send + Sync>,
+}
+
+impl fmt::Debug for Values {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.part)
+    }
+}
+
+impl Collector for Values {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        for (name, is_gauge, help, value) in (self.read)() {
+            let name = format!("{}_{name}", self.part);
+            if is_gauge {
+                let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+                let type_ = gauge.metric_type();
+                gauge.encode(encoder.encode_descriptor(&name, help, None, type_)?)?;
+            } else {
+                let counter = ConstCounter::new(value);
+                let type_ = counter.metric_type();
+                counter.encode(encoder.encode_descriptor(&name, help, None, type_)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_of_others() {
+        let metrics = Metrics::new();
+        metrics.values("broker", || {
+            vec![("events", false, "Events given.", 3), ("open", true, "In hand.", 2)]
+        });
+        let wanted = "# HELP warren_broker_events Events given.
+# TYPE warren_broker_events counter
+warren_broker_events_total 3
+# HELP warren_broker_open In hand.
+# TYPE warren_broker_open gauge
+warren_broker_open 2
+# EOF
+";
+        assert_eq!(metrics.text(), wanted);
+    }
 
     #[test]
     fn the_text_form() {

@@ -157,3 +157,34 @@ fn rollouts_are_paused_resumed_and_undone() {
     cluster.kubectl(["scale", "deploy/web", "--replicas=0"]).ok();
     until("none is left", SOON, || cluster.objects("pods", "default").is_empty());
 }
+
+/// On the kubelet's path, for the identity that may use the port, and for nobody else.
+#[test]
+fn a_nodes_port_serves_metrics() {
+    let cluster = Cluster::simulated();
+    cluster.kubectl_with(["apply", "-f", "-"], &deployment("web", 2, "example/web:1")).ok();
+    until("pods run", SOON, || running(&cluster).len() == 2);
+    let node = cluster.object("node", "", "node-1").expect("the node");
+    let port = &node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"];
+    let pki = cluster.data_dir().join("pki");
+    let get = |identity: &str| {
+        let mut curl = std::process::Command::new("curl");
+        curl.args(["--silent", "--show-error", "--fail", "--cacert"]).arg(pki.join("ca.crt"));
+        curl.arg("--cert").arg(pki.join(format!("{identity}.crt")));
+        curl.arg("--key").arg(pki.join(format!("{identity}.key")));
+        curl.arg(format!("https://127.0.0.1:{port}/metrics"));
+        warren_tests::kubectl::run(curl, None)
+    };
+    let output = get("apiserver-node");
+    assert!(output.succeeded(), "{}", output.told());
+    let value = |name: &str| {
+        let found = output.stdout.lines().find_map(|line| line.strip_prefix(name));
+        let found = found.unwrap_or_else(|| panic!("no {name} in {}", output.stdout));
+        found.trim().parse::<f64>().expect("a number")
+    };
+    assert!(value("warren_agent_pods ") >= 2.0);
+    assert!(value("warren_agent_running_containers ") >= 2.0);
+    assert!(value("warren_controllers_decisions_total ") >= 2.0);
+    let refused = get("admin");
+    assert!(!refused.succeeded() && refused.err().contains("403"), "{}", refused.told());
+}

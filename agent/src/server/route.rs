@@ -7,7 +7,7 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use warren_process::Tasks;
+use warren_process::{METRICS_CONTENT_TYPE, Metrics, Tasks};
 
 use super::{logs, stats, stream};
 use crate::pod::index::{PodEntry, PodIndex};
@@ -17,6 +17,7 @@ pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 pub(super) struct Service {
     pub(super) pods: PodIndex,
     pub(super) stats: stats::Rates,
+    pub(super) metrics: Metrics,
     pub(super) tasks: Tasks,
 }
 
@@ -60,6 +61,9 @@ async fn answer(
             Err(Refusal(StatusCode::METHOD_NOT_ALLOWED, "only GET and POST".to_owned()))
         }
         ["healthz"] => Ok(text(StatusCode::OK, "ok")),
+        ["metrics"] => {
+            Ok(plain(StatusCode::OK, METRICS_CONTENT_TYPE, service.metrics.text().into()))
+        }
         ["stats", "summary"] => stats::summary(service, query.get("node")).await,
         ["containerLogs", namespace, pod, container] => {
             let entry = find(&service.pods, namespace, pod)?;

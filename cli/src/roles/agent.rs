@@ -19,7 +19,7 @@ use warren_agent::{Agent, AgentDeps, Config};
 use warren_broker::accounts::Account;
 use warren_broker::{Fabric, RabbitFabric};
 use warren_client::Connection;
-use warren_process::{SystemClock, Tasks};
+use warren_process::{Metrics, SystemClock, Tasks};
 
 use super::{CommonArgs, claim, names_of};
 use crate::files::{DataDir, write_atomically};
@@ -99,6 +99,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let kubeconfig = args.kubeconfig.clone();
         let path = kubeconfig.unwrap_or_else(|| data.kubeconfig(&format!("node-{name}")));
         let client = super::client(&path, args.server.as_deref()).await?;
+        let metrics = Metrics::new();
         let connection = match &args.broker {
             None => Connection::over_http(client),
             Some(url) => {
@@ -107,6 +108,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 let config = crate::accounts::broker_config(&data, url, &account, &what)?;
                 let fabric =
                     RabbitFabric::new(config, crate::accounts::server_account(url), &tasks);
+                let counted = fabric.clone();
+                metrics.values("broker", move || counted.metrics().snapshot());
                 Connection::with_fallback(client, Arc::new(fabric))
             }
         };
@@ -116,7 +119,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let ca = pki.ca_path();
         // Others wait for its lock.
         drop(pki);
-        let port = crew.open_port(args.bind, ca, &material, &tasks).await?;
+        let port = crew.open_port(args.bind, ca, &material, metrics, &tasks).await?;
         crew.start(name, connection, args.manifests.clone(), port, &tasks).await?;
         Ok((None, lock))
     })
@@ -160,11 +163,12 @@ impl Crew {
         listen: SocketAddr,
         ca: PathBuf,
         material: &Material,
+        metrics: Metrics,
         tasks: &Tasks,
     ) -> Result<SocketAddr> {
         let (certificate, key) = (material.certificate.clone(), material.key.clone());
         let settings = ServerSettings { listen, ca, certificate, key };
-        warren_agent::server::start(&settings, self.index.clone(), tasks)
+        warren_agent::server::start(&settings, self.index.clone(), metrics, tasks)
             .await
             .context("another process has the port, perhaps; name another")
     }

@@ -1,6 +1,7 @@
 //! `warren controllers`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -72,21 +73,23 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 )?;
                 let fabric =
                     RabbitFabric::new(config, crate::accounts::server_account(url), &tasks);
-                Connection::with_fallback(client, std::sync::Arc::new(fabric))
+                Connection::with_fallback(client, Arc::new(fabric))
             }
         };
-        start(connection, &args.controllers, &tasks)?;
+        drop(start(connection, &args.controllers, &tasks)?);
         Ok((None, ()))
     })
 }
 
-pub(crate) fn start(connection: Connection, args: &ControllerArgs, tasks: &Tasks) -> Result<()> {
+pub(crate) fn start(
+    connection: Connection,
+    args: &ControllerArgs,
+    tasks: &Tasks,
+) -> Result<Arc<warren_controllers::Metrics>> {
     let config = Config {
         disabled: args.disabled.clone(),
         node_grace: args.node_monitor_grace_period,
         ..Config::default()
     };
-    warren_controllers::start(connection, config, tasks)
-        .map(drop)
-        .context("the controllers cannot start")
+    warren_controllers::start(connection, config, tasks).context("the controllers cannot start")
 }

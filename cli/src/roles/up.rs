@@ -11,7 +11,7 @@ use warren_apiserver::User;
 use warren_broker::accounts::Account;
 use warren_broker::{Fabric, RabbitFabric};
 use warren_client::Connection;
-use warren_process::Tasks;
+use warren_process::{Metrics, Tasks};
 
 use super::agent::{AgentArgs, Crew, RuntimeKind};
 use super::apiserver::ServerArgs;
@@ -84,7 +84,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         kubeconfigs(&data, &url, &identities)?;
         crate::say!("api          {url}");
 
-        let fabric = fabric(args, &data, &tasks)?;
+        // The nodes' port serves those of the whole process but the API's, which has its own.
+        let metrics = Metrics::new();
+        let fabric = fabric(args, &data, &metrics, &tasks)?;
         let connect = |user: User| {
             let client = warren_client::in_process(server.local_service(user));
             match &fabric {
@@ -92,13 +94,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 None => Connection::new(client, server.fabric()),
             }
         };
-        super::controllers::start(connect(User::controllers()), &args.controllers, &tasks)?;
+        let controllers =
+            super::controllers::start(connect(User::controllers()), &args.controllers, &tasks)?;
+        metrics.values("controllers", move || controllers.snapshot());
         crate::say!("controllers  in this process");
 
         let crew = Crew::new(&data, &args.agent, &names, &tasks)?;
         let port = match identities.node(names.first().map_or("", String::as_str)) {
             Some(node) => {
-                crew.open_port(args.node_bind, identities.ca.clone(), node, &tasks).await?
+                crew.open_port(args.node_bind, identities.ca.clone(), node, metrics, &tasks).await?
             }
             None => args.node_bind,
         };
@@ -131,12 +135,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// RabbitMQ as the readers in this process see it: with the server's account, and so over few connections.
-fn fabric(args: &Args, data: &DataDir, tasks: &Tasks) -> Result<Option<Arc<dyn Fabric>>> {
+fn fabric(
+    args: &Args,
+    data: &DataDir,
+    metrics: &Metrics,
+    tasks: &Tasks,
+) -> Result<Option<Arc<dyn Fabric>>> {
     let Some(url) = &args.server.broker else { return Ok(None) };
     let config = crate::accounts::broker_config(data, url, &Account::Server, "up")?;
     crate::say!("broker       {}", config.url);
     let account = config.url.account().to_owned();
-    Ok(Some(Arc::new(RabbitFabric::new(config, account, tasks))))
+    let fabric = RabbitFabric::new(config, account, tasks);
+    let counted = fabric.clone();
+    metrics.values("broker", move || counted.metrics().snapshot());
+    Ok(Some(Arc::new(fabric)))
 }
 
 /// Waits until so many nodes are Ready, or patience ends; answers how many are.
