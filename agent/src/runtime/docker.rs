@@ -15,10 +15,11 @@ use bollard::Docker;
 use bollard::errors::Error;
 use bollard::models::{ContainerCreateBody, ContainerInspectResponse, NetworkCreateRequest};
 use bollard::query_parameters::{
-    CreateContainerOptions, ListContainersOptions, RemoveContainerOptions, StatsOptions,
-    StopContainerOptions,
+    CreateContainerOptions, ListContainersOptions, ListNetworksOptions, RemoveContainerOptions,
+    StatsOptions, StopContainerOptions,
 };
 use futures::StreamExt;
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
 use warren_process::Tasks;
@@ -109,33 +110,53 @@ impl DockerRuntime {
         format!("warren-{}", self.config.cluster)
     }
 
+    /// Agents that start together may each make one, for the daemon takes any number of networks of one name, and then
+    /// refuses the name as ambiguous: the oldest stays, and whoever finds another that nobody uses removes it.
     async fn ensure_network(&self) -> Result<()> {
         let mut made = self.network_made.lock().await;
         if *made {
             return Ok(());
         }
-        let name = self.network();
-        match self.docker.inspect_network(&name, None).await {
-            Ok(_) => {}
-            Err(error) if status(&error) == Some(404) => {
-                let labels =
-                    HashMap::from([(label::CLUSTER.to_owned(), self.config.cluster.clone())]);
-                let request = NetworkCreateRequest {
-                    name,
-                    driver: Some("bridge".into()),
-                    labels: Some(labels),
-                    ..NetworkCreateRequest::default()
-                };
-                match self.docker.create_network(request).await {
-                    Ok(_) => {}
-                    Err(error) if status(&error) == Some(409) => {}
-                    Err(error) => return Err(failed("create network", error)),
-                }
+        let mut found = self.networks().await?;
+        if found.is_empty() {
+            let labels = HashMap::from([(label::CLUSTER.to_owned(), self.config.cluster.clone())]);
+            let request = NetworkCreateRequest {
+                name: self.network(),
+                driver: Some("bridge".into()),
+                labels: Some(labels),
+                ..NetworkCreateRequest::default()
+            };
+            match self.docker.create_network(request).await {
+                Ok(_) => {}
+                Err(error) if status(&error) == Some(409) => {}
+                Err(error) => return Err(failed("create network", error)),
             }
-            Err(error) => return Err(failed("inspect network", error)),
+            found = self.networks().await?;
+        }
+        for (_, other) in found.iter().skip(1) {
+            match self.docker.remove_network(other).await {
+                Ok(()) => {}
+                Err(error) if status(&error) == Some(404) => {}
+                Err(error) => return Err(failed("remove a second network", error)),
+            }
         }
         *made = true;
         Ok(())
+    }
+
+    /// All networks of our name, the oldest first: when each was made, and its id.
+    async fn networks(&self) -> Result<Vec<(Option<Timestamp>, String)>> {
+        let name = self.network();
+        let filters = HashMap::from([("name".to_owned(), vec![name.clone()])]);
+        let options = ListNetworksOptions { filters: Some(filters) };
+        let list = self.docker.list_networks(Some(options)).await;
+        let list = list.map_err(|e| failed("list networks", e))?;
+        // The filter takes parts of names as well.
+        let ours = list.into_iter().filter(|n| n.name.as_ref() == Some(&name));
+        let made = |created: Option<String>| created?.parse().ok();
+        let mut ours: Vec<_> = ours.filter_map(|n| Some((made(n.created), n.id?))).collect();
+        ours.sort();
+        Ok(ours)
     }
 
     /// Ours only: cluster and node, and what else is asked for.
@@ -255,10 +276,10 @@ impl Runtime for DockerRuntime {
                     self.config.pause_image
                 )));
             }
-            // Somebody removed the network.
-            Err(RuntimeError::Failed { operation, reason }) if reason.contains("network") => {
+            // Somebody removed the network, or made a second one.
+            Err(error) if error.to_string().contains("network") => {
                 *self.network_made.lock().await = false;
-                return Err(RuntimeError::Failed { operation, reason });
+                return Err(error);
             }
             result => result?,
         };
@@ -286,6 +307,10 @@ impl Runtime for DockerRuntime {
         }
         let found = self.docker.inspect_container(&id, None).await;
         let found = found.map_err(|e| failed("inspect container", e))?;
+        if !sandbox.host_network {
+            let bridge = config::bridge_of(&found);
+            let _ = tokio::task::spawn_blocking(|| bridge.map(let_back_in)).await;
+        }
         let made = config::sandbox_of(&found);
         made.ok_or_else(|| RuntimeError::NotFound { what: "sandbox", id: id.to_string() })
     }
@@ -403,6 +428,19 @@ impl Runtime for DockerRuntime {
             memory_usage: usage,
             memory_working_set: usage.saturating_sub(inactive),
         })
+    }
+}
+
+/// Lets a frame leave a bridge by the port that it came in by: a pod that meets itself through a service. Netfilter
+/// turns its frame round on the bridge, without the detour by the host, where bridged frames are filtered.
+fn let_back_in(bridge: String) {
+    let ports = std::fs::read_dir(format!("/sys/class/net/{bridge}/brif"));
+    for port in ports.into_iter().flatten().flatten() {
+        let setting = port.path().join("hairpin_mode");
+        if let Err(error) = std::fs::write(&setting, "1") {
+            // The port may be gone by now.
+            tracing::debug!(setting = %setting.display(), %error, "not set");
+        }
     }
 }
 

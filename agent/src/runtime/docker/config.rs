@@ -219,6 +219,13 @@ pub(super) fn sandbox_of(found: &ContainerInspectResponse) -> Option<Sandbox> {
     })
 }
 
+/// The host's interface that the daemon makes for a network of ours.
+pub(super) fn bridge_of(sandbox: &ContainerInspectResponse) -> Option<String> {
+    let networks = sandbox.network_settings.as_ref()?.networks.as_ref()?;
+    let id = networks.values().find_map(|n| n.network_id.as_deref())?;
+    Some(format!("br-{}", id.get(..12)?))
+}
+
 fn container_of(found: &ContainerInspectResponse) -> Option<Container> {
     let config = found.config.as_ref()?;
     let labels = config.labels.as_ref()?;
