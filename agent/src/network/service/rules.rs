@@ -210,15 +210,16 @@ pub(crate) fn difference(table: &str, old: &Elements, new: &Elements) -> Option<
 pub(crate) fn whole(table: &str, service_cidr: &str, bridged: bool, elements: &Elements) -> String {
     let peers = if bridged { "ip saddr . ip daddr @hairpin masquerade" } else { "masquerade" };
     let random = format!("numgen random mod {SLOTS}");
+    // Of the same type as the random one, by which the maps are declared: nft 1.0 dies listing a map of jhash.
     let client = format!("jhash ip saddr mod {SLOTS}");
     let mut script = format!(
         "table ip {table} {{}}
 delete table ip {table}
 table ip {table} {{
   map addresses {{ typeof ip daddr . meta l4proto . th dport . {random} : ip daddr . th dport; }}
-  map addresses-sticky {{ typeof ip daddr . meta l4proto . th dport . {client} : ip daddr . th dport; }}
+  map addresses-sticky {{ typeof ip daddr . meta l4proto . th dport . {random} : ip daddr . th dport; }}
   map nodeports {{ typeof meta l4proto . th dport . {random} : ip daddr . th dport; }}
-  map nodeports-sticky {{ typeof meta l4proto . th dport . {client} : ip daddr . th dport; }}
+  map nodeports-sticky {{ typeof meta l4proto . th dport . {random} : ip daddr . th dport; }}
   set empty {{ typeof ip daddr . meta l4proto . th dport; }}
   set hairpin {{ typeof ip saddr . ip daddr; }}
   chain services {{
