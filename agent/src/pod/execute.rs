@@ -222,7 +222,12 @@ fn pull_failed(
     error: &RuntimeError,
 ) -> StartError {
     let reason = error.waiting_reason();
-    let event = if reason == "InvalidImageName" { "InspectFailed" } else { "Failed" };
+    // As the kubelet names them.
+    let event = match error {
+        RuntimeError::InvalidImageName(_) => "InspectFailed",
+        RuntimeError::ImageNeverPull(_) => "ErrImageNeverPull",
+        _ => "Failed",
+    };
     context.events.pod(pod, Level::Warning, event, &error.to_string(), Some(field));
     let _ = container;
     StartError { kind: Kind::Image, reason, message: error.to_string(), made: false }
