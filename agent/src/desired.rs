@@ -279,6 +279,9 @@ impl Feed {
             Some(Effect::MirrorSeen(pod)) => {
                 self.mirrors.saw(&pod);
                 self.writer.wake();
+                if let (Some(uid), Some(status)) = (mirror::mirrors(&pod), &pod.status) {
+                    self.tell(Change::Told(uid.into(), Arc::new(status.clone()))).await;
+                }
             }
             Some(Effect::MirrorGone { namespace, name, uid }) => {
                 self.mirrors.gone(&namespace, &name, &uid);

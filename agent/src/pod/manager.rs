@@ -48,6 +48,8 @@ pub(crate) enum Change {
     Complete,
     /// The mirror of this static pod was made anew: it has no status.
     Mirrored(Arc<str>),
+    /// What the API now says of this static pod's mirror.
+    Told(Arc<str>, Arc<PodStatus>),
     /// A ConfigMap or Secret of this namespace and name changed.
     Object(String, String),
 }
@@ -88,6 +90,8 @@ struct Slot {
     observing: bool,
     memory: Memory,
     status: Arc<PodStatus>,
+    /// What the API says of a static pod's mirror.
+    told: Option<Arc<PodStatus>>,
     stop_by: Option<Timestamp>,
     wake: Option<Timestamp>,
     cancels: BTreeMap<Arc<str>, CancellationToken>,
@@ -233,6 +237,12 @@ impl Manager {
                     self.writer.put(uid, update(slot, false));
                 }
             }
+            Change::Told(uid, status) => {
+                if let Some(slot) = self.slots.get_mut(&uid) {
+                    slot.told = Some(status);
+                    self.insist(&uid);
+                }
+            }
             Change::Complete => {
                 self.complete = true;
                 self.list();
@@ -292,6 +302,7 @@ impl Manager {
                 self.refresh_volumes(&uid);
                 self.step(&uid);
             }
+            self.insist(&uid);
             return;
         }
         let status = Arc::new(pod.status.clone().unwrap_or_default());
@@ -334,6 +345,7 @@ impl Manager {
                 observing: false,
                 memory,
                 status,
+                told: None,
                 stop_by: None,
                 wake: None,
                 cancels: BTreeMap::new(),

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::decide::{self, Outcome, Restart, Role};
-use super::memory::{Backoffs, Memory};
+use super::memory::{Backoffs, Busy, Memory};
 use super::spec::{self, RestartPolicy};
 use crate::runtime::{Container, Exit, Observed, State};
 
@@ -279,6 +279,10 @@ fn container(input: &Input<'_>, spec: &Spec, role: Role, initializing: bool) -> 
         return status;
     };
     status.container_id = Some(id(&found.id));
+    // What it was made from; a changed spec is not that yet.
+    if !found.image.is_empty() {
+        status.image = found.image.to_string();
+    }
     status.image_id = found.image_id.to_string();
     status.restart_count = i32::try_from(found.attempt).unwrap_or(i32::MAX);
     status.last_state = previous(found.attempt)
@@ -395,6 +399,10 @@ fn back_off(
     }
     let policy = spec::restart_policy(spec::spec(pod));
     let remembered = memory.get(&spec.name);
+    if remembered.is_some_and(|m| m.busy == Some(Busy::Starting)) {
+        // The wait that is noted already is that of its next end.
+        return None;
+    }
     let crash = remembered.and_then(|m| m.crash);
     let Restart::At(at) = decide::restart(policy, role, exit, crash, backoffs) else { return None };
     if let Some((reason, message)) = failure(input, spec) {
@@ -475,5 +483,18 @@ pub fn same(stored: &PodStatus, ours: &PodStatus) -> bool {
         s.ephemeral_container_statuses = s.ephemeral_container_statuses.filter(|e| !e.is_empty());
         s
     };
-    own(stored) == own(ours)
+    // As JSON: the API keeps times to the second.
+    serde_json::to_value(own(stored)).ok() == serde_json::to_value(own(ours)).ok()
+}
+
+/// Whether somebody else has changed a condition of ours in what the API has. Where the containers differ as well, it is
+/// an earlier word of our own, and the later one is on its way.
+pub fn overruled(stored: &PodStatus, ours: &PodStatus) -> bool {
+    let of = |status: &PodStatus, name: &str| {
+        let mut all = status.conditions.iter().flatten();
+        all.find(|c| c.type_ == name).map(|c| c.status.clone())
+    };
+    let changed = OWN_CONDITIONS.iter().any(|name| of(stored, name) != of(ours, name));
+    let containers = |s: &PodStatus| serde_json::to_value(&s.container_statuses).ok();
+    changed && containers(stored) == containers(ours)
 }

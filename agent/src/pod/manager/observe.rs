@@ -244,8 +244,29 @@ impl Manager {
         }
     }
 
+    /// Says again what somebody else has overruled: a node that nobody heard of, or whose runtime was away, has its pods
+    /// marked as not ready, and only the agent can tell that they are. Not while the runtime is away.
+    pub(super) fn insist(&self, uid: &str) {
+        let Some(slot) = self.slots.get(uid) else { return };
+        if slot.observed.is_none()
+            || slot.cleaned
+            || slot.removed
+            || self.runtime_down.borrow().is_some()
+        {
+            return;
+        }
+        let stored = match slot.source {
+            Source::Api => slot.pod.status.as_ref(),
+            Source::Static => slot.told.as_deref(),
+        };
+        let overruled = stored.is_some_and(|s| status::overruled(s, &slot.status));
+        if overruled {
+            self.writer.put(uid.into(), update(slot, false));
+        }
+    }
+
     pub(super) fn down(&mut self, why: Option<String>) {
-        self.runtime_down.send_if_modified(|now| {
+        let changed = self.runtime_down.send_if_modified(|now| {
             if *now == why || (now.is_some() && why.is_some()) {
                 return false;
             }
@@ -256,6 +277,9 @@ impl Manager {
             *now = why;
             true
         });
+        if changed {
+            self.slots.keys().for_each(|uid| self.insist(uid));
+        }
     }
 }
 

@@ -151,6 +151,32 @@ fn why_it_waits() {
     let text = "back-off 2m40s restarting failed container=c pod=p_ns(u)";
     let crashed = observed(&pod, Some(exited(1)));
     assert_eq!(reason(&memory, &crashed), ("CrashLoopBackOff".into(), text.into()));
+    // On its way already.
+    memory.container("c").busy = Some(Busy::Starting);
+    let status = say(&pod, &crashed, &memory, &PodStatus::default(), false);
+    let state = status.container_statuses.unwrap().remove(0).state.unwrap();
+    assert!(state.waiting.is_none() && state.terminated.is_some(), "{state:?}");
+}
+
+#[test]
+fn what_somebody_else_has_changed_is_noticed() {
+    let pod = pod("Always");
+    // The daemon counts in nanoseconds, the API in seconds.
+    let started_at = "2026-01-01T00:59:00.123456789Z".parse().unwrap();
+    let running = observed(&pod, Some(State::Running { started_at }));
+    let mut memory = Memory::default();
+    memory.container("c").started = Some("c-1".into());
+    let ours = say(&pod, &running, &memory, &PodStatus::default(), false);
+    let stored = |ours: &PodStatus| -> PodStatus {
+        serde_json::from_value(serde_json::to_value(ours).unwrap()).unwrap()
+    };
+    let mut theirs = stored(&ours);
+    assert!(same(&theirs, &ours) && !overruled(&theirs, &ours));
+    let conditions = theirs.conditions.iter_mut().flatten();
+    conditions.filter(|c| c.type_ == "Ready").for_each(|c| c.status = "False".into());
+    assert!(overruled(&theirs, &ours));
+    let earlier = say(&pod, &observed(&pod, None), &memory, &PodStatus::default(), false);
+    assert!(!overruled(&stored(&earlier), &ours), "our own, and late");
 }
 
 #[test]
