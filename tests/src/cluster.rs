@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::kubectl::{self, Output};
 use crate::rabbitmq::RabbitMq;
+use crate::running::Running;
 use crate::wait::until_some;
 
 /// From the start of the first process until the last node is Ready, in a debug build on a busy machine.
@@ -39,6 +40,8 @@ pub struct Options {
     pub controllers: Vec<String>,
     /// More arguments for `warren agent`, where it is a process of its own.
     pub agents: Vec<String>,
+    /// The daemon's address, where it is another than everybody's.
+    pub docker_host: Option<String>,
 }
 
 impl Default for Options {
@@ -51,6 +54,7 @@ impl Default for Options {
             arguments: vec![],
             controllers: vec![],
             agents: vec![],
+            docker_host: None,
         }
     }
 }
@@ -250,6 +254,9 @@ impl Cluster {
         command.stdin(Stdio::null());
         command.stdout(log.try_clone().expect("the log can be shared")).stderr(log);
         command.env_remove("KUBECONFIG");
+        if let Some(host) = &self.options.docker_host {
+            command.env("DOCKER_HOST", host);
+        }
         let child = command.spawn().unwrap_or_else(|error| {
             panic!(
                 "{}: cannot be started: {error}; build it with `cargo build`",
@@ -300,12 +307,16 @@ impl Cluster {
 
     /// A `kubectl` that goes on, as `get -w`; killed when dropped.
     pub fn kubectl_going_on<const N: usize>(&self, arguments: [&str; N]) -> Running {
-        let path = self.dir.path().join(format!("logs/kubectl-{}.out", free_port()));
         let mut command = kubectl::command(&self.kubeconfig());
-        let file = File::create(&path).expect("a file for the output");
-        command.args(arguments).stdin(Stdio::null());
-        command.stdout(file.try_clone().expect("the file can be shared")).stderr(file);
-        Running { child: command.spawn().expect("kubectl can be started"), path }
+        command.args(arguments);
+        command.stdin(Stdio::null());
+        self.going_on(command)
+    }
+
+    /// The same of any program; its output goes to a file of this cluster.
+    pub fn going_on(&self, mut command: Command) -> Running {
+        let path = self.dir.path().join(format!("logs/kubectl-{}.out", free_port()));
+        Running::start(&mut command, path)
     }
 
     /// Runs the `warren` binary's verbs.
@@ -380,6 +391,10 @@ impl Cluster {
         self.processes.get(role).map(Child::id)
     }
 
+    pub(crate) fn docker_host(&self) -> Option<&str> {
+        self.options.docker_host.as_deref()
+    }
+
     pub fn log(&self, role: &Role) -> String {
         std::fs::read_to_string(self.log_path(role)).unwrap_or_default()
     }
@@ -404,7 +419,7 @@ impl Drop for Cluster {
             let _ = process.wait();
         }
         if self.options.runtime == Runtime::Docker {
-            remove_containers(&self.data_dir());
+            crate::docker::remove_all(self.docker_host(), &self.data_dir());
         }
         if std::thread::panicking() {
             for role in self.roles() {
@@ -414,25 +429,6 @@ impl Drop for Cluster {
                 eprintln!("--- {} (last lines)\n{}", role.name(), lines[last..].join("\n"));
             }
         }
-    }
-}
-
-/// A program that goes on until dropped.
-pub struct Running {
-    child: Child,
-    path: PathBuf,
-}
-
-impl Running {
-    pub fn output(&self) -> String {
-        std::fs::read_to_string(&self.path).unwrap_or_default()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -464,27 +460,6 @@ fn ready_nodes(list: &Value) -> usize {
     list["items"].as_array().map_or(0, |nodes| nodes.iter().filter(ready).count())
 }
 
-fn terminate(process: &Child) {
+pub(crate) fn terminate(process: &Child) {
     let _ = Command::new("kill").arg(process.id().to_string()).stderr(Stdio::null()).status();
-}
-
-/// Containers of the cluster of this data folder, and no others.
-fn remove_containers(data: &Path) {
-    let Ok(cluster) = std::fs::read_to_string(data.join("cluster-id")) else { return };
-    let filter = format!("label=io.warren.cluster={}", cluster.trim());
-    let docker = |arguments: &[&str]| {
-        let output = std::process::Command::new("docker").args(arguments).output();
-        output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default()
-    };
-    let containers = docker(&["ps", "-aq", "--filter", &filter]);
-    for id in containers.split_whitespace() {
-        docker(&["rm", "-f", "-v", id]);
-    }
-    let networks = docker(&["network", "ls", "-q", "--filter", &filter]);
-    for id in networks.split_whitespace() {
-        docker(&["network", "rm", id]);
-    }
-    if let Ok(table) = std::fs::read_to_string(data.join("nft-table")) {
-        let _ = std::process::Command::new("nft").args(["delete", "table", "ip", &table]).output();
-    }
 }

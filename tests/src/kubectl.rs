@@ -81,10 +81,15 @@ pub fn run(mut command: Command, input: Option<&str>) -> Output {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child: Child =
         command.spawn().unwrap_or_else(|error| panic!("{line}: cannot be started: {error}"));
-    if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
-        let _ = stdin.write_all(input.as_bytes());
-    }
-    let output = child.wait_with_output().expect("the output can be read");
+    let stdin = child.stdin.take();
+    // Both ways at once: a program may answer before it has read everything.
+    let output = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let (Some(input), Some(mut stdin)) = (input, stdin) else { return };
+            let _ = stdin.write_all(input.as_bytes());
+        });
+        child.wait_with_output().expect("the output can be read")
+    });
     Output {
         command: line,
         code: output.status.code().unwrap_or(-1),

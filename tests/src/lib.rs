@@ -3,11 +3,16 @@
 //! Nothing here knows Warren's insides: clusters are processes of the real binary, talked to over HTTPS and AMQP.
 
 pub mod cluster;
+pub mod docker;
 pub mod kubectl;
 pub mod rabbitmq;
+pub mod running;
+pub mod space;
 mod wait;
 
 pub use cluster::{Cluster, Options, Role, Runtime};
+pub use docker::Dockerd;
 pub use kubectl::Output;
 pub use rabbitmq::RabbitMq;
+pub use space::Space;
 pub use wait::{until, until_some};

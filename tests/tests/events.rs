@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use hyper::Method;
 use serde_json::{Value, json};
-use warren_tests::cluster::{Running, SOON};
+use warren_tests::cluster::SOON;
+use warren_tests::running::Running;
 use warren_tests::{Cluster, Options, RabbitMq, until, until_some};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
