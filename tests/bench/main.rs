@@ -8,6 +8,7 @@ mod load;
 mod pod;
 mod pods;
 mod reference;
+mod scheduled;
 mod server;
 
 use std::fs::File;
@@ -22,7 +23,7 @@ use clap::Parser;
 use crate::figure::Figure;
 
 /// All rows, in the order in which they run.
-const ROWS: [&str; 18] = [
+const ROWS: [&str; 19] = [
     "tls",
     "sqlite",
     "etcd",
@@ -40,6 +41,7 @@ const ROWS: [&str; 18] = [
     "rabbitmq",
     "nodes",
     "docker",
+    "scheduled",
     "simulated",
 ];
 
@@ -48,7 +50,7 @@ const ROWS: [&str; 18] = [
     name = "bench",
     about = "Measures Warren, and what can be run beside it",
     after_help = "ROWS:\n  tls sqlite etcd create patch get list watcher watch memory startup binary idle lapin rabbitmq \
-                  nodes docker simulated"
+                  nodes docker scheduled simulated"
 )]
 struct Args {
     /// Only these rows, separated by commas.
@@ -206,6 +208,9 @@ async fn run(args: &Args) -> Result<()> {
     }
     if scale.wants("docker") {
         out.add("docker", pods::docker(&scale).await)?;
+    }
+    if scale.wants("scheduled") {
+        out.add("scheduled", scheduled::scheduled(&scale).await)?;
     }
     if scale.wants("simulated") {
         out.add("simulated", pods::simulated(&scale).await)?;

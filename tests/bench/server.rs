@@ -61,6 +61,13 @@ impl Server {
         Ok(started.elapsed())
     }
 
+    /// Starts it again on its data, in another role.
+    pub async fn run_as(&mut self, arguments: &[&str]) -> Result<Duration> {
+        self.stop().await?;
+        self.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        self.restart().await
+    }
+
     async fn is_ready(&self) -> bool {
         let Ok(client) = self.client(1).await else { return false };
         client.text(client.get("/readyz")).await.is_ok_and(|(status, _)| status.is_success())

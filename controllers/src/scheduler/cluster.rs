@@ -69,7 +69,7 @@ impl Amounts {
 type Port = (String, String, i32);
 
 /// A pod as the scheduler sees it, read once.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct PodInfo {
     pub pod: Arc<Pod>,
     pub requests: Amounts,
@@ -408,16 +408,18 @@ impl Cluster {
         self.places.contains_key(uid)
     }
 
-    /// Whether a pod is counted there as it is now; what else changed does not matter here.
-    pub fn counts(&self, pod: &Pod, node: &str) -> bool {
-        let uid = pods::uid(pod);
-        let at = self.positions.get(node);
-        let known = at.and_then(|at| self.nodes[*at].pods.get(uid));
-        known.is_some_and(|known| {
-            known.pod.spec == pod.spec
-                && known.pod.metadata.labels == pod.metadata.labels
-                && known.group.terminating == pods::is_terminating(pod)
-                && known.group.owner.as_ref() == controller_of(&pod.metadata).map(|o| &o.uid)
-        })
+    /// Whether a pod is counted there as it is now; what else changed does not matter here. Then only the newest copy is
+    /// kept: it is the cache's own.
+    pub fn counts(&mut self, pod: &Arc<Pod>, node: &str) -> bool {
+        let Some(at) = self.positions.get(node) else { return false };
+        let Some(known) = self.nodes[*at].pods.get_mut(pods::uid(pod)) else { return false };
+        let same = known.pod.spec == pod.spec
+            && known.pod.metadata.labels == pod.metadata.labels
+            && known.group.terminating == pods::is_terminating(pod)
+            && known.group.owner.as_ref() == controller_of(&pod.metadata).map(|o| &o.uid);
+        if same {
+            Arc::make_mut(known).pod = Arc::clone(pod);
+        }
+        same
     }
 }

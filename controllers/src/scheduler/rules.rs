@@ -14,7 +14,7 @@ type Labels = BTreeMap<String, String>;
 pub(crate) type Namespaces = BTreeMap<String, Labels>;
 
 /// One term of a pod's (anti-)affinity to other pods.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Term {
     pub topology: String,
     /// Zero where it is required.
@@ -58,7 +58,7 @@ impl Term {
 }
 
 /// Required terms first, then preferred ones with their weights.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Terms {
     pub required: Vec<Term>,
     pub required_not: Vec<Term>,
@@ -97,7 +97,7 @@ impl Terms {
 }
 
 /// One of a pod's topology spread constraints.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Constraint {
     pub topology: String,
     pub max_skew: i64,
