@@ -27,7 +27,7 @@ spec:
       - name: c
         image: warren/busybox:1
         command: [sh, -c, 'hostname >/var/www/index.html; exec httpd -f -p 8080 -h /var/www']
-        readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1}
+        readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1, timeoutSeconds: 20}
       - {name: beside, image: 'warren/busybox:1', command: [sleep, '3600']}
 ---
 apiVersion: v1
@@ -62,8 +62,8 @@ spec:
   - name: c
     image: warren/busybox:1
     command: [sleep, '3600']
-    readinessProbe: {exec: {command: ['true']}, periodSeconds: 1, failureThreshold: 1}
-    livenessProbe: {exec: {command: ['true']}, periodSeconds: 1, failureThreshold: 1}
+    readinessProbe: {exec: {command: ['true']}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 1}
+    livenessProbe: {exec: {command: ['true']}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 1}
 ---
 apiVersion: v1
 kind: Pod

@@ -140,7 +140,7 @@ spec:
     image: warren/busybox:1
     restartPolicy: Always
     command: [sh, -c, 'echo beside >>/out/log; echo I am here >/var/www/index.html; exec httpd -f -p 8080 -h /var/www']
-    startupProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
+    startupProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, timeoutSeconds: 20}
     volumeMounts: [{name: out, mountPath: /out}]
   - name: second
     image: warren/busybox:1

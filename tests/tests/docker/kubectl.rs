@@ -23,7 +23,7 @@ spec:
         image: warren/busybox:1
         command: [sh, -c, 'echo $VERSION >/var/www/index.html; exec httpd -f -p 8080 -h /var/www']
         env: [{name: VERSION, value: one}]
-        readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1}
+        readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1, timeoutSeconds: 20}
 ";
 
 fn pods(space: &Space) -> Vec<Value> {
@@ -123,7 +123,7 @@ spec:
     # A tenth of a cpu, and some memory.
     command: [sh, -c, 'x=$(head -c 8000000 /dev/zero | tr \"\\0\" x); while :; do :; done']
     resources: {limits: {cpu: 100m, memory: 128Mi}}
-    livenessProbe: {exec: {command: ['true']}, periodSeconds: 1}
+    livenessProbe: {exec: {command: ['true']}, periodSeconds: 1, timeoutSeconds: 20}
 ",
     );
     space.line("wait pod/busy --for=condition=Ready --timeout=60s").ok();
@@ -137,7 +137,7 @@ spec:
         "Container ID:  docker://",
         "State:          Running",
         "cpu:     100m",
-        "Liveness:     exec [true] delay=0s timeout=1s period=1s #success=1 #failure=3",
+        "Liveness:     exec [true] delay=0s timeout=20s period=1s #success=1 #failure=3",
         "Successfully assigned described/busy to node-1",
         "Container image \"warren/busybox:1\" already present on machine",
         "Created container: c",

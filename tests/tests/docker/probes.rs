@@ -16,8 +16,8 @@ spec:
   - name: c
     image: warren/busybox:1
     command: [sh, -c, 'touch /tmp/alive; exec httpd -f -p 8080']
-    readinessProbe: {exec: {command: [cat, /tmp/ready]}, periodSeconds: 1, failureThreshold: 1}
-    livenessProbe: {exec: {command: [cat, /tmp/alive]}, periodSeconds: 1, failureThreshold: 2}
+    readinessProbe: {exec: {command: [cat, /tmp/ready]}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 1}
+    livenessProbe: {exec: {command: [cat, /tmp/alive]}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 2}
 ---
 apiVersion: v1
 kind: Pod
@@ -29,8 +29,8 @@ spec:
     image: warren/busybox:1
     command: [sh, -c, 'touch /var/www/alive; exec httpd -f -p 8080 -h /var/www']
     ports: [{name: web, containerPort: 8080}]
-    readinessProbe: {httpGet: {path: /ready, port: web}, periodSeconds: 1, failureThreshold: 1}
-    livenessProbe: {httpGet: {path: /alive, port: 8080}, periodSeconds: 1, failureThreshold: 2}
+    readinessProbe: {httpGet: {path: /ready, port: web}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 1}
+    livenessProbe: {httpGet: {path: /alive, port: 8080}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 2}
 ---
 apiVersion: v1
 kind: Pod
@@ -41,8 +41,8 @@ spec:
   - name: c
     image: warren/busybox:1
     command: [sh, -c, 'httpd -p 8081; exec sleep 3600']
-    readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, failureThreshold: 1}
-    livenessProbe: {tcpSocket: {port: 8081}, periodSeconds: 1, failureThreshold: 2}
+    readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 1}
+    livenessProbe: {tcpSocket: {port: 8081}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 2}
 ---
 apiVersion: v1
 kind: Service
@@ -174,8 +174,8 @@ spec:
   - name: c
     image: warren/busybox:1
     command: [sleep, '3600']
-    startupProbe: {{exec: {{command: [cat, /tmp/started]}}, periodSeconds: 1, failureThreshold: {failures}}}
-    livenessProbe: {{exec: {{command: [cat, /tmp/alive]}}, periodSeconds: 1, failureThreshold: 1}}
+    startupProbe: {{exec: {{command: [cat, /tmp/started]}}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: {failures}}}
+    livenessProbe: {{exec: {{command: [cat, /tmp/alive]}}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 1}}
 "
         )
     };
