@@ -171,15 +171,17 @@ impl Dockerd {
         let process = spawn(folder.path());
         let mut daemon = Self { folder, process };
         daemon.answers().unwrap_or_else(|why| panic!("{why}"));
-        let save = Command::new("docker")
+        let mut save = Command::new("docker")
             .args(["save", PAUSE, BUSYBOX])
             .stdout(Stdio::piped())
             .spawn()
             .expect("docker can be started");
+        let images = save.stdout.take().expect("its output is piped");
         let mut load = Command::new("docker");
-        load.args(["--host", &daemon.host(), "load"]);
-        load.stdin(save.stdout.expect("its output")).stdout(Stdio::null());
-        assert!(load.status().expect("docker can be started").success(), "images are loaded");
+        load.args(["--host", &daemon.host(), "load"]).stdin(images).stdout(Stdio::null());
+        let loaded = load.status().expect("docker can be started").success();
+        let saved = save.wait().expect("it was started").success();
+        assert!(loaded && saved, "images are loaded");
         daemon
     }
 

@@ -119,8 +119,8 @@ fn pods(cluster: &Cluster) -> Vec<Value> {
 
 fn container(cluster: &Cluster, pod: &str, name: &str) -> Container {
     let all = running(cluster).into_iter();
-    let found = all.filter(|c| c.pod == pod && c.name.as_deref() == Some(name));
-    found.last().unwrap_or_else(|| panic!("no container {name} of {pod}"))
+    let mut found = all.filter(|c| c.pod == pod && c.name.as_deref() == Some(name));
+    found.next_back().unwrap_or_else(|| panic!("no container {name} of {pod}"))
 }
 
 fn restarts(cluster: &Cluster) -> BTreeMap<String, u64> {
