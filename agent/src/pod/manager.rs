@@ -116,8 +116,11 @@ pub(crate) struct Manager {
     writer: StatusWriter,
     send: mpsc::Sender<Message>,
     slots: HashMap<Arc<str>, Slot>,
-    /// All pods of a name, in the order in which they came: the later wait for the earlier to be gone.
+    /// All pods of a name, in the order in which they came: the later wait for the earlier to be gone. What only the
+    /// runtime knows came first.
     names: HashMap<Name, Vec<Arc<str>>>,
+    /// What runs, and nobody has said yet whether it should.
+    unclaimed: Vec<PodRef>,
     due: BinaryHeap<Reverse<(Timestamp, Due)>>,
     complete: bool,
     listed: bool,
@@ -137,6 +140,7 @@ impl Manager {
             send,
             slots: HashMap::new(),
             names: HashMap::new(),
+            unclaimed: Vec::new(),
             due: BinaryHeap::new(),
             complete: false,
             listed: false,
@@ -309,6 +313,17 @@ impl Manager {
         let mut memory =
             Memory { start_time: status.start_time.as_ref().map(|t| t.0), ..Memory::default() };
         seed(&mut memory, &status);
+        if source == Source::Static {
+            let unclaimed = std::mem::take(&mut self.unclaimed);
+            for other in unclaimed {
+                if is_version_of(&other, &pod_ref) {
+                    self.end_orphan(&other);
+                    self.observe(&other.uid);
+                } else {
+                    self.unclaimed.push(other);
+                }
+            }
+        }
         self.insert(pod_ref, pod, source, false, memory, status);
         if self.listed {
             self.observe(&uid);
@@ -324,15 +339,20 @@ impl Manager {
         memory: Memory,
         status: Arc<PodStatus>,
     ) {
-        self.context.index.insert(PodEntry {
-            node: self.context.node.0.clone(),
-            pod: Arc::clone(&pod),
-            observed: Arc::default(),
-            status: Arc::clone(&status),
-            runtime: Arc::clone(&self.context.runtime),
-        });
         let uid = pod_ref.uid.clone();
-        self.names.entry((pod_ref.namespace, pod_ref.name)).or_default().push(uid.clone());
+        let same_name = self.names.entry((pod_ref.namespace, pod_ref.name)).or_default();
+        let orphan = pod.spec.is_none();
+        // Who asks for a name means the pod that is wanted.
+        if !orphan || same_name.is_empty() {
+            self.context.index.insert(PodEntry {
+                node: self.context.node.0.clone(),
+                pod: Arc::clone(&pod),
+                observed: Arc::default(),
+                status: Arc::clone(&status),
+                runtime: Arc::clone(&self.context.runtime),
+            });
+        }
+        same_name.insert(if orphan { 0 } else { same_name.len() }, uid.clone());
         self.slots.insert(
             uid,
             Slot {
@@ -353,6 +373,23 @@ impl Manager {
                 cleaned: false,
             },
         );
+    }
+
+    /// Whether a pod that nobody has asked for is a version of a static pod from before this agent started. It goes
+    /// first, and now: both would want the same ports, and the API itself may be among them.
+    fn is_replaced(&self, pod: &PodRef) -> bool {
+        let key = (pod.namespace.clone(), pod.name.clone());
+        let mut uids = self.names.get(&key).into_iter().flatten();
+        uids.any(|uid| {
+            let slot = self.slots.get(uid).filter(|slot| slot.source == Source::Static);
+            slot.is_some_and(|slot| is_version_of(pod, &spec::pod_ref(&slot.pod)))
+        })
+    }
+
+    fn end_orphan(&mut self, pod: &PodRef) {
+        tracing::info!(%pod, uid = %pod.uid, "ending a pod that nobody wants any more");
+        let body = Arc::new(orphan(pod));
+        self.insert(pod.clone(), body, Source::Api, true, Memory::default(), Arc::default());
     }
 
     fn drop_slot(&mut self, uid: &str) {
@@ -758,6 +795,14 @@ fn backoff_events(context: &Context, pod: &Pod, old: &PodStatus, new: &PodStatus
             _ => {}
         }
     }
+}
+
+/// Whether a pod that runs came from another version of a static pod's manifest. The uids of static pods are hashes,
+/// those of the API have dashes.
+fn is_version_of(runs: &PodRef, wanted: &PodRef) -> bool {
+    runs.uid != wanted.uid
+        && !runs.uid.contains('-')
+        && (&runs.namespace, &runs.name) == (&wanted.namespace, &wanted.name)
 }
 
 /// A pod that only the runtime knows: all there is to do is to end it.

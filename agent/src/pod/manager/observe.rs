@@ -80,12 +80,15 @@ impl Manager {
         self.due.retain(|Reverse((_, due))| *due != Due::Relist);
         self.due.push(Reverse((later(now, self.context.config.relist_every), Due::Relist)));
         let first = !std::mem::replace(&mut self.listed, true);
+        self.unclaimed.clear();
         for (pod, _) in &pods {
-            if !self.slots.contains_key(&pod.uid) && self.complete {
-                tracing::info!(%pod, uid = %pod.uid, "ending a pod that nobody wants any more");
-                let body = Arc::new(orphan(pod));
-                let (memory, status) = (Memory::default(), Arc::default());
-                self.insert(pod.clone(), body, Source::Api, true, memory, status);
+            if self.slots.contains_key(&pod.uid) {
+                continue;
+            }
+            if self.complete || self.is_replaced(pod) {
+                self.end_orphan(pod);
+            } else {
+                self.unclaimed.push(pod.clone());
             }
         }
         let mut seen: HashMap<Arc<str>, Observed> =
