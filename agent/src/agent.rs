@@ -124,6 +124,7 @@ impl Agent {
         let writer = StatusWriter::start(Arc::clone(&api), mirrors.clone(), tasks);
         let (to_manager, inbox) = mpsc::channel(manager::INBOX);
         let (down, runtime_down) = watch::channel(None);
+        until_shutdown(tasks, "runtime-back", tell_when_back(runtime_down.clone(), sinks.clone()));
         let manager = Manager::new(Arc::clone(&context), writer.clone(), to_manager.clone(), down);
         tasks.spawn("pods", manager.run(inbox));
 
@@ -181,6 +182,24 @@ impl Agent {
     pub async fn ready(&mut self) {
         let _ = self.ready.wait_for(|ready| *ready).await;
     }
+}
+
+/// Tells the network when the container runtime answers again after a silence.
+async fn tell_when_back(
+    mut runtime_down: watch::Receiver<Option<String>>,
+    sinks: Vec<Arc<dyn EventSink>>,
+) {
+    loop {
+        if runtime_down.wait_for(Option::is_some).await.is_err() {
+            break;
+        }
+        if runtime_down.wait_for(Option::is_none).await.is_err() {
+            break;
+        }
+        sinks.iter().for_each(|sink| sink.runtime_back());
+    }
+    // Nobody says it any more: shutdown is near.
+    std::future::pending().await
 }
 
 /// Runs a task that never ends by itself, until shutdown. Nothing that it does needs to be finished.

@@ -11,4 +11,6 @@ pub trait EventSink: Send + Sync {
     fn event(&self, event: &Event);
     /// Events may have been lost: list again. The API answered just now.
     fn relist(&self);
+    /// The container runtime answers again. It may have written its own packet filter anew.
+    fn runtime_back(&self);
 }

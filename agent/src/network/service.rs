@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
@@ -19,6 +20,7 @@ use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use warren_broker::{Event, EventType};
 use warren_process::Tasks;
 
@@ -29,8 +31,8 @@ mod rules;
 
 /// Changes that come together are written together.
 const GATHER: Duration = Duration::from_millis(3);
-/// How often somebody else's flush of the table is looked for.
-const CHECK: Duration = Duration::from_secs(30);
+/// How often somebody else's flush of the table, or of Docker's chain, is looked for.
+const CHECK: Duration = Duration::from_secs(10);
 /// The longest wait after a failure.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// nft takes milliseconds; a hanging one must not stop us forever.
@@ -63,6 +65,8 @@ pub enum ServiceError {
 pub struct ServiceProxy {
     world: Mutex<World>,
     relist: Mutex<bool>,
+    /// The host's own settings are to be looked at now.
+    look: AtomicBool,
     changed: Notify,
 }
 
@@ -73,6 +77,7 @@ impl ServiceProxy {
         let proxy = Arc::new(Self {
             world: Mutex::default(),
             relist: Mutex::new(true),
+            look: AtomicBool::new(false),
             changed: Notify::new(),
         });
         let (worker, shutdown) = (Arc::clone(&proxy), tasks.shutdown().clone());
@@ -88,6 +93,7 @@ impl ServiceProxy {
     async fn run(&self, config: &Config, client: &Client) {
         let mut applied: Option<Elements> = None;
         let mut wait = Duration::from_millis(200);
+        let mut looked = Instant::now();
         loop {
             match self.step(config, client, &mut applied).await {
                 Ok(()) => wait = Duration::from_millis(200),
@@ -100,10 +106,16 @@ impl ServiceProxy {
                     continue;
                 }
             }
-            match tokio::time::timeout(CHECK, self.changed.notified()).await {
-                Ok(()) => tokio::time::sleep(GATHER).await,
-                Err(_) if !is_there(&config.table).await => applied = None,
-                Err(_) => {}
+            if tokio::time::timeout_at(looked + CHECK, self.changed.notified()).await.is_ok() {
+                tokio::time::sleep(GATHER).await;
+            }
+            if self.look.swap(false, Ordering::Relaxed) || looked.elapsed() >= CHECK {
+                looked = Instant::now();
+                if is_there(&config.table).await {
+                    prepare_host(&config.service_cidr).await;
+                } else {
+                    applied = None;
+                }
             }
         }
     }
@@ -168,6 +180,11 @@ impl EventSink for ServiceProxy {
         *self.relist.lock() = true;
         self.changed.notify_one();
     }
+
+    fn runtime_back(&self) {
+        self.look.store(true, Ordering::Relaxed);
+        self.changed.notify_one();
+    }
 }
 
 fn upsert<K: DeserializeOwned>(objects: &mut std::collections::BTreeMap<Key, K>, event: &Event) {
@@ -194,7 +211,8 @@ fn bridged_frames_are_filtered() -> bool {
     setting.is_ok_and(|value| value.trim() == "1")
 }
 
-/// What the rules need outside their table. Failures are logged: services inside the host work without.
+/// What the rules need outside their table. Failures are logged: services inside the host work without. What is there
+/// is left as it is, so this may be done again and again.
 async fn prepare_host(service_cidr: &str) {
     for setting in ["ipv4/ip_forward", "ipv4/conf/all/route_localnet"] {
         let path = format!("/proc/sys/net/{setting}");
@@ -202,6 +220,10 @@ async fn prepare_host(service_cidr: &str) {
         if !is_on && let Err(error) = std::fs::write(&path, "1") {
             tracing::warn!(path, %error, "cannot set a kernel setting that services need");
         }
+    }
+    // No iptables, no such chain: Docker filters nothing here, or not yet.
+    if !succeeds("iptables", &["-n", "-L", "DOCKER-USER"]).await {
+        return;
     }
     for range in [["--ctorigdst", service_cidr], ["--ctorigdstport", "30000:32767"]] {
         let rule = [
@@ -211,13 +233,7 @@ async fn prepare_host(service_cidr: &str) {
         ]
         .concat();
         let has = |verb: &'static str| [&[verb, "DOCKER-USER"][..], &rule].concat();
-        // No iptables, no such chain: Docker filters nothing here.
-        if !succeeds("iptables", &["-n", "-L", "DOCKER-USER"]).await
-            || succeeds("iptables", &has("-C")).await
-        {
-            continue;
-        }
-        if !succeeds("iptables", &has("-I")).await {
+        if !succeeds("iptables", &has("-C")).await && !succeeds("iptables", &has("-I")).await {
             tracing::warn!("cannot tell Docker to let connections to services pass");
         }
     }
