@@ -2,7 +2,7 @@
 //!
 //! The program writes its log itself, to a file that the supervisor bounds by copying and truncating; so nothing that
 //! it says is lost in a pipe when the supervisor is killed. It goes with its supervisor (parent death signal), so that
-//! a new supervisor never finds an orphan in the way.
+//! a new supervisor, which the guard becomes, never finds an orphan in the way.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -20,6 +20,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::files::{DataDir, Lock, make_dir, read_optional, write_atomically};
+
+mod guard;
 
 /// The first wait after an end, doubled up to the last.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
@@ -60,6 +62,9 @@ pub(crate) struct Args {
     /// Used by the supervisor on itself: become the program, tied to this parent.
     #[arg(long, hide = true, value_name = "PID")]
     become_child_of: Option<i32>,
+    /// Used by the supervisor on itself: take its place when it is killed.
+    #[arg(long, hide = true, value_name = "PID")]
+    guard_of: Option<i32>,
     /// The program and its arguments.
     #[arg(last = true, required_unless_present_any = ["stop", "status"])]
     command: Vec<String>,
@@ -70,6 +75,9 @@ pub(crate) fn run(args: &Args) -> Result<u8> {
     let files = Files::new(args);
     if let Some(parent) = args.become_child_of {
         return Err(become_program(parent, &args.command));
+    }
+    if let Some(supervisor) = args.guard_of {
+        return Err(guard::watch(supervisor, args));
     }
     if args.stop {
         return stop(&files).map(|()| 0);
@@ -144,6 +152,8 @@ enum Woken {
     Forward(Signal),
     CheckLog,
     Restart,
+    GuardEnded,
+    RestartGuard,
 }
 
 async fn keep_running(args: &Args, files: &Files) -> Result<()> {
@@ -159,8 +169,10 @@ async fn keep_running(args: &Args, files: &Files) -> Result<()> {
     let mut started = Instant::now();
     let mut delay = Duration::ZERO;
     let mut restart_at = started;
+    let mut guard = Some(guard::start(args, &log)?);
+    let mut restart_guard_at = started;
     loop {
-        let running = child.is_some();
+        let (running, guarded) = (child.is_some(), guard.is_some());
         let woken = tokio::select! {
             status = wait(&mut child), if running => Woken::Ended(status),
             () = tokio::time::sleep_until(restart_at), if !running => Woken::Restart,
@@ -170,6 +182,8 @@ async fn keep_running(args: &Args, files: &Files) -> Result<()> {
             _ = usr1.recv() => Woken::Forward(Signal::USR1),
             _ = usr2.recv() => Woken::Forward(Signal::USR2),
             _ = log_check.tick() => Woken::CheckLog,
+            _ = wait(&mut guard), if guarded => Woken::GuardEnded,
+            () = tokio::time::sleep_until(restart_guard_at), if !guarded => Woken::RestartGuard,
         };
         match woken {
             Woken::Ended(status) => {
@@ -197,6 +211,8 @@ async fn keep_running(args: &Args, files: &Files) -> Result<()> {
                 }
             },
             Woken::Stop => {
+                // First, so that nobody takes over from one that is killed while it ends.
+                drop(guard);
                 if let Some(program) = child {
                     end(program, &mut log).await;
                 }
@@ -207,6 +223,17 @@ async fn keep_running(args: &Args, files: &Files) -> Result<()> {
                     let _ = rustix::process::kill_process(pid, signal);
                 }
             }
+            Woken::GuardEnded => {
+                guard = None;
+                restart_guard_at = Instant::now() + FIRST_DELAY;
+            }
+            Woken::RestartGuard => match guard::start(args, &log) {
+                Ok(started) => guard = Some(started),
+                Err(error) => {
+                    restart_guard_at = Instant::now() + FIRST_DELAY;
+                    note(&mut log, &format!("{error:#}; next try in {FIRST_DELAY:?}"));
+                }
+            },
             Woken::CheckLog => {
                 if let Err(error) = rotate(&files.log, args.log_max_bytes, args.log_keep) {
                     note(&mut log, &format!("the log cannot be moved aside: {error}"));
@@ -355,16 +382,18 @@ fn parse_pid_file(content: &str) -> Option<(Pid, u64)> {
 }
 
 /// When a process started, in clock ticks since boot; with the pid it names a process for good. `None` where there is
-/// no such process.
+/// no such process, or one that has ended and that nobody has waited for.
 fn start_time(pid: Pid) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
     parse_start_time(&stat)
 }
 
-/// proc_pid_stat(5): field 22; the name in field 2 may hold blanks and brackets.
+/// proc_pid_stat(5): field 22; the name in field 2 may hold blanks and brackets, field 3 is the state.
 fn parse_start_time(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+    let mut fields = rest.split_ascii_whitespace();
+    let ended = matches!(fields.next()?, "Z" | "X");
+    fields.nth(18)?.parse().ok().filter(|_| !ended)
 }
 
 fn plain_name(name: &str) -> Result<String, String> {
@@ -400,6 +429,7 @@ mod tests {
     fn start_times_are_read_past_odd_names() {
         let stat = "42 (a) b) S 1 42 42 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 987654 1 2";
         assert_eq!(parse_start_time(stat), Some(987_654));
+        assert_eq!(parse_start_time(&stat.replace(") S", ") Z")), None, "it has ended");
         assert_eq!(parse_start_time("42"), None);
         assert!(start_time(rustix::process::getpid()).is_some());
     }

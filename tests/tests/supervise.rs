@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use warren_tests::cluster::binary;
 use warren_tests::kubectl::{self, Output};
-use warren_tests::until;
+use warren_tests::{until, until_some};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -38,6 +38,25 @@ impl Supervised {
         started.map(str::to_owned).collect()
     }
 
+    /// The supervisor that the pid file names.
+    fn supervisor(&self) -> String {
+        let path = self.dir.path().join("run/x.pid");
+        let content = std::fs::read_to_string(path).unwrap_or_default();
+        content.lines().next().unwrap_or_default().to_owned()
+    }
+
+    /// The child of the supervisor that takes its place when it is killed.
+    fn guard(&self) -> Option<String> {
+        let supervisor = self.supervisor();
+        let children = format!("/proc/{supervisor}/task/{supervisor}/children");
+        let children = std::fs::read_to_string(children).unwrap_or_default();
+        let mut children = children.split_whitespace().map(str::to_owned);
+        children.find(|pid| {
+            let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.contains("--guard-of")
+        })
+    }
+
     fn verb(&self, verb: &str) -> Output {
         let mut command = Command::new(binary());
         command.args(["supervise", "--name", "x", verb, "--data-dir"]).arg(self.dir.path());
@@ -47,7 +66,8 @@ impl Supervised {
 
 impl Drop for Supervised {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // Killed, it would come back.
+        self.verb("--stop");
         let _ = self.child.wait();
     }
 }
@@ -56,8 +76,10 @@ fn signal(name: &str, pid: &str) {
     assert!(Command::new("kill").args([name, pid]).status().unwrap().success());
 }
 
-fn alive(pid: &str) -> bool {
-    std::path::Path::new("/proc").join(pid).exists()
+/// Whether a process has not ended, also where nobody waits for orphans.
+fn runs(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
 #[test]
@@ -76,7 +98,7 @@ fn signals_are_passed_on_and_stop_ends_both() {
     assert_eq!(supervised.verb("--status").code, 0);
     supervised.verb("--stop").ok();
     assert!(supervised.log().contains("bye"), "{}", supervised.log());
-    assert!(!alive(&supervised.pids()[0]));
+    assert!(!runs(&supervised.pids()[0]));
     assert_eq!(supervised.verb("--status").code, 3);
     supervised.verb("--stop").ok();
 }
@@ -98,13 +120,30 @@ fn there_is_one_supervisor_of_a_name() {
 }
 
 #[test]
-fn a_program_goes_with_a_supervisor_that_is_killed() {
+fn a_supervisor_that_is_killed_comes_back_and_its_guard_too() {
     let mut supervised = Supervised::start();
-    let pid = supervised.pids()[0].clone();
-    supervised.child.kill().unwrap();
-    supervised.child.wait().unwrap();
-    until("the program is gone", SOON, || !alive(&pid));
-    assert_eq!(supervised.verb("--status").code, 3, "an old pid file misleads nobody");
+    for round in 1..=2 {
+        let guard = until_some("there is a guard", SOON, || supervised.guard());
+        signal("-9", &guard);
+        until_some("there is another", SOON, || supervised.guard().filter(|now| *now != guard));
+        let before = supervised.supervisor();
+        let program = supervised.pids().pop().unwrap();
+        signal("-9", &before);
+        if round == 1 {
+            supervised.child.wait().unwrap();
+        }
+        until("the program goes with it", SOON, || !runs(&program));
+        until("another supervisor runs", SOON, || {
+            supervised.verb("--status").code == 0 && supervised.supervisor() != before
+        });
+        until("the program runs again", SOON, || supervised.pids().len() == round + 1);
+    }
+    let (supervisor, guard) = (supervised.supervisor(), supervised.guard().unwrap());
+    supervised.verb("--stop").ok();
+    for pid in [supervisor, guard, supervised.pids().pop().unwrap()] {
+        until("an orderly end is one", SOON, || !runs(&pid));
+    }
+    assert_eq!(supervised.verb("--status").code, 3);
 }
 
 #[test]
