@@ -4,7 +4,7 @@
 #   images/build.sh pause                  warren/pause      holds a pod's namespaces
 #   images/build.sh busybox                warren/busybox    what the examples run
 #   images/build.sh rabbitmq               warren/rabbitmq   RabbitMQ with the management plugin, from Debian's packages
-#   images/build.sh warren <binary>        warren/warren     the control plane; the binary must be static
+#   images/build.sh warren <binary>        warren/warren     the control plane; a dynamic binary takes its libraries along
 #
 # An image that is there is kept (--force builds it anew); of warren/warren the binary's content decides.
 set -euo pipefail
@@ -33,6 +33,16 @@ present() {
 
 # A static program that is position independent makes ldd succeed; libraries it names are what counts.
 is_static() { ! { ldd "$1" 2>/dev/null || true; } | grep -q '=>'; }
+
+# copy_libraries <binary> <root>: what a dynamic binary names, and the loader, at the same paths.
+copy_libraries() {
+	local library
+	! ldd "$1" | grep 'not found' >&2 || fail "$1 needs libraries that are not here"
+	ldd "$1" | grep -o '/[^ ]*' | while read -r library; do
+		mkdir -p "$2$(dirname "$library")"
+		cp -L "$library" "$2$library"
+	done
+}
 
 # import <folder> <image> <docker import options…>: a folder becomes an image of one layer.
 import() {
@@ -106,18 +116,16 @@ build_rabbitmq() {
 build_warren() {
 	local binary=${1:?the binary} root=$scratch/root tag
 	[ -x "$binary" ] || fail "$binary is not there"
-	is_static "$binary" || fail "$binary is not static"
 	# The content names the image, so that a new build is a new image and pods that name it are replaced.
 	tag=$(sha256sum "$binary" | cut -c1-12)
-	if ! present "warren/warren:$tag"; then
-		mkdir -p "$root"/{usr/bin,tmp,etc}
-		chmod 1777 "$root/tmp"
-		cp "$binary" "$root/usr/bin/warren"
-		chmod 755 "$root/usr/bin/warren"
-		printf 'root:x:0:0:root:/root:/bin/sh\n' >"$root/etc/passwd"
-		import "$root" "warren/warren:$tag" -c 'ENTRYPOINT ["/usr/bin/warren"]' -c 'ENV PATH=/usr/bin'
-	fi
-	docker tag "warren/warren:$tag" warren/warren:latest
+	present "warren/warren:$tag" && return
+	mkdir -p "$root"/{usr/bin,tmp,etc}
+	chmod 1777 "$root/tmp"
+	cp "$binary" "$root/usr/bin/warren"
+	chmod 755 "$root/usr/bin/warren"
+	is_static "$binary" || copy_libraries "$binary" "$root"
+	printf 'root:x:0:0:root:/root:/bin/sh\n' >"$root/etc/passwd"
+	import "$root" "warren/warren:$tag" -c 'ENTRYPOINT ["/usr/bin/warren"]' -c 'ENV PATH=/usr/bin'
 }
 
 case ${1:-} in --force) force=true && shift ;; esac
