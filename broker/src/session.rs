@@ -1,6 +1,6 @@
 //! A reader's task: consumes one queue over whatever connection is up, judges what comes, and settles what was read.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,15 @@ use bytes::Bytes;
 use futures::StreamExt;
 use lapin::Channel;
 use lapin::message::Delivery as Message;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
-use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use lapin::options::{BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
+use lapin::types::FieldTable;
 use tokio::sync::mpsc;
 use warren_api::{Revision, Shard};
 
+pub(crate) use self::letter::DeadLetters;
+use self::letter::Letter;
+use self::settle::Held;
+pub(crate) use self::settle::Tell;
 use crate::connection::{Link, Live, State, backoff};
 use crate::consume::{Dropped, Interest, Reader, Relist, Verdict};
 use crate::dedup::{Deduplicator, Fingerprint, Said, fingerprint};
@@ -23,6 +27,9 @@ use crate::publish::Publisher;
 use crate::status::{Metrics, add, set};
 use crate::topology::{self, EVENTS};
 use crate::{Ack, Delivery, ReplyTo, Stream, declare};
+
+mod letter;
+mod settle;
 
 /// Deliveries in a reader's hands. A reader that commits 256 at once to its disk every 10 ms takes 25,000/s.
 pub const PREFETCH: u16 = 256;
@@ -68,77 +75,6 @@ impl Source {
             _ => None,
         }
     }
-}
-
-/// What the subscriber's handle tells its task.
-pub(crate) enum Tell {
-    Settle { generation: u64, tag: u64, how: How },
-    Listed { streams: Vec<Stream>, at: Revision },
-}
-
-pub(crate) enum How {
-    Ack,
-    Return,
-    Reject(String),
-}
-
-struct RabbitAck {
-    generation: u64,
-    tag: u64,
-    tell: Option<mpsc::UnboundedSender<Tell>>,
-}
-
-impl RabbitAck {
-    fn settle(&mut self, how: How) {
-        if let Some(tell) = self.tell.take() {
-            let (generation, tag) = (self.generation, self.tag);
-            // The session may have ended; the broker then gives the message to the next one.
-            let _ = tell.send(Tell::Settle { generation, tag, how });
-        }
-    }
-}
-
-#[async_trait]
-impl Ack for RabbitAck {
-    async fn ack(mut self: Box<Self>) {
-        self.settle(How::Ack);
-    }
-
-    async fn reject(mut self: Box<Self>, reason: String) {
-        self.settle(How::Reject(reason));
-    }
-}
-
-impl Drop for RabbitAck {
-    fn drop(&mut self) {
-        self.settle(How::Return);
-    }
-}
-
-/// What is in the reader's hands.
-struct Held {
-    revision: Option<Revision>,
-    content: Option<Fingerprint>,
-    /// Known for commands only: what a dead letter is made of.
-    letter: Option<Box<Letter>>,
-}
-
-struct Letter {
-    body: Bytes,
-    properties: lapin::BasicProperties,
-    exchange: String,
-    routing_key: String,
-    count: u32,
-}
-
-/// Where a session writes what its reader could not use, with the reason; where it cannot, the broker moves the message,
-/// without.
-pub(crate) struct DeadLetters {
-    pub(crate) publisher: Arc<Publisher>,
-    pub(crate) exchange: &'static str,
-    pub(crate) key: String,
-    /// Whose words the reason is; the broker vouches for it.
-    pub(crate) account: String,
 }
 
 pub(crate) struct Session {
@@ -377,7 +313,7 @@ impl Session {
         &mut self,
         channel: &Channel,
         queue: &str,
-        message: Message,
+        mut message: Message,
     ) -> Result<(), End> {
         if message.redelivered {
             add(&self.metrics.redelivered, 1);
@@ -389,25 +325,12 @@ impl Session {
         if !is_event {
             return self.command(channel, queue, message, user).await;
         }
+        let body = Bytes::from(std::mem::take(&mut message.data));
         let Some(reader) = &mut self.reader else {
-            let letter = Letter {
-                body: Bytes::from(message.data),
-                properties: message.properties,
-                exchange: EVENTS.to_owned(),
-                routing_key: message.routing_key.as_str().to_owned(),
-                count: 1,
-            };
+            let letter = Letter::new(&message, body, 1);
             let reason = "an event, where commands are read";
             return self.bury(channel, queue, tag, Some(&letter), reason).await;
         };
-        let letter = || Letter {
-            body: Bytes::new(),
-            properties: message.properties.clone(),
-            exchange: EVENTS.to_owned(),
-            routing_key: message.routing_key.as_str().to_owned(),
-            count: 1,
-        };
-        let body = Bytes::from(message.data);
         match decode(&message.properties, &body) {
             Ok(Incoming::Event(event)) => match reader.event(&event) {
                 Verdict::Apply => self.event(event, tag).await,
@@ -436,7 +359,7 @@ impl Session {
             }
             Err(error) => {
                 let relist = reader.unreadable();
-                let letter = Letter { body: body.clone(), ..letter() };
+                let letter = Letter::new(&message, body, 1);
                 self.bury(channel, queue, tag, Some(&letter), &error.to_string()).await?;
                 self.relist(relist).await.map_err(End::from)
             }
@@ -454,7 +377,7 @@ impl Session {
         &mut self,
         channel: &Channel,
         queue: &str,
-        message: Message,
+        mut message: Message,
         publisher: Option<String>,
     ) -> Result<(), End> {
         let tag = message.delivery_tag;
@@ -463,14 +386,9 @@ impl Session {
             let reason =
                 format!("{} bytes; a command has at most {MAX_COMMAND_BYTES}", message.data.len());
             let letter = self.dead_letters.is_some().then(|| {
-                Box::new(Letter {
-                    // Enough to see what it is; all of it would push other letters out.
-                    body: Bytes::copy_from_slice(&message.data[..SHOWN_OF_OVERSIZE]),
-                    properties: message.properties.clone(),
-                    exchange: message.exchange.as_str().to_owned(),
-                    routing_key,
-                    count: 1,
-                })
+                // Enough to see what it is; all of it would push other letters out.
+                let start = Bytes::copy_from_slice(&message.data[..SHOWN_OF_OVERSIZE]);
+                Box::new(Letter::new(&message, start, 1))
             });
             self.held.insert(tag, Held { revision: None, content: None, letter });
             return self.reject(channel, queue, tag, reason).await;
@@ -495,32 +413,21 @@ impl Session {
             return self.acknowledge(channel, tag).await;
         }
         let count = self.counts.get(&content).copied().unwrap_or(0) + 1;
-        let body = Bytes::from(message.data);
+        let body = Bytes::from(std::mem::take(&mut message.data));
         let reply = text(message.properties.reply_to()).map(|queue| ReplyTo {
             queue,
             correlation_id: text(message.properties.correlation_id()),
         });
-        let letter = self.dead_letters.is_some().then(|| {
-            Box::new(Letter {
-                body: body.clone(),
-                properties: message.properties.clone(),
-                exchange: message.exchange.as_str().to_owned(),
-                routing_key: routing_key.clone(),
-                count,
-            })
-        });
+        let letter = self
+            .dead_letters
+            .is_some()
+            .then(|| Box::new(Letter::new(&message, body.clone(), count)));
         let ack = self.hold(tag, Held { revision: None, content: Some(content), letter });
         add(&self.metrics.commands, 1);
         let imitation = is_imitation(&message.properties);
         let command =
             Delivery::Command { body, message_id, publisher, routing_key, reply, imitation, ack };
         self.send(command).await.map_err(End::from)
-    }
-
-    fn hold(&mut self, tag: u64, held: Held) -> Box<dyn Ack> {
-        self.held.insert(tag, held);
-        set(&self.metrics.open_deliveries, self.held.len() as u64);
-        Box::new(RabbitAck { generation: self.generation, tag, tell: Some(self.tell.clone()) })
     }
 
     async fn relist(&mut self, relist: Relist) -> Result<(), Gone> {
@@ -536,168 +443,6 @@ impl Session {
 
     async fn send(&mut self, delivery: Delivery) -> Result<(), Gone> {
         self.out.send(delivery).await.map_err(|_| Gone)
-    }
-
-    async fn told(&mut self, channel: &Channel, queue: &str, tell: Tell) -> Result<(), End> {
-        let mut acked = BTreeSet::new();
-        let mut next = Some(tell);
-        while let Some(tell) = next {
-            match tell {
-                Tell::Listed { streams, at } => {
-                    let relist = self.reader.as_mut().and_then(|r| r.listed(&streams, at));
-                    if let Some(relist) = relist {
-                        add(&self.metrics.gaps, 1);
-                        self.relist(relist).await?;
-                    }
-                }
-                Tell::Settle { generation, tag, how } if generation == self.generation => {
-                    match (how, self.held.get(&tag)) {
-                        (_, None) => {}
-                        (How::Ack, Some(held)) => {
-                            if let (Some(revision), Some(reader)) =
-                                (held.revision, &mut self.reader)
-                            {
-                                reader.confirmed(revision);
-                            }
-                            if let Some(content) = &held.content {
-                                self.counts.remove(content);
-                            }
-                            acked.insert(tag);
-                        }
-                        (How::Return, Some(_)) => self.give_back(tag),
-                        (How::Reject(reason), Some(_)) => {
-                            self.reject(channel, queue, tag, reason).await?;
-                        }
-                    }
-                }
-                // Of a connection that is no more: the broker gives it again, and the rule knows it.
-                Tell::Settle { .. } => {}
-            }
-            next = self.told.try_recv().ok();
-        }
-        // One frame for all that are the oldest; what waits to be given back is held as well, so never among them.
-        let mut up_to = None;
-        while let (Some((oldest, _)), Some(first)) = (self.held.first_key_value(), acked.first())
-            && oldest == first
-        {
-            up_to = acked.pop_first();
-            self.held.pop_first();
-        }
-        if let Some(tag) = up_to {
-            channel.basic_ack(tag, BasicAckOptions { multiple: true }).await?;
-        }
-        for tag in acked {
-            self.held.remove(&tag);
-            self.acknowledge(channel, tag).await?;
-        }
-        set(&self.metrics.open_deliveries, self.held.len() as u64);
-        Ok(())
-    }
-
-    fn give_back(&mut self, tag: u64) {
-        add(&self.metrics.returned, 1);
-        self.returning.push(tag);
-        let Some(held) = self.held.get(&tag) else { return };
-        if let (Some(revision), Some(reader)) = (held.revision, &mut self.reader) {
-            reader.returned(revision);
-        }
-        if let Some(content) = held.content {
-            self.seen.forget(&content);
-            if self.counts.len() >= MAX_COUNTED {
-                self.counts.clear();
-            }
-            *self.counts.entry(content).or_default() += 1;
-        }
-    }
-
-    /// The connection is gone; the broker gives all of it again.
-    fn forget_held(&mut self) {
-        for held in std::mem::take(&mut self.held).into_values() {
-            if let Some(content) = held.content {
-                self.seen.forget(&content);
-            }
-        }
-        self.returning.clear();
-        set(&self.metrics.open_deliveries, 0);
-    }
-
-    async fn acknowledge(&self, channel: &Channel, tag: u64) -> Result<(), End> {
-        channel.basic_ack(tag, BasicAckOptions::default()).await.map_err(End::from)
-    }
-
-    /// What the reader could not use.
-    async fn reject(
-        &mut self,
-        channel: &Channel,
-        queue: &str,
-        tag: u64,
-        reason: String,
-    ) -> Result<(), End> {
-        let Some(held) = self.held.remove(&tag) else { return Ok(()) };
-        if let (Some(revision), Some(reader)) = (held.revision, &mut self.reader) {
-            reader.confirmed(revision);
-        }
-        if let Some(content) = &held.content {
-            self.counts.remove(content);
-            // Nothing came of it; what stood in its way may be gone when it is said again.
-            self.seen.forget(content);
-        }
-        self.bury(channel, queue, tag, held.letter.as_deref(), &reason).await
-    }
-
-    /// To the dead letters, with the reason where a letter is given and can be sent.
-    async fn bury(
-        &self,
-        channel: &Channel,
-        queue: &str,
-        tag: u64,
-        letter: Option<&Letter>,
-        reason: &str,
-    ) -> Result<(), End> {
-        add(&self.metrics.dead_lettered, 1);
-        tracing::warn!(queue, reason, "a message that cannot be used");
-        if let (Some(letter), Some(to)) = (letter, &self.dead_letters) {
-            let properties = letter.properties(queue, reason, &to.account);
-            match to.publisher.publish(to.exchange, &to.key, &letter.body, properties).await {
-                Ok(()) => return self.acknowledge(channel, tag).await,
-                Err(error) => {
-                    tracing::warn!(error = %error.report(), "leaving a dead letter to the broker");
-                }
-            }
-        }
-        let options = BasicNackOptions { requeue: false, ..Default::default() };
-        channel.basic_nack(tag, options).await.map_err(End::from)
-    }
-}
-
-impl Letter {
-    /// The sender's, with the reason, where it was, and how often it was tried.
-    fn properties(&self, queue: &str, reason: &str, account: &str) -> lapin::BasicProperties {
-        let text = |s: &str| AMQPValue::LongString(LongString::from(s));
-        let mut headers = self.properties.headers().clone().unwrap_or_default();
-        // A cut on a character's border: the header must stay small and readable.
-        let reason: String = reason.chars().take(1_000).collect();
-        headers.insert("x-reason".into(), text(&reason));
-        headers.insert("x-origin".into(), text(queue));
-        headers.insert("x-origin-exchange".into(), text(&self.exchange));
-        headers.insert("x-origin-key".into(), text(&self.routing_key));
-        headers.insert("x-count".into(), AMQPValue::LongLongInt(self.count.into()));
-        if let Some(user) = self.properties.user_id() {
-            // Ours goes into the property, or the broker refuses the message.
-            headers.insert("x-user-id".into(), text(user.as_str()));
-        }
-        let mut letter =
-            lapin::BasicProperties::default().with_headers(headers).with_delivery_mode(2);
-        if let Ok(account) = ShortString::try_new(account) {
-            letter = letter.with_user_id(account);
-        }
-        if let Some(id) = self.properties.message_id() {
-            letter = letter.with_message_id(id.clone());
-        }
-        if let Some(kind) = self.properties.content_type() {
-            letter = letter.with_content_type(kind.clone());
-        }
-        letter
     }
 }
 
