@@ -23,8 +23,9 @@ use clap::Parser;
 use crate::figure::Figure;
 
 /// All rows, in the order in which they run.
-const ROWS: [&str; 19] = [
+const ROWS: [&str; 20] = [
     "tls",
+    "disk",
     "sqlite",
     "etcd",
     "create",
@@ -49,8 +50,8 @@ const ROWS: [&str; 19] = [
 #[command(
     name = "bench",
     about = "Measures Warren, and what can be run beside it",
-    after_help = "ROWS:\n  tls sqlite etcd create patch get list watcher watch memory startup binary idle lapin rabbitmq \
-                  nodes docker scheduled simulated"
+    after_help = "ROWS:\n  tls disk sqlite etcd create patch get list watcher watch memory startup binary idle lapin \
+                  rabbitmq nodes docker scheduled simulated"
 )]
 struct Args {
     /// Only these rows, separated by commas.
@@ -184,6 +185,9 @@ async fn run(args: &Args) -> Result<()> {
     println!("{cores} cores, load at the start {}", load.trim());
     if scale.wants("tls") {
         out.add("tls", reference::tls(&scale).await)?;
+    }
+    if scale.wants("disk") {
+        out.add("disk", reference::disk(&scale))?;
     }
     if scale.wants("sqlite") {
         out.add("sqlite", reference::sqlite(&scale))?;

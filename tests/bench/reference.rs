@@ -1,5 +1,6 @@
 //! What can be run beside Warren in the same run: bare TLS, etcd, bare Docker, bare SQLite.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -177,6 +178,20 @@ fn put(client: &Client, key: &str, value: &Bytes) -> http::Request<http_body_uti
     let mut request = client.request(Method::POST, path, "application/grpc", frame.freeze());
     request.headers_mut().insert("te", http::HeaderValue::from_static("trailers"));
     request
+}
+
+/// What every durable write waits for at least: a page at the end of a file, and the disk's word that it is there.
+pub fn disk(scale: &Scale) -> Result<Vec<Figure>> {
+    const PAGE: [u8; 4096] = [b'x'; 4096];
+    let mut file = tempfile::tempfile_in(target_dir()?)?;
+    let write = |_| -> Result<Duration> {
+        let started = Instant::now();
+        file.write_all(&PAGE)?;
+        file.sync_data()?;
+        Ok(started.elapsed())
+    };
+    let times = (0..scale.creates / 5).map(write).collect::<Result<_>>()?;
+    Ok(vec![Figure::of_times("disk", "one page appended, and fdatasync", times)])
 }
 
 /// What `store`'s own example measures: raw SQLite, and the journal on it.
