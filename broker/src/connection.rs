@@ -36,6 +36,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(900);
 /// Half of it is jitter. A broker that was restarted sees its clients within a few seconds of being back.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_BACKOFF: Duration = Duration::from_secs(3);
+/// What stays away is told at first and then so often: about every minute, at 3 s between the tries.
+pub(crate) const TOLD_EVERY: u32 = 20;
 /// How long links stay up for the last acknowledgements when the process shuts down.
 const DRAIN: Duration = Duration::from_secs(1);
 
@@ -289,12 +291,14 @@ impl Mender {
             add(&self.metrics.disconnects, 1);
             self.status.disconnected(&reason);
             let wait = backoff(attempt, rand::random());
+            let (broker, connection) = (&self.config.url, self.purpose.what);
+            let retry_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            if attempt.is_multiple_of(TOLD_EVERY) {
+                tracing::warn!(%broker, connection, %reason, retry_ms, "no connection to the broker");
+            } else {
+                tracing::debug!(%broker, connection, %reason, retry_ms, "still no connection");
+            }
             attempt += 1;
-            tracing::warn!(
-                broker = %self.config.url, connection = self.purpose.what, %reason,
-                retry_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-                "no connection to the broker"
-            );
             self.state.send_replace(State::Down(reason.into()));
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}

@@ -18,7 +18,7 @@ pub(crate) use self::letter::DeadLetters;
 use self::letter::Letter;
 use self::settle::Held;
 pub(crate) use self::settle::Tell;
-use crate::connection::{Link, Live, State, backoff};
+use crate::connection::{Link, Live, State, TOLD_EVERY, backoff};
 use crate::consume::{Dropped, Interest, Reader, Relist, Verdict};
 use crate::dedup::{Deduplicator, Fingerprint, Said, fingerprint};
 use crate::envelope::{Incoming, decode, is_imitation};
@@ -43,8 +43,6 @@ const RETURN_AFTER: Duration = Duration::from_millis(250);
 const MAX_COUNTED: usize = 1_000;
 /// AMQP's NOT_FOUND.
 const NOT_FOUND: u16 = 404;
-/// A queue that stays missing is told at first and then so often: about every minute, at 3 s between the tries.
-const TOLD_EVERY: u32 = 20;
 /// Relists for gaps come at most so often; events wait meanwhile.
 const RELIST_PAUSE: Duration = Duration::from_millis(200);
 

@@ -246,7 +246,12 @@ impl Watch {
             self.at = None;
             self.reason = "the history before this watch is gone";
         }
-        tracing::warn!(resource = %self.of.stream.resource, error = chain(error), "a watch failed");
+        let resource = &self.of.stream.resource;
+        if self.wait == RETRY.0 {
+            tracing::warn!(%resource, error = chain(error), "a watch failed; trying until it works");
+        } else {
+            tracing::debug!(%resource, error = chain(error), "a watch failed again");
+        }
         tokio::time::sleep(self.next_wait()).await;
     }
 

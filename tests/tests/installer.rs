@@ -208,6 +208,13 @@ fn down_and_up_again_is_the_same_cluster(this: &mut Installation) {
     let said = this.install_binary(&this.binary.clone(), &path);
     this.is_ready_now();
     assert!(said.contains("warren get pods -A") && !said.contains("kubectl "), "{said}");
+    // kubectl scaled it and would be in conflict with another manager's apply.
+    let hello = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/examples/hello.yaml");
+    let kubeconfig = this.data().join("kubeconfig/admin.conf");
+    let delete =
+        format!("warren delete -f {} --kubeconfig {}", hello.display(), kubeconfig.display());
+    assert!(sh(&delete, &this.path()).ok().contains("deleted"));
+    until("its pods have ended", SOON, || this.pod_containers().len() == 1);
     the_next_three_commands_work(this, &said);
     assert_eq!(this.node_uid(), node, "the same cluster");
     let now = std::fs::read_to_string(this.data().join("broker/admin.password")).unwrap();
