@@ -31,11 +31,13 @@ use super::{
 };
 
 mod config;
+mod daemon;
 mod events;
 mod image;
 mod session;
 
 use config::label;
+use daemon::Daemon;
 
 /// Containers that are made or started at once: the daemon gains nothing from more.
 const PARALLEL: usize = 8;
@@ -70,7 +72,7 @@ impl DockerConfig {
 
 /// One node's view of a daemon.
 pub struct DockerRuntime {
-    docker: Docker,
+    daemon: Arc<Daemon>,
     config: DockerConfig,
     tasks: Tasks,
     working: Semaphore,
@@ -88,13 +90,8 @@ impl DockerRuntime {
     /// # Errors
     /// The address of the daemon is no address.
     pub fn new(config: DockerConfig, tasks: &Tasks) -> Result<Arc<Self>> {
-        let docker = match &config.host {
-            Some(host) => Docker::connect_with_host(host),
-            None => Docker::connect_with_defaults(),
-        };
-        let docker = docker.map_err(|e| RuntimeError::Unreachable(e.to_string()))?;
         Ok(Arc::new(Self {
-            docker: docker.with_timeout(Duration::from_secs(TIMEOUT_SECONDS)),
+            daemon: Arc::new(Daemon::new(config.host.clone())?),
             config,
             tasks: tasks.clone(),
             working: Semaphore::new(PARALLEL),
@@ -103,6 +100,10 @@ impl DockerRuntime {
             network_made: tokio::sync::Mutex::new(false),
             reader: Mutex::new(None),
         }))
+    }
+
+    fn docker(&self) -> Result<&Docker> {
+        self.daemon.client()
     }
 
     /// The cluster's bridge network on this machine; the nodes of a cluster on one daemon share it.
@@ -126,7 +127,7 @@ impl DockerRuntime {
                 labels: Some(labels),
                 ..NetworkCreateRequest::default()
             };
-            match self.docker.create_network(request).await {
+            match self.docker()?.create_network(request).await {
                 Ok(_) => {}
                 Err(error) if status(&error) == Some(409) => {}
                 Err(error) => return Err(failed("create network", error)),
@@ -134,7 +135,7 @@ impl DockerRuntime {
             found = self.networks().await?;
         }
         for (_, other) in found.iter().skip(1) {
-            match self.docker.remove_network(other).await {
+            match self.docker()?.remove_network(other).await {
                 Ok(()) => {}
                 Err(error) if status(&error) == Some(404) => {}
                 Err(error) => return Err(failed("remove a second network", error)),
@@ -149,7 +150,7 @@ impl DockerRuntime {
         let name = self.network();
         let filters = HashMap::from([("name".to_owned(), vec![name.clone()])]);
         let options = ListNetworksOptions { filters: Some(filters) };
-        let list = self.docker.list_networks(Some(options)).await;
+        let list = self.docker()?.list_networks(Some(options)).await;
         let list = list.map_err(|e| failed("list networks", e))?;
         // The filter takes parts of names as well.
         let ours = list.into_iter().filter(|n| n.name.as_ref() == Some(&name));
@@ -168,14 +169,14 @@ impl DockerRuntime {
             filters: Some(HashMap::from([("label".to_owned(), labels)])),
             ..ListContainersOptions::default()
         };
-        let list = self.docker.list_containers(Some(options)).await;
+        let list = self.docker()?.list_containers(Some(options)).await;
         let list = list.map_err(|e| failed("list containers", e))?;
         Ok(list.into_iter().filter_map(|c| c.id).collect())
     }
 
     async fn inspect(&self, ids: Vec<String>) -> Result<Vec<ContainerInspectResponse>> {
         let inspected = futures::stream::iter(ids).map(|id| async move {
-            match self.docker.inspect_container(&id, None).await {
+            match self.docker()?.inspect_container(&id, None).await {
                 Ok(found) => Ok(Some(found)),
                 // It went meanwhile.
                 Err(error) if status(&error) == Some(404) => Ok(None),
@@ -192,11 +193,11 @@ impl DockerRuntime {
             name: Some(name.to_owned()),
             ..CreateContainerOptions::default()
         };
-        let created = self.docker.create_container(Some(options), body).await;
+        let created = self.docker()?.create_container(Some(options), body).await;
         match created {
             Ok(created) => Ok(created.id.into()),
             Err(error) if status(&error) == Some(409) => {
-                let found = self.docker.inspect_container(name, None).await;
+                let found = self.docker()?.inspect_container(name, None).await;
                 let found = found.map_err(|e| failed("inspect container", e))?;
                 let labels = found.config.and_then(|c| c.labels).unwrap_or_default();
                 if labels.get(label::CLUSTER) != Some(&self.config.cluster)
@@ -215,7 +216,7 @@ impl DockerRuntime {
     async fn remove(&self, id: &str) -> Result<()> {
         let options =
             RemoveContainerOptions { force: true, v: true, ..RemoveContainerOptions::default() };
-        match self.docker.remove_container(id, Some(options)).await {
+        match self.docker()?.remove_container(id, Some(options)).await {
             Ok(()) => Ok(()),
             // Gone, or on its way.
             Err(error) if matches!(status(&error), Some(404 | 409)) => Ok(()),
@@ -224,7 +225,7 @@ impl DockerRuntime {
     }
 
     async fn start(&self, id: &str) -> Result<()> {
-        match self.docker.start_container(id, None).await {
+        match self.docker()?.start_container(id, None).await {
             Ok(()) => Ok(()),
             Err(error) if status(&error) == Some(404) => {
                 Err(RuntimeError::NotFound { what: "container", id: id.to_owned() })
@@ -240,7 +241,7 @@ impl DockerRuntime {
 #[async_trait]
 impl Runtime for DockerRuntime {
     async fn version(&self) -> Result<Version> {
-        let version = self.docker.version().await.map_err(|e| failed("version", e))?;
+        let version = self.docker()?.version().await.map_err(|e| failed("version", e))?;
         Ok(Version { name: "docker".into(), version: version.version.unwrap_or_default() })
     }
 
@@ -305,7 +306,7 @@ impl Runtime for DockerRuntime {
                 );
             }
         }
-        let found = self.docker.inspect_container(&id, None).await;
+        let found = self.docker()?.inspect_container(&id, None).await;
         let found = found.map_err(|e| failed("inspect container", e))?;
         if !sandbox.host_network {
             let bridge = config::bridge_of(&found);
@@ -327,12 +328,13 @@ impl Runtime for DockerRuntime {
     }
 
     async fn ensure_image(&self, image: &str, policy: PullPolicy) -> Result<Pulled> {
-        image::ensure(&self.docker, &self.pulling, image, policy).await
+        image::ensure(self.docker()?, &self.pulling, image, policy).await
     }
 
     async fn images(&self) -> Result<Vec<Image>> {
         let options = None::<bollard::query_parameters::ListImagesOptions>;
-        let list = self.docker.list_images(options).await.map_err(|e| failed("list images", e))?;
+        let list =
+            self.docker()?.list_images(options).await.map_err(|e| failed("list images", e))?;
         let images = list.into_iter().map(|image| Image {
             id: image.id,
             names: image.repo_tags.into_iter().chain(image.repo_digests).collect(),
@@ -351,7 +353,7 @@ impl Runtime for DockerRuntime {
         let _turn = self.working.acquire().await;
         let name = config::name(&container.pod, &container.name, container.attempt);
         let protect = self.may_protect.load(Ordering::Relaxed);
-        let holder = self.docker.inspect_container(&sandbox.id, None).await;
+        let holder = self.docker()?.inspect_container(&sandbox.id, None).await;
         let holder = holder.map_err(|e| failed("inspect sandbox", e))?;
         let body = config::container(&self.config, &sandbox.id, &holder, &container, protect)?;
         self.create(&name, body).await
@@ -368,7 +370,7 @@ impl Runtime for DockerRuntime {
         let seconds = i32::try_from(grace.as_millis().div_ceil(1000)).unwrap_or(i32::MAX);
         let options = StopContainerOptions { t: Some(seconds), ..StopContainerOptions::default() };
         let patience = grace.saturating_add(Duration::from_secs(30));
-        let docker = self.docker.clone().with_timeout(patience);
+        let docker = self.docker()?.clone().with_timeout(patience);
         match docker.stop_container(id, Some(options)).await {
             Ok(()) => Ok(()),
             Err(error) if matches!(status(&error), Some(304 | 404)) => Ok(()),
@@ -386,11 +388,11 @@ impl Runtime for DockerRuntime {
         if let Some(before) = self.reader.lock().replace(stop.clone()) {
             before.cancel();
         }
-        let (docker, config) = (self.docker.clone(), self.config.clone());
+        let (daemon, config) = (Arc::clone(&self.daemon), self.config.clone());
         let shutdown = self.tasks.shutdown().clone();
         self.tasks.spawn("docker-events", async move {
             tokio::select! {
-                () = events::follow(docker, config, send) => {}
+                () = events::follow(&daemon, config, send) => {}
                 () = stop.cancelled() => {}
                 () = shutdown.draining() => {}
             }
@@ -399,20 +401,20 @@ impl Runtime for DockerRuntime {
     }
 
     async fn logs(&self, id: &str, options: LogOptions) -> Result<OutputStream> {
-        session::logs(&self.docker, &self.tasks, id, options).await
+        session::logs(self.docker()?, &self.tasks, id, options).await
     }
 
     async fn exec(&self, id: &str, options: ExecOptions) -> Result<Session> {
-        session::exec(&self.docker, &self.tasks, id, options).await
+        session::exec(self.docker()?, &self.tasks, id, options).await
     }
 
     async fn attach(&self, id: &str, stdin: bool, tty: bool) -> Result<Session> {
-        session::attach(&self.docker, &self.tasks, id, stdin, tty).await
+        session::attach(self.docker()?, &self.tasks, id, stdin, tty).await
     }
 
     async fn stats(&self, id: &str) -> Result<ContainerStats> {
         let options = StatsOptions { stream: false, one_shot: true };
-        let mut stream = std::pin::pin!(self.docker.stats(id, Some(options)));
+        let mut stream = std::pin::pin!(self.docker()?.stats(id, Some(options)));
         let stats = match stream.next().await {
             Some(stats) => stats.map_err(|e| failed("stats", e))?,
             None => return Ok(ContainerStats::default()),

@@ -228,6 +228,36 @@ fn warren_is_killed() {
     }
 }
 
+#[test]
+fn dockerd_comes_later_than_the_agent() {
+    let folder = tempfile::tempdir().unwrap();
+    let host = format!("unix://{}/docker.sock", folder.path().display());
+    let options =
+        Options { runtime: Runtime::Docker, docker_host: Some(host), ..Options::default() };
+    let mut cluster = Cluster::prepare(options);
+    cluster.start_all();
+    until("the API answers", SOON, || {
+        cluster.kubeconfig().exists() && cluster.kubectl(["get", "nodes"]).succeeded()
+    });
+    let node = cluster.wait_object("node", "", "node-1", |n| condition(n, "Ready") == "False");
+    let conditions = node["status"]["conditions"].as_array().unwrap();
+    let ready = conditions.iter().find(|c| c["type"] == "Ready").unwrap();
+    let message = ready["message"].as_str().unwrap();
+    assert!(
+        message.contains("container runtime is down") && message.contains("docker.sock"),
+        "{ready}"
+    );
+
+    let dockerd = Dockerd::start();
+    let socket = dockerd.host().replace("unix://", "");
+    std::os::unix::fs::symlink(socket, folder.path().join("docker.sock")).unwrap();
+    cluster.wait_ready();
+    cluster.kubectl_with(["apply", "-f", "-"], STATIC).ok();
+    cluster.wait_object("pod", "default", "still", is_ready);
+    // Before the daemon that its containers are on.
+    drop(cluster);
+}
+
 /// A daemon of the test's own, with live-restore.
 #[test]
 fn dockerd_is_killed() {

@@ -8,24 +8,31 @@ const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LAST: Duration = Duration::from_secs(5);
 
 /// Follows the events of our containers. After every loss a relist is asked for.
-pub(super) async fn follow(docker: Docker, config: DockerConfig, send: mpsc::Sender<RuntimeEvent>) {
+pub(super) async fn follow(
+    daemon: &Daemon,
+    config: DockerConfig,
+    send: mpsc::Sender<RuntimeEvent>,
+) {
     let mut wait = RETRY_FIRST;
     let mut down = false;
     let mut overflowed = false;
     loop {
         // Before the daemon answers the ping, so that nothing falls between it and the stream.
         let since = jiff::Timestamp::now().as_second();
-        if let Err(error) = docker.ping().await {
-            if !std::mem::replace(&mut down, true) {
-                let _ = send.send(RuntimeEvent::Down(error.to_string())).await;
+        let docker = match answering(daemon).await {
+            Ok(docker) => docker,
+            Err(error) => {
+                if !std::mem::replace(&mut down, true) {
+                    let _ = send.send(RuntimeEvent::Down(error.to_string())).await;
+                }
+                if send.is_closed() {
+                    return;
+                }
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(RETRY_LAST);
+                continue;
             }
-            if send.is_closed() {
-                return;
-            }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(RETRY_LAST);
-            continue;
-        }
+        };
         down = false;
         wait = RETRY_FIRST;
         if send.send(RuntimeEvent::Relist).await.is_err() {
@@ -61,4 +68,10 @@ pub(super) async fn follow(docker: Docker, config: DockerConfig, send: mpsc::Sen
             }
         }
     }
+}
+
+async fn answering(daemon: &Daemon) -> Result<&Docker> {
+    let docker = daemon.client()?;
+    docker.ping().await.map_err(|error| failed("ping", error))?;
+    Ok(docker)
 }

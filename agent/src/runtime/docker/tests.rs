@@ -41,5 +41,5 @@ async fn the_contract() {
         runtime: runtime.clone(),
     };
     run(&subject).await;
-    runtime.docker.remove_network(&runtime.network()).await.unwrap();
+    runtime.docker().unwrap().remove_network(&runtime.network()).await.unwrap();
 }
