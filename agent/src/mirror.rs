@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use warren_process::Tasks;
 
 use crate::api::{ApiError, SharedApi};
@@ -22,6 +23,10 @@ pub const MIRROR: &str = "kubernetes.io/config.mirror";
 
 const BACKOFF: Backoff =
     Backoff { first: Duration::from_millis(500), last: Duration::from_secs(15) };
+
+/// A mirror that somebody deleted comes back after this: whoever waits for it to be gone (kubectl delete asks by name)
+/// sees that it is.
+const REST: Duration = Duration::from_secs(1);
 
 /// The static pod (its uid) that a pod of the API mirrors.
 pub fn mirrors(pod: &Pod) -> Option<&str> {
@@ -57,6 +62,8 @@ enum Step {
 struct State {
     wanted: BTreeMap<Name, Wanted>,
     seen: BTreeMap<Name, Seen>,
+    /// Until when what somebody deleted stays away.
+    resting: BTreeMap<Name, Instant>,
     /// The folder was read, so that what is not wanted is not wanted.
     read: bool,
     /// The API was listed, so that what was not seen is not there.
@@ -65,7 +72,7 @@ struct State {
 
 impl State {
     /// The steps that can be taken now. A mirror is deleted before it is made again.
-    fn decide(&self) -> Vec<Step> {
+    fn decide(&self, now: Instant) -> Vec<Step> {
         if !self.listed {
             return Vec::new();
         }
@@ -78,9 +85,29 @@ impl State {
             }
         }
         for name in self.wanted.keys().filter(|n| !self.seen.contains_key(*n)) {
-            steps.push(Step::Create(name.clone()));
+            if self.resting.get(name).is_none_or(|until| *until <= now) {
+                steps.push(Step::Create(name.clone()));
+            }
         }
         steps
+    }
+
+    /// When a rest ends.
+    fn next(&self, now: Instant) -> Option<Instant> {
+        self.resting.values().filter(|until| **until > now).min().copied()
+    }
+
+    fn gone(&mut self, name: &Name, uid: &str, now: Instant) -> bool {
+        if self.seen.get(name).is_none_or(|seen| *seen.uid != *uid) {
+            return false;
+        }
+        let seen = self.seen.remove(name);
+        self.resting.retain(|_, until| *until > now);
+        let right = self.wanted.get(name).zip(seen).is_some_and(|(w, s)| w.uid == s.mirrors);
+        if right {
+            self.resting.insert(name.clone(), now + REST);
+        }
+        true
     }
 }
 
@@ -124,9 +151,7 @@ impl Mirrors {
 
     pub(crate) fn gone(&self, namespace: &str, name: &str, uid: &str) {
         let key = (namespace.to_owned(), name.to_owned());
-        let mut state = self.0.state.lock();
-        if state.seen.get(&key).is_some_and(|s| *s.uid == *uid) {
-            state.seen.remove(&key);
+        if self.0.state.lock().gone(&key, uid, Instant::now()) {
             self.0.changed.notify_one();
         }
     }
@@ -152,10 +177,23 @@ impl Mirrors {
             let work = async {
                 let mut failures = 0;
                 loop {
-                    let steps = shared.state.lock().decide();
+                    let now = Instant::now();
+                    let (steps, next) = {
+                        let state = shared.state.lock();
+                        (state.decide(now), state.next(now))
+                    };
                     if steps.is_empty() {
                         failures = 0;
-                        shared.changed.notified().await;
+                        let rested = async {
+                            match next {
+                                Some(next) => tokio::time::sleep_until(next).await,
+                                None => std::future::pending().await,
+                            }
+                        };
+                        tokio::select! {
+                            () = shared.changed.notified() => {}
+                            () = rested => {}
+                        }
                         continue;
                     }
                     let mut failed = false;
@@ -259,8 +297,28 @@ mod tests {
                 seen: see.map(|(m, d)| (name(), seen(m, d))).into_iter().collect(),
                 read,
                 listed,
+                ..State::default()
             };
-            assert_eq!(state.decide(), expected, "{want:?} {see:?} {read} {listed}");
+            assert_eq!(state.decide(Instant::now()), expected, "{want:?} {see:?} {read} {listed}");
+        }
+    }
+
+    #[test]
+    fn what_somebody_deleted_stays_away_for_a_moment() {
+        let name = ("ns".to_owned(), "web-n1".to_owned());
+        let now = Instant::now();
+        for (manifest, rests) in [("a", true), ("b", false)] {
+            let wanted = Wanted { uid: manifest.into(), body: Arc::default() };
+            let seen = Seen { uid: "api".into(), mirrors: "a".into(), deleting: true };
+            let mut state = State { read: true, listed: true, ..State::default() };
+            state.wanted.insert(name.clone(), wanted);
+            state.seen.insert(name.clone(), seen);
+            assert!(!state.gone(&name, "another", now));
+            assert!(state.gone(&name, "api", now));
+            let create = vec![Step::Create(name.clone())];
+            let at_once = if rests { vec![] } else { create.clone() };
+            assert_eq!((state.decide(now), state.next(now)), (at_once, rests.then(|| now + REST)));
+            assert_eq!((state.decide(now + REST), state.next(now + REST)), (create, None));
         }
     }
 }

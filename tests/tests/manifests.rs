@@ -52,8 +52,8 @@ fn a_pod_lives_with_its_file() {
     assert!(pod["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_string());
     assert_eq!(pod["metadata"]["ownerReferences"][0]["kind"], "Node");
 
-    // Deleting the mirror deletes nothing that runs: it is there again.
-    cluster.kubectl(["delete", "pod", "still-node-1", "--wait=false"]).ok();
+    // Deleting the mirror deletes nothing that runs; it goes, as kubectl waits for, and is there again.
+    cluster.kubectl(["delete", "pod", "still-node-1", "--timeout=30s"]).ok();
     let uid = pod["metadata"]["uid"].clone();
     cluster.wait_object("pod", "default", "still-node-1", |pod| {
         running(pod)
