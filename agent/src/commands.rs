@@ -242,7 +242,8 @@ impl Worker {
                 Ok(_) => ack.ack().await,
                 Err(Status { message: reason, .. }) => {
                     self.seen.forget(key);
-                    tracing::warn!(node = %self.node, publisher, %reason, "a command was refused");
+                    // Whoever has it dead-lettered logs the reason.
+                    tracing::debug!(node = %self.node, publisher, %reason, "a command was refused");
                     let by = publisher.as_deref().unwrap_or("somebody without an account");
                     let message = format!("A message of {by} on this node's queue: {reason}");
                     let node = NodeName(self.node.as_str().into());

@@ -45,16 +45,11 @@ pub(crate) fn start(api: &Arc<Api>, config: BrokerConfig, check: CheckHandle) {
 
 /// The broker's trouble is told, and takes nothing down.
 async fn watch_link(api: Arc<Api>, link: ServerLink, check: CheckHandle) {
-    let mut was = None;
     loop {
         let status = link.status();
-        let is = (status.connected, status.blocked.is_some());
-        if was != Some(is) {
-            match is {
-                (true, false) => check.ready(),
-                _ => check.degraded(status.to_string()),
-            }
-            was = Some(is);
+        match status.connected && status.blocked.is_none() {
+            true => check.ready(),
+            false => check.degraded(status.to_string()),
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -183,6 +178,12 @@ async fn apply(
         if !wanted.is_empty() && wanted != routing_key {
             return Err(Status::bad_request(format!(
                 "spec.nodeName: Invalid value: {wanted:?}: the routing key names node {routing_key:?}"
+            )));
+        }
+        if api.cache.get(&GroupResource::new("", "nodes"), "", routing_key).is_none() {
+            return Err(Status::bad_request(format!(
+                "routing key: Not found: {routing_key:?}: it must be the name of a node, or \"apply\" to let the scheduler \
+                 choose one"
             )));
         }
         object.set_at(&["spec", "nodeName"], routing_key);

@@ -422,7 +422,8 @@ impl Session {
             .then(|| Box::new(Letter::new(&message, body.clone(), count)));
         let ack = self.hold(tag, Held { revision: None, content: Some(content), letter });
         add(&self.metrics.commands, 1);
-        let imitation = is_imitation(&message.properties);
+        // The server alone has something to say there.
+        let imitation = is_imitation(&message.properties) || message.exchange.as_str() == EVENTS;
         let command =
             Delivery::Command { body, message_id, publisher, routing_key, reply, imitation, ack };
         self.send(command).await.map_err(End::from)

@@ -104,7 +104,9 @@ fn action(
         Some(Value::String(text)) if !text.is_empty() => Ok(Some(text)),
         Some(_) => Err(format!("{key}: a text is wanted")),
     };
-    let (pod_name, namespace) = (text("podname")?, text("namespace")?);
+    // As people write it in the first form of manifests.
+    let (pod_name, namespace) =
+        (text("podname")?.map(|name| v0::plain_name(&name)), text("namespace")?);
     if let Some(name) = &pod_name
         && let Some(why) = names::dns1123_subdomain(name).into_iter().next()
     {

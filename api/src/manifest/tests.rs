@@ -186,6 +186,10 @@ fn each_form_of_a_message() {
             delete(Some("n"), "x", None),
         ),
         (json!({"action": "add", "podname": "x"}), Command::StartManifest { name: "x".to_owned() }),
+        (
+            json!({"action": "add", "podname": "Dummy pod"}),
+            Command::StartManifest { name: "dummy-pod".to_owned() },
+        ),
     ] {
         assert_eq!(command(&body.to_string()), Ok(vec![expected]));
     }

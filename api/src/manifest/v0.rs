@@ -41,6 +41,11 @@ pub(super) fn pod(
     from_spec(metadata, spec)
 }
 
+/// A name as people write it, as the API takes it.
+pub(super) fn plain_name(written: &str) -> String {
+    written.trim().to_lowercase().replace(char::is_whitespace, "-")
+}
+
 /// A pod from a spec that also has `name`, `namespace` and `ip`.
 pub(super) fn from_spec(
     metadata: Option<Value>,
@@ -52,7 +57,7 @@ pub(super) fn from_spec(
         Some(other) => return Err(format!("metadata: a map is wanted, not {}", kind_of(&other))),
     };
     if let Some(written) = text(&mut spec, "name")? {
-        let name = written.trim().to_lowercase().replace(char::is_whitespace, "-");
+        let name = plain_name(&written);
         if let Some(why) = names::dns1123_subdomain(&name).into_iter().next() {
             return Err(format!("spec.name: Invalid value: {written:?}: {why}"));
         }
