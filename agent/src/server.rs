@@ -48,6 +48,8 @@ pub struct ServerSettings {
     pub ca: PathBuf,
     pub certificate: PathBuf,
     pub key: PathBuf,
+    /// The nodes of this process have no machine: what their pods use is what they use.
+    pub simulated: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -72,8 +74,10 @@ pub async fn start(
     let bound = listener.local_addr().map_err(listen)?;
     let counted = pods.clone();
     metrics.values("agent", move || counts(&counted));
-    let (stats, tasks_of_streams) = (stats::Rates::default(), tasks.clone());
-    let service = Arc::new(route::Service { pods, stats, metrics, tasks: tasks_of_streams });
+    let stats = stats::Rates::default();
+    let (simulated, tasks_of_streams) = (settings.simulated, tasks.clone());
+    let service =
+        Arc::new(route::Service { pods, stats, metrics, simulated, tasks: tasks_of_streams });
     tasks.spawn("node port", accept(listener, acceptor, service, tasks.clone()));
     Ok(bound)
 }

@@ -77,7 +77,8 @@ pub(crate) fn server_account(url: &str) -> String {
     named.map_or_else(|| Account::Server.name(), |url| url.account().to_owned())
 }
 
-fn names_account(url: &str) -> bool {
+/// Whether an address says who logs in.
+pub(crate) fn names_account(url: &str) -> bool {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     rest.split('/').next().is_some_and(|authority| authority.contains('@'))
 }

@@ -79,7 +79,9 @@ pub(crate) async fn client(path: &Path, server: Option<&str>) -> Result<kube::Cl
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
     while !path.exists() {
         let path = path.display();
-        tracing::warn!(%path, "the kubeconfig is not there; `warren init` or the API server makes it; waiting");
+        if backoff.attempts() == 0 {
+            tracing::warn!(%path, "the kubeconfig is not there; waiting. `warren init` makes it, with --node NAME for a node");
+        }
         backoff.wait().await;
     }
     let broken = || format!("kubeconfig {}", path.display());
@@ -104,6 +106,17 @@ pub(crate) fn claim(data: &DataDir, role: &str) -> Result<Lock> {
             data.path().display()
         )
     })
+}
+
+/// What to do where a port cannot be had; `option` names another address.
+pub(crate) fn cannot_listen(error: &std::io::Error, option: &str) -> String {
+    use std::io::ErrorKind::{AddrInUse, AddrNotAvailable};
+    let why = match error.kind() {
+        AddrInUse => "another process has the port; ",
+        AddrNotAvailable => "this machine has no such address; ",
+        _ => "",
+    };
+    format!("{why}name another with {option}")
 }
 
 /// The URL under which clients on this machine reach a server that listens there.

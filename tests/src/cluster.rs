@@ -116,7 +116,15 @@ impl Cluster {
     /// # Panics
     /// Where it does not come up, with the processes' logs.
     pub async fn on_rabbitmq(options: Options) -> (Self, RabbitMq) {
-        let mut cluster = Self::prepare(Options { split: true, ..options });
+        Self::with_rabbitmq(Options { split: true, ..options }).await
+    }
+
+    /// The same, in as many processes as the options say.
+    ///
+    /// # Panics
+    /// Where it does not come up, with the processes' logs.
+    pub async fn with_rabbitmq(options: Options) -> (Self, RabbitMq) {
+        let mut cluster = Self::prepare(options);
         cluster.init();
         let broker = cluster.data_dir().join("broker");
         let read = |path: &Path| std::fs::read_to_string(path).expect("what init made");

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the failure")]
 
 use serde_json::{Value, json};
-use warren_tests::cluster::SOON;
+use warren_tests::cluster::{Role, SOON};
 use warren_tests::{Cluster, Options, RabbitMq, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -20,6 +20,18 @@ async fn what_people_publish() {
     world.what_the_server_cannot_use_is_put_aside().await;
     world.what_was_refused_may_be_said_again().await;
     world.a_missing_namespace_is_made().await;
+}
+
+/// `warren up` logs in with the accounts that `warren init` made, each part with one that may what it does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn all_in_one_process_on_the_brokers_accounts() {
+    let options = Options { nodes: 2, ..Options::default() };
+    let (cluster, rabbit) = Cluster::with_rabbitmq(options).await;
+    let world = World { cluster, rabbit };
+    world.to_queue("node-2", &pod("one", "example/o:1").to_string(), json!({})).await;
+    world.runs("one", "node-2", "example/o:1");
+    let log = world.cluster.log(&Role::Up);
+    assert!(!log.contains("ACCESS_REFUSED"), "{log}");
 }
 
 /// The cluster goes before its broker.
@@ -290,9 +302,13 @@ impl World {
         let missing = r#"{"action":"add","podname":"nowhere"}"#;
         self.to_queue("node-1", missing, json!({})).await;
         self.to_queue("node-1", &large(5 << 19), json!({})).await;
+        // What only the server says, by somebody who has the right to publish everywhere.
+        let dressed = json!({"type": "ADDED", "object": pod("dressed", "example/b:1")}).to_string();
+        let key = "core.pods.default.node~node-1.added";
+        assert!(self.rabbit.publish("warren.events", key, &dressed, json!({})).await.unwrap());
         self.to_queue("node-1", &pod("after-bad", "example/b:1").to_string(), json!({})).await;
         self.runs("after-bad", "node-1", "example/b:1");
-        let letters = self.dead(bad.len() + 3).await;
+        let letters = self.dead(bad.len() + 4).await;
         let mut told = Vec::new();
         for letter in &letters {
             let headers = &letter["properties"]["headers"];
@@ -323,6 +339,7 @@ impl World {
             });
         }
         assert!(self.cluster.object("pod", "default", "foreign").is_none());
+        assert!(self.cluster.object("pod", "default", "dressed").is_none());
     }
 
     async fn what_the_server_cannot_use_is_put_aside(&self) {
@@ -331,14 +348,16 @@ impl World {
             self.to_server("apply", body, properties.clone()).await;
         }
         self.to_server("node-1", &with_node("foreign", "node-2"), json!({})).await;
+        self.to_server("nowhere", &pod("lost", "example/b:1").to_string(), json!({})).await;
         self.to_server("apply", r#"{"action":"add","podname":"x"}"#, json!({})).await;
         self.to_server("apply", &large(4 << 20), json!({})).await;
         self.to_server("node-2", &pod("after", "example/b:1").to_string(), json!({})).await;
         self.runs("after", "node-2", "example/b:1");
-        let letters = self.dead(bad.len() + 3).await;
+        let letters = self.dead(bad.len() + 4).await;
         let mut reasons: Vec<_> = bad.iter().map(|(_, _, reason)| *reason).collect();
         reasons.extend([
             "spec.nodeName: Invalid value: \"node-2\"",
+            "routing key: Not found: \"nowhere\"",
             "manifests lie on the nodes",
             "at most",
         ]);

@@ -254,6 +254,14 @@ fn services_follow_ready_pods() {
     until("one is left", SOON, || addresses(&cluster) == 1);
 }
 
+#[test]
+fn a_simulated_node_uses_what_its_pods_use() {
+    let cluster = nodes(1);
+    let top = cluster.kubectl(["top", "nodes", "--no-headers"]);
+    let words: Vec<_> = top.ok().split_whitespace().map(str::to_owned).collect();
+    assert_eq!(words, ["node-1", "0m", "0%", "0Mi", "0%"], "not what this machine uses");
+}
+
 /// The node's lease is renewed no more; after the grace period its pods are replaced elsewhere.
 #[test]
 fn pods_of_a_lost_node_run_elsewhere() {

@@ -18,6 +18,7 @@ pub(super) struct Service {
     pub(super) pods: PodIndex,
     pub(super) stats: stats::Rates,
     pub(super) metrics: Metrics,
+    pub(super) simulated: bool,
     pub(super) tasks: Tasks,
 }
 

@@ -62,7 +62,6 @@ fn per_second(nanos: u64, over: Duration) -> Option<u64> {
 /// Of one node, or of all nodes of the process where it is empty.
 pub(super) async fn summary(service: &Service, node: &str) -> Result<Response<Body>, Refusal> {
     let entries = service.pods.pods((!node.is_empty()).then_some(node));
-    let simulated = is_simulated(&entries).await;
     let mut rows = sample(service, &entries).await;
     let mut machine = machine(service, Instant::now());
     if rows.iter().any(|row| row.rate.is_none()) || machine.as_ref().is_some_and(|m| m.0.is_none())
@@ -92,8 +91,7 @@ pub(super) async fn summary(service: &Service, node: &str) -> Result<Response<Bo
             "containers": containers,
         }));
     }
-    // A simulated node has no machine: what its pods use is what it uses.
-    if let Some((rate, used)) = machine.filter(|_| !simulated) {
+    if let Some((rate, used)) = machine {
         (cpu, memory) = (rate.unwrap_or(0), used);
     }
     let value = json!({
@@ -105,11 +103,6 @@ pub(super) async fn summary(service: &Service, node: &str) -> Result<Response<Bo
         "pods": pods,
     });
     Ok(route::plain(StatusCode::OK, "application/json", value.to_string().into()))
-}
-
-async fn is_simulated(entries: &[PodEntry]) -> bool {
-    let Some(entry) = entries.first() else { return false };
-    entry.runtime.version().await.is_ok_and(|version| version.name == "simulated")
 }
 
 struct Row {
@@ -148,8 +141,11 @@ async fn sample(service: &Service, entries: &[PodEntry]) -> Vec<Row> {
     rows
 }
 
-/// The machine's cpu rate (where it is known yet) and its used memory in bytes.
+/// The machine's cpu rate (where it is known yet) and its used memory in bytes. A simulated node has none.
 fn machine(service: &Service, now: Instant) -> Option<(Option<u64>, u64)> {
+    if service.simulated {
+        return None;
+    }
     let stat = std::fs::read_to_string("/proc/stat").ok()?;
     let memory = std::fs::read_to_string("/proc/meminfo").ok()?;
     let busy = busy_nanos(&stat)?;

@@ -14,7 +14,7 @@ use warren_agent::pod::index::PodIndex;
 use warren_agent::runtime::Runtime;
 use warren_agent::runtime::docker::{DockerConfig, DockerRuntime};
 use warren_agent::runtime::simulated::Simulation;
-use warren_agent::server::ServerSettings;
+use warren_agent::server::{ServerError, ServerSettings};
 use warren_agent::{Agent, AgentDeps, Config};
 use warren_broker::accounts::Account;
 use warren_broker::{Fabric, RabbitFabric};
@@ -119,7 +119,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let ca = pki.ca_path();
         // Others wait for its lock.
         drop(pki);
-        let port = crew.open_port(args.bind, ca, &material, metrics, &tasks).await?;
+        let port = crew.open_port(args.bind, ca, &material, metrics, "--bind", &tasks).await?;
         crew.start(name, connection, args.manifests.clone(), port, &tasks).await?;
         Ok((None, lock))
     })
@@ -164,13 +164,21 @@ impl Crew {
         ca: PathBuf,
         material: &Material,
         metrics: Metrics,
+        option: &str,
         tasks: &Tasks,
     ) -> Result<SocketAddr> {
         let (certificate, key) = (material.certificate.clone(), material.key.clone());
-        let settings = ServerSettings { listen, ca, certificate, key };
-        warren_agent::server::start(&settings, self.index.clone(), metrics, tasks)
-            .await
-            .context("another process has the port, perhaps; name another")
+        let simulated = self.simulation.is_some();
+        let settings = ServerSettings { listen, ca, certificate, key, simulated };
+        let bound =
+            warren_agent::server::start(&settings, self.index.clone(), metrics, tasks).await;
+        bound.map_err(|error| {
+            let hint = match &error {
+                ServerError::Listen { source, .. } => super::cannot_listen(source, option),
+                ServerError::Tls { .. } => "the node's port cannot be served".to_owned(),
+            };
+            anyhow::Error::from(error).context(hint)
+        })
     }
 
     /// Starts one node's agent; `port` is where the process's own port listens.

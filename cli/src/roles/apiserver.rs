@@ -99,9 +99,7 @@ pub(crate) async fn start(
         .await
         .map_err(|error| {
             let hint = match &error {
-                StartError::Listen { .. } => {
-                    "another process has the port, perhaps; name another with --bind".to_owned()
-                }
+                StartError::Listen { source, .. } => super::cannot_listen(source, "--bind"),
                 StartError::Database(_) => format!("the database is {}", database.display()),
                 _ => "starting the API".to_owned(),
             };

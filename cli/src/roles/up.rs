@@ -1,12 +1,17 @@
 //! `warren up`: a whole cluster in one process.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
+use kube::api::ListParams;
+use warren_agent::api::LEASE_NAMESPACE;
 use warren_apiserver::User;
 use warren_broker::accounts::Account;
 use warren_broker::{Fabric, RabbitFabric};
@@ -68,7 +73,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         check_node_name(name)?;
     }
     super::run(&args.common, async |tasks| {
-        let begin = Instant::now();
+        let (begin, started) = (Instant::now(), Timestamp::now());
         let data = DataDir::new(&args.common.data_dir);
         data.prepare()?;
         let lock = claim(&data, "apiserver")?;
@@ -86,11 +91,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
         // The nodes' port serves those of the whole process but the API's, which has its own.
         let metrics = Metrics::new();
-        let fabric = fabric(args, &data, &metrics, &tasks)?;
+        let fabrics = fabrics(args, &data, &metrics, &tasks)?;
         let connect = |user: User| {
+            let controllers = user.name == User::controllers().name;
             let client = warren_client::in_process(server.local_service(user));
-            match &fabric {
-                Some(broker) => Connection::with_fallback(client, Arc::clone(broker)),
+            match &fabrics {
+                Some(Fabrics { controllers: broker, .. }) if controllers => {
+                    Connection::with_fallback(client, Arc::clone(broker))
+                }
+                Some(Fabrics { nodes: broker, .. }) => {
+                    Connection::with_fallback(client, Arc::clone(broker))
+                }
                 None => Connection::new(client, server.fabric()),
             }
         };
@@ -102,7 +113,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let crew = Crew::new(&data, &args.agent, &names, &tasks)?;
         let port = match identities.node(names.first().map_or("", String::as_str)) {
             Some(node) => {
-                crew.open_port(args.node_bind, identities.ca.clone(), node, metrics, &tasks).await?
+                let ca = identities.ca.clone();
+                crew.open_port(args.node_bind, ca, node, metrics, "--node-bind", &tasks).await?
             }
             None => args.node_bind,
         };
@@ -115,7 +127,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             RuntimeKind::Simulated => "simulated",
         };
         crate::say!("nodes        {} starting ({runtime})", names.len());
-        let ready = wait_ready(connect(User::controllers()).client, names.len()).await?;
+        let ready = wait_ready(connect(User::controllers()).client, &names, started).await?;
         crate::say!(
             "nodes        {ready} of {} Ready after {:.1} s",
             names.len(),
@@ -134,32 +146,61 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     })
 }
 
-/// RabbitMQ as the readers in this process see it: with the server's account, and so over few connections.
-fn fabric(
+/// RabbitMQ as the readers in this process see it.
+struct Fabrics {
+    controllers: Arc<dyn Fabric>,
+    nodes: Arc<dyn Fabric>,
+}
+
+/// The nodes read with the server's account, which may read all their queues, and so over one connection. What the
+/// controllers declare only their own account may; where the address names an account, that is everybody's.
+fn fabrics(
     args: &Args,
     data: &DataDir,
     metrics: &Metrics,
     tasks: &Tasks,
-) -> Result<Option<Arc<dyn Fabric>>> {
+) -> Result<Option<Fabrics>> {
     let Some(url) = &args.server.broker else { return Ok(None) };
-    let config = crate::accounts::broker_config(data, url, &Account::Server, "up")?;
-    crate::say!("broker       {}", config.url);
-    let account = config.url.account().to_owned();
-    let fabric = RabbitFabric::new(config, account, tasks);
-    let counted = fabric.clone();
+    let fabric = |account: &Account, what: &str| -> Result<RabbitFabric> {
+        let config = crate::accounts::broker_config(data, url, account, what)?;
+        Ok(RabbitFabric::new(config, crate::accounts::server_account(url), tasks))
+    };
+    let nodes = fabric(&Account::Server, "up")?;
+    let controllers = match crate::accounts::names_account(url) {
+        true => nodes.clone(),
+        false => fabric(&Account::Controllers, "up, controllers")?,
+    };
+    crate::say!(
+        "broker       {}",
+        crate::accounts::broker_config(data, url, &Account::Server, "")?.url
+    );
+    let counted = nodes.clone();
     metrics.values("broker", move || counted.metrics().snapshot());
-    Ok(Some(Arc::new(fabric)))
+    Ok(Some(Fabrics { controllers: Arc::new(controllers), nodes: Arc::new(nodes) }))
 }
 
-/// Waits until so many nodes are Ready, or patience ends; answers how many are.
-async fn wait_ready(client: kube::Client, wanted: usize) -> Result<usize> {
-    let api = kube::Api::<Node>::all(client);
+/// Waits until these nodes are Ready, or patience ends; answers how many are. What the database says of an earlier run
+/// does not count: a node is Ready when it said so itself since `started`.
+async fn wait_ready(client: kube::Client, names: &[String], started: Timestamp) -> Result<usize> {
+    let nodes = kube::Api::<Node>::all(client.clone());
+    let leases = kube::Api::<Lease>::namespaced(client, LEASE_NAMESPACE);
     let begin = Instant::now();
+    let all = ListParams::default();
     loop {
-        let nodes =
-            api.list(&kube::api::ListParams::default()).await.context("listing the nodes")?;
-        let ready = nodes.items.iter().filter(|node| is_ready(node)).count();
-        if ready >= wanted {
+        let fresh: HashSet<String> = (leases.list(&all).await.context("listing the leases")?.items)
+            .into_iter()
+            .filter(|lease| is_renewed(lease, started))
+            .filter_map(|lease| lease.metadata.name)
+            .collect();
+        let mut ready = 0;
+        if fresh.len() >= names.len() {
+            let found = nodes.list(&all).await.context("listing the nodes")?;
+            let ours = found.items.iter().filter(|node| {
+                node.metadata.name.as_ref().is_some_and(|name| fresh.contains(name))
+            });
+            ready = ours.filter(|node| is_ready(node)).count();
+        }
+        if ready >= names.len() {
             return Ok(ready);
         }
         if begin.elapsed() > PATIENCE {
@@ -168,6 +209,11 @@ async fn wait_ready(client: kube::Client, wanted: usize) -> Result<usize> {
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+fn is_renewed(lease: &Lease, since: Timestamp) -> bool {
+    let renewed = lease.spec.as_ref().and_then(|spec| spec.renew_time.as_ref());
+    renewed.is_some_and(|time| time.0 >= since)
 }
 
 fn is_ready(node: &Node) -> bool {
