@@ -45,7 +45,12 @@ pub(crate) async fn run(
         match Box::pin(register(&context, &machine, &version, down.clone())).await {
             Ok(uid) => break (uid, down),
             Err(error) => {
-                tracing::info!(node = %context.node, %error, "the node is not registered yet");
+                let node = &context.node;
+                if wait == RETRY_FIRST {
+                    tracing::info!(%node, %error, "the node is not registered yet; trying until it is");
+                } else {
+                    tracing::debug!(%node, %error, "the node is not registered yet");
+                }
                 tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..1.0))).await;
                 wait = (wait * 2).min(RETRY_LAST);
             }

@@ -312,7 +312,7 @@ impl Mender {
         let (blocked_sender, blocked) = watch::channel(None);
         let live = match self.connect(blocked).await {
             Ok(live) => Arc::new(live),
-            Err(error) => return error.report(),
+            Err(error) => return with_remedy(error.report()),
         };
         // Whatever comes next, and also where this is dropped: nobody keeps what is not watched any more.
         let _end = live.ended.clone().drop_guard();
@@ -392,6 +392,17 @@ impl Mender {
             }
         }
     }
+}
+
+/// The broker says that it let nobody in, not why.
+fn with_remedy(reason: String) -> String {
+    if !reason.contains("Login was refused") {
+        return reason;
+    }
+    format!(
+        "{reason}. It has no such account, or with another password: let it load broker/rabbitmq/definitions.json of the \
+         data folder (rabbitmqctl import_definitions FILE)"
+    )
 }
 
 async fn watch_events(

@@ -23,21 +23,26 @@ pub struct FabricStatus {
     pub last_error: Option<String>,
 }
 
-/// One line: `connected since …; backlog 0; cursor 42`.
+/// One line: `disconnected for 12s: connection refused; 3 events wait; published up to revision 42`.
 impl std::fmt::Display for FabricStatus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let seconds = self.since.elapsed().unwrap_or_default().as_secs();
-        let word = if self.connected { "connected" } else { "disconnected" };
-        write!(f, "{word} for {seconds}s; cursor {}", self.cursor)?;
-        if let Some(backlog) = self.backlog {
-            write!(f, "; backlog {backlog}")?;
+        match (&self.last_error, self.connected) {
+            (_, true) => write!(f, "connected for {seconds}s")?,
+            (Some(error), false) => write!(f, "disconnected for {seconds}s: {error}")?,
+            (None, false) => write!(f, "connecting")?,
         }
         if let Some(reason) = &self.blocked {
             write!(f, "; blocked by the broker: {reason}")?;
         }
-        match &self.last_error {
-            Some(error) if !self.connected => write!(f, "; {error}"),
-            _ => Ok(()),
+        match self.backlog {
+            Some(1) => write!(f, "; 1 event waits")?,
+            Some(backlog) => write!(f, "; {backlog} events wait")?,
+            None => {}
+        }
+        match self.cursor {
+            Revision(0) => Ok(()),
+            cursor => write!(f, "; published up to revision {cursor}"),
         }
     }
 }

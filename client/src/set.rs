@@ -123,7 +123,7 @@ impl InformerSet {
                 }
                 Delivery::Relist { streams, at_least, reason } => {
                     if listed_once {
-                        tracing::info!(reason, streams = streams.len(), "listing again");
+                        tracing::debug!(reason, streams = streams.len(), "listing again");
                         tokio::time::sleep(RELIST_JITTER.mul_f64(rand::random())).await;
                     }
                     let mut resources: Vec<_> =
@@ -161,7 +161,12 @@ impl InformerSet {
                     return;
                 }
                 Err(error) => {
-                    tracing::warn!(%resource, error = chain(&error), "a list failed");
+                    let error = chain(&error);
+                    if wait == RETRY.0 {
+                        tracing::warn!(%resource, error, "a list failed; trying until it works");
+                    } else {
+                        tracing::debug!(%resource, error, "a list failed again");
+                    }
                 }
             }
             tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..1.0))).await;

@@ -101,7 +101,7 @@ impl CheckHandle {
         self.set(CheckState::NotReady(reason.into()));
     }
 
-    /// Logs when the state changes.
+    /// Logs when the state changes; a degraded check's reason may count and is no change.
     pub fn set(&self, state: CheckState) {
         self.checks.send_if_modified(|checks| {
             let Some(check) = checks.iter_mut().find(|check| check.name == self.name) else {
@@ -112,9 +112,14 @@ impl CheckHandle {
             }
             match &state {
                 CheckState::Ready => tracing::info!(check = self.name, "ready"),
-                CheckState::Degraded(reason) => {
-                    tracing::warn!(check = self.name, reason, "degraded");
-                }
+                CheckState::Degraded(reason) => match &check.state {
+                    CheckState::Degraded(_) => {}
+                    CheckState::Ready => tracing::warn!(check = self.name, reason, "degraded"),
+                    // As it starts: nothing got worse.
+                    CheckState::NotReady(_) => {
+                        tracing::info!(check = self.name, reason, "degraded");
+                    }
+                },
                 CheckState::NotReady(reason) => {
                     tracing::warn!(check = self.name, reason, "not ready");
                 }
