@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use warren_api::{GroupResource, Kind, ObjectKey, Registry, Status, Subresource};
 use warren_process::{Clock, Shutdown, Tasks};
 use warren_store::Journal;
@@ -106,6 +106,7 @@ async fn respond(
     let call = Call { info: info.clone(), accept: accept?, allowed, http };
     match (route, verb) {
         (Route::NotServed, _) => Ok(response::no_such_path()),
+        (Route::NoDefinitions, Verb::List) => Ok(no_definitions(call.accept)),
         (Route::Review, Verb::Create) => review::answer(api, call).await,
         (Route::Usage, Verb::Get | Verb::List) => metrics_api::answer(Arc::clone(api), call).await,
         (Route::Connect(subresource), _) => subresource::connect(api, call, subresource).await,
@@ -138,6 +139,8 @@ enum Route {
     Review,
     /// `metrics.k8s.io`
     Usage,
+    /// The definitions of custom resources: there are none.
+    NoDefinitions,
     NotServed,
 }
 
@@ -147,6 +150,13 @@ fn route(registry: Registry, request: &ResourceRequest) -> Result<Route, Status>
     }
     if request.group == metrics_api::GROUP {
         return Ok(if metrics_api::is_served(request) { Route::Usage } else { Route::NotServed });
+    }
+    let asked = (request.group.as_str(), request.version.as_str(), request.resource.as_str());
+    if asked == ("apiextensions.k8s.io", "v1", "customresourcedefinitions")
+        && !request.named
+        && request.namespace.is_empty()
+    {
+        return Ok(Route::NoDefinitions);
     }
     let kind = registry.by_resource(&request.group, &request.version, &request.resource);
     let Some(kind) = kind else { return Ok(Route::NotServed) };
@@ -178,8 +188,23 @@ fn route(registry: Registry, request: &ResourceRequest) -> Result<Route, Status>
             | Subresource::Attach
             | Subresource::PortForward),
         ) => Route::Connect(sub),
+        Some(Subresource::EphemeralContainers) if !request.verb.is_read() => {
+            return Err(Status::new(
+                warren_api::Reason::MethodNotAllowed,
+                "this release does not run ephemeral containers; use `kubectl exec`, or `kubectl debug --copy-to=NAME`",
+            ));
+        }
         Some(sub) => Route::Stored(kind, Some(sub)),
     })
+}
+
+/// kubectl looks for a definition before it says that a kind is unknown; without the list it says that it has no list.
+fn no_definitions(accept: crate::accept::Accept) -> Response<Body> {
+    let list = serde_json::json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinitionList",
+        "metadata": {"resourceVersion": "0"}, "items": [],
+    });
+    response::tree(StatusCode::OK, &list, accept)
 }
 
 fn serve_path(

@@ -399,6 +399,43 @@ fn a_start_that_cannot_work_says_why() {
         same.to_str().unwrap(),
     ]);
     assert!(out.err().contains("another"), "one folder, one server: {}", out.told());
+    let out = run(&[
+        "up",
+        "--runtime",
+        "simulated",
+        "--bind",
+        "192.0.2.1:6443",
+        "--data-dir",
+        data.to_str().unwrap(),
+    ]);
+    assert!(out.err().contains("this machine has no such address"), "{}", out.told());
+    let out = run(&["get", "pods", "--kubeconfig", "/nowhere/config"]);
+    assert_eq!(out.err().matches("No such file").count(), 1, "{}", out.told());
+    assert!(out.err().starts_with("error: kubeconfig /nowhere/config: "), "{}", out.told());
     let out = run(&["up", "--nodes", "many"]);
     assert_eq!(out.code, 2, "{}", out.told());
+}
+
+#[test]
+fn what_is_not_served_is_named() {
+    let cluster = Cluster::simulated();
+    let unknown =
+        "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: x}\nspec: {schedule: '* * * * *'}\n";
+    let out = cluster.kubectl_with(["apply", "-f", "-"], unknown);
+    assert!(
+        out.err().contains("no matches for kind \"CronJob\" in version \"batch/v1\""),
+        "{}",
+        out.told()
+    );
+    let out = cluster.kubectl(["create", "deployment", "web", "--image=example/web:1"]);
+    out.ok();
+    cluster.kubectl(["rollout", "status", "deployment/web", "--timeout=60s"]).ok();
+    let pod = cluster.objects("pods", "default")[0]["metadata"]["name"].clone();
+    let out = cluster.kubectl(["debug", pod.as_str().unwrap(), "--image=example/debug:1"]);
+    assert!(out.err().contains("does not run ephemeral containers"), "{}", out.told());
+    let out = cluster.warren(["logs", "deployments/none"]);
+    assert!(out.err().contains("\"none\" not found"), "{}", out.told());
+    cluster.warren(["logs", "deployment/web"]).ok();
+    let out = cluster.warren(["logs", "node/node-1"]);
+    assert!(out.err().contains("node has no pods"), "{}", out.told());
 }
