@@ -74,10 +74,16 @@ fn main() -> ExitCode {
     match run(&cli.command) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            output::note(&format!("{error:#}"));
+            output::note(&told(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }
+}
+
+/// As clap says what is wrong with the arguments. What the server said keeps its own beginning, which kubectl's users know.
+fn told(error: &str) -> String {
+    let begins = error.starts_with("Error from server") || error.starts_with("The ");
+    if begins { error.to_owned() } else { format!("error: {error}") }
 }
 
 fn run(command: &Command) -> Result<u8> {

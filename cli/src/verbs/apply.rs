@@ -39,6 +39,9 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
     let mut failed = 0;
     for manifest in &manifests {
         if let Err(error) = apply(args, &connection, &discovery, manifest).await {
+            if manifests.len() == 1 {
+                return Err(error);
+            }
             failed += 1;
             crate::note!("{error:#}");
         }

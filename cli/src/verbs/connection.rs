@@ -1,7 +1,7 @@
 //! The way to the API: a kubeconfig, requests, and errors as people know them.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use http::{HeaderMap, Method, Request, StatusCode};
 use kube::client::Body;
@@ -108,23 +108,26 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) async fn open(args: &ConnectionArgs) -> anyhow::Result<Self> {
-        use anyhow::Context;
         let options =
             KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
         let admin = DataDir::new(&args.data_dir).kubeconfig("admin");
         let environment = std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty());
-        let config = if let Some(path) = &args.kubeconfig {
-            Kubeconfig::read_from(path).with_context(|| path.display().to_string())?
-        } else if environment.is_none() && admin.exists() {
-            Kubeconfig::read_from(&admin).with_context(|| admin.display().to_string())?
-        } else {
-            Kubeconfig::read().with_context(|| {
-                format!(
-                    "no kubeconfig: neither --kubeconfig nor $KUBECONFIG names one, and {} is not there; \
-                     `warren up` makes one",
-                    admin.display()
+        let config = match (&args.kubeconfig, &environment) {
+            (Some(path), _) => Kubeconfig::read_from(path).map_err(|error| unusable(path, &error))?,
+            (None, None) if admin.exists() => {
+                Kubeconfig::read_from(&admin).map_err(|error| unusable(&admin, &error))?
+            }
+            (None, Some(paths)) => {
+                Kubeconfig::read().map_err(|error| unusable(Path::new(paths), &error))?
+            }
+            (None, None) => Kubeconfig::read().map_err(|error| {
+                anyhow::anyhow!(
+                    "no kubeconfig: neither --kubeconfig nor $KUBECONFIG names one, {} is not there (`warren up` makes \
+                     it), and of the usual one: {}",
+                    admin.display(),
+                    chain(&error)
                 )
-            })?
+            })?,
         };
         let config = Config::from_custom_kubeconfig(config, &options).await?;
         Self::to(config)
@@ -218,6 +221,11 @@ impl<'a> Call<'a> {
     pub(crate) fn new(method: Method, path: &'a str) -> Self {
         Self { method, path, accept: "application/json", content_type: None, body: vec![] }
     }
+}
+
+/// The path may be a list of files, as `$KUBECONFIG` is.
+fn unusable(path: &Path, error: &kube::config::KubeconfigError) -> anyhow::Error {
+    anyhow::anyhow!("kubeconfig {}: {}", path.display(), chain(error))
 }
 
 /// One segment of a path, or a value of a query.

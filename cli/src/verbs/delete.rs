@@ -94,6 +94,9 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
     let mut failed = 0;
     for target in &targets {
         if let Err(error) = delete(args, &connection, target).await {
+            if targets.len() == 1 {
+                return Err(error);
+            }
             failed += 1;
             crate::note!("{error:#}");
         }

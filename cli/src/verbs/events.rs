@@ -1,7 +1,9 @@
 //! `warren events`: what happened, and with `-f` every change as it happens.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, bail};
-use futures::stream::{BoxStream, StreamExt, select_all};
+use futures::stream::{BoxStream, SelectAll, StreamExt};
 use serde_json::Value;
 
 use super::connection::escape;
@@ -9,6 +11,12 @@ use super::discovery::{Discovery, Resource};
 use super::get::watch;
 use super::{Connection, ConnectionArgs, Failure};
 use crate::output::Columns;
+
+/// There is a watch for each kind, and a change told late is better than one told out of order: events wait until no
+/// other came for the first of these times, and not longer than the second.
+const QUIET: Duration = Duration::from_millis(50);
+const LONGEST_HELD: Duration = Duration::from_millis(500);
+const MOST_HELD: usize = 10_000;
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(
@@ -74,45 +82,81 @@ async fn recorded(args: &Args, connection: &Connection) -> Result<()> {
 async fn follow(args: &Args, connection: &Connection) -> Result<()> {
     let discovery = Discovery::read(connection).await?;
     let resources = chosen(&discovery, args.kinds.as_deref(), args.namespace.is_some())?;
-    let mut from = match args.since {
-        Some(revision) => revision.to_string(),
+    let begin = match args.since {
+        Some(revision) => revision,
         None => newest(connection, resources[0], args).await?,
     };
-    let mut columns = Columns::default();
-    loop {
-        let mut streams: Vec<BoxStream<'static, Result<Value>>> = Vec::new();
-        for resource in &resources {
-            let path = resource.path(args.namespace.as_deref());
-            let path = format!("{path}?watch=1&resourceVersion={from}");
-            streams.push(watch(connection, &path, "application/json").await?);
-        }
-        let mut events = select_all(streams);
-        let ended = loop {
-            match events.next().await {
-                None => break None,
-                Some(Err(error)) => break Some(error),
-                Some(Ok(event)) => {
-                    if let Some(version) = event["object"]["metadata"]["resourceVersion"].as_str() {
-                        version.clone_into(&mut from);
-                    }
-                    if event["type"] != "BOOKMARK" {
-                        print(args, &mut columns, &event)?;
-                    }
-                }
-            }
-        };
-        if let Some(error) = ended {
-            match error.downcast_ref::<Failure>() {
-                Some(failure) if failure.is_gone() => {
-                    crate::note!(
-                        "some changes may be missing: the server's history does not reach back so far"
-                    );
-                    from = newest(connection, resources[0], args).await?;
-                }
-                _ => return Err(error),
-            }
-        }
+    // Where each kind's watch is.
+    let mut from = vec![begin; resources.len()];
+    let mut streams = SelectAll::new();
+    for (index, resource) in resources.iter().enumerate() {
+        streams.push(open(connection, resource, args, index, begin).await?);
     }
+    let mut columns = Columns::default();
+    let mut held = Held::default();
+    loop {
+        let next = match held.wait() {
+            None => streams.next().await,
+            Some(wait) => match tokio::time::timeout(wait, streams.next()).await {
+                Ok(next) => next,
+                Err(_) => {
+                    print_all(args, &mut columns, &held.take())?;
+                    continue;
+                }
+            },
+        };
+        let Some((index, event)) = next else { return Ok(()) };
+        match event {
+            Some(Ok(event)) => {
+                from[index] = from[index].max(revision(&event));
+                if event["type"] != "BOOKMARK" {
+                    held.events.push(event);
+                    held.since.get_or_insert_with(Instant::now);
+                    if held.events.len() >= MOST_HELD {
+                        print_all(args, &mut columns, &held.take())?;
+                    }
+                }
+                continue;
+            }
+            // The server ends watches after a while.
+            None => {}
+            Some(Err(error)) => {
+                print_all(args, &mut columns, &held.take())?;
+                if !error.downcast_ref::<Failure>().is_some_and(Failure::is_gone) {
+                    return Err(error);
+                }
+                let kind = &resources[index].plural;
+                crate::note!(
+                    "some changes of {kind} may be missing: the server's history does not reach back so far"
+                );
+                from[index] = newest(connection, resources[index], args).await?;
+            }
+        }
+        streams.push(open(connection, resources[index], args, index, from[index]).await?);
+    }
+}
+
+/// Events of the watch with this index, or how it ended.
+type Events = BoxStream<'static, (usize, Option<Result<Value>>)>;
+
+async fn open(
+    connection: &Connection,
+    resource: &Resource,
+    args: &Args,
+    index: usize,
+    from: u64,
+) -> Result<Events> {
+    let path = resource.path(args.namespace.as_deref());
+    let path = format!("{path}?watch=1&allowWatchBookmarks=true&resourceVersion={from}");
+    let events = watch(connection, &path, "application/json").await?;
+    // One that failed says nothing more: the failure is its end.
+    let events = events.map(Some).chain(futures::stream::once(async { None }));
+    let mut ended = false;
+    let events = events.take_while(move |event| {
+        let now = std::mem::replace(&mut ended, !matches!(event, Some(Ok(_))));
+        futures::future::ready(!now)
+    });
+    Ok(events.map(move |event| (index, event)).boxed())
 }
 
 fn chosen<'a>(
@@ -138,17 +182,54 @@ fn chosen<'a>(
 }
 
 /// The revision is one for all kinds, so any list tells where "now" is.
-async fn newest(connection: &Connection, resource: &Resource, args: &Args) -> Result<String> {
+async fn newest(connection: &Connection, resource: &Resource, args: &Args) -> Result<u64> {
     let path = resource.path(args.namespace.as_deref());
     let list = connection.get(&format!("{path}?limit=1")).await?;
-    Ok(list["metadata"]["resourceVersion"].as_str().unwrap_or("0").to_owned())
+    Ok(list["metadata"]["resourceVersion"].as_str().and_then(|v| v.parse().ok()).unwrap_or(0))
 }
 
-fn print(args: &Args, columns: &mut Columns, event: &Value) -> Result<()> {
+/// Events of several watches, kept for a moment so that they can be told in their order.
+#[derive(Default)]
+struct Held {
+    events: Vec<Value>,
+    since: Option<Instant>,
+}
+
+impl Held {
+    /// How long to wait for more; `None` where nothing is held.
+    fn wait(&self) -> Option<Duration> {
+        Some(QUIET.min(LONGEST_HELD.saturating_sub(self.since?.elapsed())))
+    }
+
+    /// All of them, in the order of the changes.
+    fn take(&mut self) -> Vec<Value> {
+        self.since = None;
+        let mut events = std::mem::take(&mut self.events);
+        events.sort_by_key(revision);
+        events
+    }
+}
+
+fn revision(event: &Value) -> u64 {
+    let version = event["object"]["metadata"]["resourceVersion"].as_str();
+    version.and_then(|version| version.parse().ok()).unwrap_or(0)
+}
+
+fn print_all(args: &Args, columns: &mut Columns, events: &[Value]) -> Result<()> {
     if args.output.is_some() {
-        crate::say!("{}", serde_json::to_string(event)?);
+        for event in events {
+            crate::say!("{}", serde_json::to_string(event)?);
+        }
         return Ok(());
     }
+    let rows: Vec<_> = events.iter().map(row).collect();
+    for line in columns.lines(&rows) {
+        crate::say!("{line}");
+    }
+    Ok(())
+}
+
+fn row(event: &Value) -> Vec<String> {
     let object = &event["object"];
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let metadata = &object["metadata"];
@@ -163,10 +244,7 @@ fn print(args: &Args, columns: &mut Columns, event: &Value) -> Result<()> {
     } else {
         row.extend(object["status"]["phase"].as_str().map(str::to_owned));
     }
-    for line in columns.lines(&[row]) {
-        crate::say!("{line}");
-    }
-    Ok(())
+    row
 }
 
 fn seen(event: &Value) -> String {
@@ -187,4 +265,23 @@ fn involved(event: &Value) -> String {
 
 fn message(event: &Value) -> String {
     event["message"].as_str().unwrap_or_default().trim().replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_held_comes_in_the_order_of_the_changes() {
+        let event = |version: &str| json!({"object": {"metadata": {"resourceVersion": version}}});
+        let mut held = Held::default();
+        assert_eq!(held.wait(), None);
+        held.events = vec![event("10"), event("9"), event("100")];
+        held.since = Some(Instant::now());
+        assert!(held.wait().is_some_and(|wait| wait <= QUIET));
+        assert_eq!(held.take().iter().map(revision).collect::<Vec<_>>(), [9, 10, 100]);
+        assert_eq!(held.wait(), None);
+    }
 }

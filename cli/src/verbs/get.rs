@@ -171,11 +171,10 @@ async fn tables(args: &Args, connection: &Connection, targets: &[Target<'_>]) ->
             }
             index += 1;
         }
-        let printed = printer.print();
-        if printed && several && index < targets.len() {
+        if !empty && !printer.rows.is_empty() {
             crate::say!("");
         }
-        empty &= !printed;
+        empty &= !printer.print();
         if args.watch && failure.is_none() {
             return watch_tables(args, connection, &targets[index - 1], printer, version).await;
         }
