@@ -126,6 +126,30 @@ impl Kubectl<'_> {
         assert_eq!(self.ok("get deploy web -o jsonpath={..image}"), "example/web:1");
     }
 
+    fn talks_to_containers(&self) {
+        let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: talker}\nspec: {containers: \
+                   [{name: c, image: any, command: [sh, -c, 'echo here I am; sleep 3600']}]}\n";
+        self.with("apply -f -", pod).ok();
+        self.ok("wait --for=condition=Ready pod/talker --timeout=60s");
+        self.shows("logs talker", &["here I am"]);
+        let out = self.with("exec -i talker -- cat", "in and out");
+        // WebSocket came with 1.30; before it there was SPDY only.
+        if self.minor() >= 30 {
+            assert_eq!(out.ok(), "in and out");
+            assert_eq!(self.run("exec talker -- false").code, 1);
+        } else {
+            assert!(out.err().contains("kubectl 1.30 or newer"), "{}", out.told());
+        }
+        until_some("usage is measured", SOON, || {
+            let out = self.run("top pod talker");
+            (out.succeeded() && out.stdout.contains("talker")).then_some(())
+        });
+    }
+
+    fn minor(&self) -> u32 {
+        self.version.split('.').nth(1).and_then(|minor| minor.parse().ok()).expect("1.x")
+    }
+
     fn applies_and_edits(&self) {
         assert!(self.with("apply -f -", CONFIG).ok().contains("created"));
         assert!(self.with("apply -f -", CONFIG).ok().contains("unchanged"));
@@ -249,6 +273,7 @@ fn every_kubectl_does_the_usual_things() {
                 kubectl.ok(&format!("create namespace {}", kubectl.namespace));
                 kubectl.creates();
                 kubectl.rolls_out();
+                kubectl.talks_to_containers();
                 kubectl.applies_and_edits();
                 kubectl.shows_what_there_is();
                 kubectl.watches();
