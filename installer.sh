@@ -105,12 +105,13 @@ forget() {
 total=9 number=0
 # A long step shows that it goes on, and where it is.
 tick() {
-	local begin=$SECONDS never from
+	local begin=$SECONDS never from last
 	from=$(($(stat -c %s "$log") + 1))
 	# Nothing ever comes from there, and no process is left over that waits.
 	exec {never}<> <(:)
 	while read -r -t 20 -u "$never"; [ $? -gt 128 ] && kill -0 $$; do
-		printf '      %d s: %s\n' $((SECONDS - begin)) "$(tail -c "+$from" "$log" | tail -n 1 | cut -c1-100)"
+		last=$(tail -c "+$from" "$log" | tail -n 1 | cut -c1-100)
+		printf '      %d s%s\n' $((SECONDS - begin)) "${last:+: $last}"
 	done
 }
 ticker=
