@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use warren_api::manifest::{self, Manifest};
 use warren_api::{ErrorList, Object, Registry, Scope, validation};
 
-use crate::mirror;
+use crate::{mirror, objects};
 
 mod watch;
 
@@ -291,7 +291,11 @@ fn prepare(
         object: Value::from(object),
         line,
     };
-    pod.pod().map_err(|error| error.to_string())?;
+    let typed = pod.pod().map_err(|error| error.to_string())?;
+    // As the kubelet: it runs before there is an API, and its mirror must not open other objects to the node.
+    if let Some(found) = objects::references(&typed).first() {
+        return Err(format!("spec: Forbidden: a static pod may not refer to {found}"));
+    }
     Ok(pod)
 }
 

@@ -16,7 +16,7 @@ use crate::api::{ApiError, SharedApi};
 mod kept;
 mod seal;
 
-pub(crate) use kept::Kept;
+pub(crate) use kept::{Kept, references};
 pub(crate) use seal::Seal;
 
 /// How long an answer is good without an event: the net under lost events, as the kubelet's cache has it.

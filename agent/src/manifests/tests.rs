@@ -76,6 +76,11 @@ fn what_is_wrong_is_named() {
             "apiVersion: v1\nkind: Pod\nmetadata: {name: Bad_Name}\nspec: {containers: [{name: c, image: i}]}\n",
             "Bad_Name",
         ),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers: [{name: c, image: i}]\n  volumes: \
+             [{name: v, secret: {secretName: s}}]\n",
+            "may not refer to secret/default/s",
+        ),
     ];
     for (text, reason) in cases {
         let problem = folder().put(Path::new("/m/x.yaml"), text).unwrap_err();

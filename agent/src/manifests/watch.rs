@@ -1,12 +1,15 @@
 //! The folder on disk: file events, with a slow rescan as a net.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use notify::{RecursiveMode, Watcher};
+use rustix::fs::OFlags;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{FILE_LIMIT, Folder, Problem, StaticPod};
@@ -163,7 +166,8 @@ impl Watch {
 
     async fn scan(&mut self) {
         let dir = self.dir.clone();
-        let found = tokio::task::spawn_blocking(move || read_dir(&dir)).await;
+        let known = self.folder.paths().into_iter().collect();
+        let found = tokio::task::spawn_blocking(move || read_dir(&dir, &known)).await;
         let found = match found.map_err(io::Error::other).flatten() {
             Ok(found) => found,
             // No folder: no pods are asked for. Anything else is not to be taken for that.
@@ -302,32 +306,99 @@ impl Watch {
 
 type Texts = BTreeMap<PathBuf, Result<String, String>>;
 
-fn read_dir(dir: &Path) -> io::Result<Texts> {
-    let mut found = Texts::new();
+/// What the folder's files say. Those that are `known` come first: however many others are put there, what runs stays.
+fn read_dir(dir: &Path, known: &BTreeSet<PathBuf>) -> io::Result<Texts> {
+    let mut paths = BTreeSet::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
-        if !Folder::is_manifest(&path) {
-            continue;
+        if Folder::is_manifest(&path) {
+            paths.insert((!known.contains(&path), path));
         }
-        let Ok(metadata) = std::fs::metadata(&path) else { continue };
-        if !metadata.is_file() {
-            continue;
-        }
+    }
+    let mut found = Texts::new();
+    for (is_new, path) in paths {
         if found.len() >= FILES {
             tracing::warn!(dir = %dir.display(), limit = FILES, "too many manifests");
             break;
         }
-        let text = if metadata.len() > FILE_LIMIT {
-            Err(format!("larger than {FILE_LIMIT} bytes"))
-        } else {
-            match std::fs::read(&path) {
-                Ok(bytes) => String::from_utf8(bytes).map_err(|e| format!("not UTF-8: {e}")),
-                // It went away meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => Err(error.to_string()),
-            }
-        };
-        found.insert(path, text);
+        if let Some(text) = read(&path, is_new) {
+            found.insert(path, text);
+        }
     }
     Ok(found)
+}
+
+/// `None` where there is no file. What cannot be read, or what is in a file's place, is a problem and not the file's end.
+fn read(path: &Path, is_new: bool) -> Option<Result<String, String>> {
+    let text = || -> io::Result<Result<String, String>> {
+        // Some special files would make an open or a read wait for ever.
+        let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+        let file = File::options().read(true).custom_flags(flags).open(path)?;
+        let metadata = file.metadata()?;
+        if metadata.is_dir() && is_new {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        if !metadata.is_file() {
+            return Ok(Err("not a regular file".to_owned()));
+        }
+        let mut bytes = Vec::new();
+        // Also where its size is not what it says.
+        file.take(FILE_LIMIT + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > FILE_LIMIT {
+            return Ok(Err(format!("larger than {FILE_LIMIT} bytes")));
+        }
+        Ok(String::from_utf8(bytes).map_err(|error| format!("not UTF-8: {error}")))
+    };
+    match text() {
+        Ok(text) => Some(text),
+        // Also a link that leads nowhere: what it led to is gone.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => Some(Err(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_runs_is_read_before_what_is_new() {
+        let dir = tempfile::tempdir().unwrap();
+        let known = dir.path().join("zz.yaml");
+        std::fs::write(&known, "known").unwrap();
+        for n in 0..FILES + 10 {
+            std::fs::write(dir.path().join(format!("a{n}.yaml")), "new").unwrap();
+        }
+        let found = read_dir(dir.path(), &BTreeSet::from([known.clone()])).unwrap();
+        assert_eq!(found.len(), FILES);
+        assert_eq!(found[&known].as_deref(), Ok("known"));
+    }
+
+    #[test]
+    fn what_is_no_file_is_told_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        rustix::fs::mkfifoat(rustix::fs::CWD, path("fifo"), 0o600.into()).unwrap();
+        std::os::unix::fs::symlink(path("loop"), path("loop")).unwrap();
+        std::os::unix::fs::symlink(path("nowhere"), path("gone")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", path("device")).unwrap();
+        for folder in ["folder", "other"] {
+            std::fs::create_dir(path(folder)).unwrap();
+        }
+        File::create(path("large")).unwrap().set_len(1 << 40).unwrap();
+        let found = read_dir(dir.path(), &BTreeSet::from([path("folder")])).unwrap();
+        for (name, reason) in [
+            ("fifo", "not a regular file"),
+            ("loop", "symbolic links"),
+            ("device", "not a regular file"),
+            ("folder", "not a regular file"),
+            ("large", "larger than"),
+        ] {
+            let told = found[&path(name)].as_ref().unwrap_err();
+            assert!(told.contains(reason), "{name}: {told}");
+        }
+        for name in ["gone", "other"] {
+            assert!(!found.contains_key(&path(name)), "{name}");
+        }
+    }
 }

@@ -81,7 +81,7 @@ impl Kept {
 }
 
 /// What a pod's containers and volumes are made of.
-fn references(pod: &Pod) -> BTreeSet<String> {
+pub(crate) fn references(pod: &Pod) -> BTreeSet<String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let mut found = BTreeSet::new();
     let mut add = |kind, name: &str| {
