@@ -16,6 +16,10 @@ pub const MAX_BYTES: usize = 16 << 20;
 const MAX_VALUES: usize = 1_000_000;
 const MAX_UNFOLDED_BYTES: usize = 4 * MAX_BYTES;
 
+/// The library looks at every open bracket for every token: 200 KB of `{a: {a: …` would take it ten seconds, 3 MB
+/// an hour. So many looks are allowed, a fraction of a second; text whose brackets are balanced, or few, stays far below.
+const MAX_LOOKS: usize = 50_000_000;
+
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}{message}", if *line > 0 { format!("line {line}: ") } else { String::new() })]
 pub struct YamlError {
@@ -67,6 +71,9 @@ pub fn parse(text: &str) -> Result<Vec<Document<'_>>, YamlError> {
             format!("the text has {} bytes, more than the limit of {MAX_BYTES}", text.len());
         return Err(YamlError { line: 0, message });
     }
+    if looks(text) > MAX_LOOKS {
+        return Err(YamlError { line: 0, message: "nested too deep".to_owned() });
+    }
     let budget = Budget { values: Cell::new(MAX_VALUES), bytes: Cell::new(MAX_UNFOLDED_BYTES) };
     let mut found = Vec::new();
     for (line, text) in parts(text) {
@@ -117,6 +124,24 @@ fn parts(text: &str) -> Vec<(usize, &str)> {
     let says_something = |line: &str| !line.trim().is_empty() && !line.starts_with(['#', '%']);
     parts.retain(|(_, text)| text.lines().any(says_something));
     parts
+}
+
+/// How much work the brackets make at most: where one stands in a string, it counts all the same.
+fn looks(text: &str) -> usize {
+    let (mut depth, mut looks, mut in_word) = (0_usize, 0_usize, false);
+    for byte in text.bytes() {
+        match byte {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        let is_word = byte > 0x7f || byte.is_ascii_alphanumeric();
+        if !is_word || !in_word {
+            looks = looks.saturating_add(depth);
+        }
+        in_word = is_word;
+    }
+    looks
 }
 
 struct Budget {
@@ -309,7 +334,12 @@ mod tests {
                 assert_eq!(error.line, line, "{text:?}: {error}");
             }
         }
-        assert!(documents(&"[".repeat(100_000)).is_err(), "depth is bounded");
+        for open in ["[", "{a: ", "- [", "{? [", "'[' [", "{[}"] {
+            let error = documents(&open.repeat(100_000)).unwrap_err();
+            assert!(error.message.contains("too deep") || error.line > 0, "{open}: {error}");
+        }
+        let unbalanced = format!("a: |\n{}", "  [0, 1) and {\n".repeat(1000));
+        assert_eq!(documents(&unbalanced).unwrap().len(), 1, "brackets in a text");
     }
 
     #[test]

@@ -11,6 +11,9 @@ const MAX_OPERATIONS: usize = 10_000;
 /// How many values `add`, `copy` and `move` may handle in all: copies of copies double with every operation.
 const MAX_VALUES: usize = 1_000_000;
 
+/// So much text counts as a value more: some 16 MiB in all, five times what a body may have.
+const TEXT_BYTES: usize = 16;
+
 /// The deepest that a result may be nested below its pointer. With that of the pointer itself it bounds recursion.
 const MAX_DEPTH: usize = 128;
 
@@ -66,9 +69,14 @@ fn bound(doc: &Value, operation: &PatchOperation, budget: &mut usize) -> Result<
     )))
 }
 
-/// Takes the number of values from the budget; `None` where it or the depth is exceeded.
+/// Takes the number of values and their text from the budget; `None` where it or the depth is exceeded.
 fn measure(value: &Value, depth: usize, budget: &mut usize) -> Option<()> {
-    *budget = budget.checked_sub(1)?;
+    let text = match value {
+        Value::String(text) => text.len(),
+        Value::Object(map) => map.keys().map(String::len).sum(),
+        _ => 0,
+    };
+    *budget = budget.checked_sub(1 + text / TEXT_BYTES)?;
     let depth = depth.checked_sub(1)?;
     match value {
         Value::Array(items) => items.iter().try_for_each(|item| measure(item, depth, budget)),
@@ -178,7 +186,11 @@ mod tests {
                 ]
             })
             .collect();
-        for bomb in [doubling, many, deepening] {
+        let mut texts = vec![json!({"op": "add", "path": "/a/text", "value": "x".repeat(1 << 20)})];
+        texts.extend(
+            (0..30).map(|n| json!({"op": "copy", "from": "/a/text", "path": format!("/a/{n}")})),
+        );
+        for bomb in [doubling, many, deepening, texts] {
             let error = patch(&json!({"a": {}}), &bomb.into()).unwrap_err();
             assert!(matches!(error, PatchError::TooLarge(_)), "{error}");
         }

@@ -3,7 +3,7 @@
 //! The rules are those of k8s.io/apimachinery `strategicpatch`: the order of merged lists, the directives `$patch`,
 //! `$deleteFromPrimitiveList`, `$setElementOrder` and `$retainKeys`, and nulls that remove.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
@@ -121,7 +121,7 @@ impl<'s> Merge<'s> {
                     ))
                 })?;
                 if let Some(Value::Array(items)) = target.get_mut(list) {
-                    items.retain(|item| !gone.contains(item));
+                    without(items, gone);
                 }
             } else if key != RETAIN_KEYS
                 && !key.starts_with(SET_ORDER)
@@ -170,8 +170,9 @@ impl<'s> Merge<'s> {
     ) -> Result<Vec<Value>, PatchError> {
         if !old.iter().chain(patch).any(Value::is_object) {
             let mut merged = old.clone();
+            let mut there: HashSet<String> = old.iter().map(Value::to_string).collect();
             for value in patch {
-                if !merged.contains(value) {
+                if there.insert(value.to_string()) {
                     merged.push(value.clone());
                 }
             }
@@ -241,7 +242,7 @@ impl<'s> Merge<'s> {
             (Some(_), None) => return Err(not_a_list(list)),
         };
         if let Some(Value::Array(gone)) = patch.get(&format!("{DELETE_FROM_LIST}{list}")) {
-            merged.retain(|item| !gone.contains(item));
+            without(&mut merged, gone);
         }
         let old = match old {
             Some(Value::Array(old)) => old,
@@ -280,6 +281,7 @@ fn special_items<'p>(
     merge_key: &str,
 ) -> Result<(Option<Vec<Value>>, Vec<&'p Value>), PatchError> {
     let mut left = old.to_vec();
+    let mut deleted = HashSet::new();
     let mut plain = Vec::with_capacity(patch.len());
     let mut replaced = false;
     for item in patch {
@@ -288,14 +290,25 @@ fn special_items<'p>(
             Some(directive) => match directive.as_str() {
                 Some("delete") => {
                     let (_, gone) = keyed(key, item, merge_key)?;
-                    left.retain(|item| item.get(merge_key) != Some(gone));
+                    deleted.insert(gone.to_string());
                 }
                 Some("replace") => replaced = true,
                 _ => return Err(bad_directive(directive)),
             },
         }
     }
+    if !deleted.is_empty() {
+        left.retain(|item| {
+            item.get(merge_key).is_none_or(|name| !deleted.contains(&name.to_string()))
+        });
+    }
     Ok(((!replaced).then_some(left), plain))
+}
+
+/// Takes out what is in another list. Looked up by text: both may have thousands.
+fn without(items: &mut Vec<Value>, gone: &[Value]) {
+    let gone: HashSet<String> = gone.iter().map(Value::to_string).collect();
+    items.retain(|item| !gone.contains(&item.to_string()));
 }
 
 fn keyed<'v>(

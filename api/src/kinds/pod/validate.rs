@@ -1,6 +1,8 @@
 //! What a pod may be, and what an update may change. Rules and words: `ValidatePod` and `ValidatePodUpdate` of
 //! k8s.io/kubernetes `pkg/apis/core/validation`.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::super::pod_spec;
@@ -105,16 +107,17 @@ fn deadline(new: &Tree, old: &Tree, path: &Path<'_>, errors: &mut ErrorList) {
 }
 
 fn tolerations(new: &Tree, old: &Tree, path: &Path<'_>, errors: &mut ErrorList) {
-    let without_seconds = |toleration: &Tree| {
-        let mut toleration = toleration.clone();
-        toleration.remove("tolerationSeconds");
-        Value::Object(toleration)
+    // What is empty is as what is absent. Looked up, not compared one by one: a pod may have thousands.
+    let identity = |toleration: &Tree| -> String {
+        let said = toleration
+            .iter()
+            .filter(|(key, value)| *key != "tolerationSeconds" && !tree::same(Some(*value), None));
+        Value::Object(said.map(|(key, value)| (key.clone(), value.clone())).collect()).to_string()
     };
-    let kept: Vec<Value> =
-        tree::maps(new, "tolerations").map(|(_, t)| without_seconds(t)).collect();
+    let kept: HashSet<String> =
+        tree::maps(new, "tolerations").map(|(_, toleration)| identity(toleration)).collect();
     for (_, toleration) in tree::maps(old, "tolerations") {
-        let toleration = without_seconds(toleration);
-        if !kept.iter().any(|other| tree::same(Some(other), Some(&toleration))) {
+        if !kept.contains(&identity(toleration)) {
             let message = "existing toleration can not be modified except its tolerationSeconds";
             errors.forbidden(path.field("tolerations"), message);
             return;
