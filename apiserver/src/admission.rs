@@ -11,9 +11,11 @@ use crate::authn::User;
 use crate::commit;
 use crate::prepare::{self, Scene};
 
+mod node;
 mod pod;
 mod service;
 
+pub(crate) use node::deletes;
 pub use pod::DefaultTolerations;
 pub(crate) use service::release;
 pub use service::{AddressRange, PortRange};
@@ -43,10 +45,10 @@ impl<'a> Admission<'a> {
         if old.is_none() && kind.is_namespaced() {
             self.namespace(scene, object)?;
         }
-        self.restrict_node(kind, object, old)?;
+        node::writes(self.user, kind, object, old)?;
         match (kind.group(), kind.kind()) {
             ("", "Pod") if old.is_none() => {
-                pod::on_create(self.user, object, self.api.settings.tolerations)?;
+                pod::on_create(object, self.api.settings.tolerations)?;
             }
             ("", "Pod") => pod::on_update(object, old),
             ("", "Service") if scene.subresource != Some(Subresource::Status) => {
@@ -100,44 +102,6 @@ impl<'a> Admission<'a> {
         }
         self.expects.push((key, Expected::Revision(entry.revision())));
         Ok(())
-    }
-
-    /// A node writes what is its own; as does who hands a command in through it.
-    fn restrict_node(
-        &self,
-        kind: &dyn Kind,
-        object: &Object,
-        old: Option<&Object>,
-    ) -> Result<(), Status> {
-        let deny = |why: String| Err(Status::forbidden(&kind.resource(), object.name(), &why));
-        if let Some(node) = &self.user.via_node
-            && object.str_at(&["spec", "nodeName"]) != &*node.0
-        {
-            return deny(format!("what was handed in by node {:?} may run there only", &*node.0));
-        }
-        let Some(node) = self.user.as_node() else { return Ok(()) };
-        match (kind.group(), kind.kind()) {
-            ("", "Pod") if old.is_none() => {
-                if object.annotation(MIRROR).is_none() {
-                    return deny(format!(
-                        "pod does not have {MIRROR:?} annotation, node {node:?} can only create mirror pods"
-                    ));
-                }
-                if object.str_at(&["spec", "nodeName"]) != node {
-                    return deny(format!(
-                        "node {node:?} can only create pods with spec.nodeName set to itself"
-                    ));
-                }
-                Ok(())
-            }
-            ("", "Node") if object.name() != node => {
-                deny(format!("node {node:?} is not allowed to modify node {:?}", object.name()))
-            }
-            ("coordination.k8s.io", "Lease") if object.name() != node => {
-                deny("can only access node lease with the same name as the requesting node".into())
-            }
-            _ => Ok(()),
-        }
     }
 }
 

@@ -132,9 +132,11 @@ fn allows_node(node: &str, r: &ResourceRequest, field_selector: &str, facts: &dy
         ("coordination.k8s.io", "leases", "") if r.namespace == "kube-node-lease" => {
             r.verb == Verb::Create || own_name
         }
-        ("", "pods", "" | "status") => match r.verb {
-            Verb::Create => r.subresource.is_empty(),
+        ("", "pods", sub @ ("" | "status")) => match r.verb {
+            Verb::Create => sub.is_empty(),
             Verb::List | Verb::Watch => pins_node(field_selector, node),
+            // Of a pod that is there, a node says how it is, not what it should be.
+            Verb::Update | Verb::Patch if sub.is_empty() => false,
             Verb::DeleteCollection => false,
             // A pod that is gone is answered by 404, so that an agent can tell.
             _ => facts.node_of_pod(&r.namespace, &r.name).is_none_or(|bound| bound == node),
@@ -142,7 +144,9 @@ fn allows_node(node: &str, r: &ResourceRequest, field_selector: &str, facts: &dy
         ("", "services" | "endpoints" | "namespaces", "")
         | ("discovery.k8s.io", "endpointslices", "") => r.verb.is_read(),
         ("", "configmaps" | "secrets", "") => {
+            // A list over all namespaces that pins a name would show the others' objects of that name.
             r.verb.is_read()
+                && !r.namespace.is_empty()
                 && !r.name.is_empty()
                 && facts.node_refers_to(node, &r.resource, &r.namespace, &r.name)
         }

@@ -4,7 +4,6 @@ use serde_json::{Value, json};
 use warren_api::{GroupResource, Object, Status};
 
 use super::MIRROR;
-use crate::authn::User;
 
 /// Priorities that every cluster has; other classes are not served yet.
 const PRIORITIES: [(&str, i64); 3] =
@@ -24,16 +23,7 @@ impl Default for DefaultTolerations {
     }
 }
 
-pub(super) fn on_create(
-    user: &User,
-    pod: &mut Object,
-    tolerations: DefaultTolerations,
-) -> Result<(), Status> {
-    if let Some(node) = &user.via_node
-        && pod.str_at(&["spec", "nodeName"]).is_empty()
-    {
-        pod.set_at(&["spec", "nodeName"], &*node.0);
-    }
+pub(super) fn on_create(pod: &mut Object, tolerations: DefaultTolerations) -> Result<(), Status> {
     let class = pod.str_at(&["spec", "priorityClassName"]);
     let Some((_, priority)) = PRIORITIES.iter().find(|(name, _)| *name == class) else {
         let why = format!("no PriorityClass with name {class} was found");

@@ -52,6 +52,8 @@ fn who_may_do_what() {
         ("GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Db"),
         ("POST", "/api/v1/namespaces/x/pods"),
         ("PATCH", "/api/v1/namespaces/x/pods/on-a/status"),
+        ("PATCH", "/api/v1/namespaces/x/pods/on-a"),
+        ("PUT", "/api/v1/namespaces/x/pods/gone"),
         ("DELETE", "/api/v1/namespaces/x/pods/on-a"),
         ("DELETE", "/api/v1/namespaces/x/pods/on-b"),
         ("DELETE", "/api/v1/namespaces/x/pods/unbound"),
@@ -61,6 +63,8 @@ fn who_may_do_what() {
         ("POST", "/api/v1/namespaces/x/pods/on-a/exec"),
         ("GET", "/api/v1/namespaces/x/pods/on-a/log"),
         ("GET", "/api/v1/secrets"),
+        ("GET", "/api/v1/secrets?fieldSelector=metadata.name%3Dused-by-a"),
+        ("GET", "/api/v1/namespaces/x/secrets?fieldSelector=metadata.name%3Dused-by-a&watch=1"),
         ("GET", "/api/v1/namespaces/x/secrets/used-by-a"),
         ("GET", "/api/v1/namespaces/x/secrets/other"),
         ("PUT", "/api/v1/namespaces/x/secrets/used-by-a"),
@@ -94,6 +98,8 @@ fn who_may_do_what() {
         yes yes  -   -  yes  -   -   -  GET /api/v1/pods?fieldSelector=spec.nodeName%3Db
         yes yes yes yes yes  -   -   -  POST /api/v1/namespaces/x/pods
         yes yes yes  -   -   -   -   -  PATCH /api/v1/namespaces/x/pods/on-a/status
+        yes yes  -  yes yes  -   -   -  PATCH /api/v1/namespaces/x/pods/on-a
+        yes yes  -  yes yes  -   -   -  PUT /api/v1/namespaces/x/pods/gone
         yes yes yes yes yes  -   -   -  DELETE /api/v1/namespaces/x/pods/on-a
         yes yes  -   -  yes  -   -   -  DELETE /api/v1/namespaces/x/pods/on-b
         yes yes  -   -  yes  -   -   -  DELETE /api/v1/namespaces/x/pods/unbound
@@ -103,6 +109,8 @@ fn who_may_do_what() {
         yes  -   -   -   -   -   -   -  POST /api/v1/namespaces/x/pods/on-a/exec
         yes yes  -   -   -   -   -   -  GET /api/v1/namespaces/x/pods/on-a/log
         yes yes  -   -   -   -   -   -  GET /api/v1/secrets
+        yes yes  -   -   -   -   -   -  GET /api/v1/secrets?fieldSelector=metadata.name%3Dused-by-a
+        yes yes yes  -   -   -   -   -  GET /api/v1/namespaces/x/secrets?fieldSelector=metadata.name%3Dused-by-a&watch=1
         yes yes yes  -   -   -   -   -  GET /api/v1/namespaces/x/secrets/used-by-a
         yes yes  -   -   -   -   -   -  GET /api/v1/namespaces/x/secrets/other
         yes yes  -   -   -   -   -   -  PUT /api/v1/namespaces/x/secrets/used-by-a
