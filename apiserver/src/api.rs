@@ -97,7 +97,7 @@ async fn respond(
     let user = user.ok_or_else(authn::unauthorized)?;
     let _permit = match is_long_running(resource) {
         true => None,
-        false => Some(api.flow.admit(resource.verb.is_read()).await?),
+        false => Some(api.flow.admit(&user, resource.verb.is_read()).await?),
     };
     let selector = info.query.get("fieldSelector");
     let allowed = authz::authorize(&user, resource, selector, api.as_ref())?;

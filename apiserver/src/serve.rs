@@ -24,6 +24,11 @@ use crate::unread;
 
 /// Each costs a file descriptor and some 30 KB; beyond it connections wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 8192;
+/// Of these, those that may belong to nobody in particular: they can ask for probes and the version only. Policy: more are
+/// closed at once, so that whoever has no credential cannot keep out those who have one.
+const MAX_ANONYMOUS: usize = 512;
+/// And how long one may last.
+const ANONYMOUS_LIFETIME: Duration = Duration::from_secs(60);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the head of each request; a slow client loses its connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -71,6 +76,7 @@ pub(crate) async fn accept(
 ) -> Result<(), Infallible> {
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let anonymous = Arc::new(Semaphore::new(MAX_ANONYMOUS));
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return Ok(()) };
         let accepted = tokio::select! {
@@ -86,16 +92,23 @@ pub(crate) async fn accept(
                 continue;
             }
         };
-        let (api, acceptor) = (Arc::clone(&api), acceptor.clone());
+        let (api, acceptor, anonymous) =
+            (Arc::clone(&api), acceptor.clone(), Arc::clone(&anonymous));
         let tasks = api.tasks.clone();
         tasks.spawn("connection", async move {
             let _slot = slot;
-            connection(&api, acceptor, stream, peer).await;
+            connection(&api, acceptor, stream, peer, &anonymous).await;
         });
     }
 }
 
-async fn connection(api: &Arc<Api>, acceptor: TlsAcceptor, stream: TcpStream, peer: SocketAddr) {
+async fn connection(
+    api: &Arc<Api>,
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    peer: SocketAddr,
+    anonymous: &Semaphore,
+) {
     let _ = stream.set_nodelay(true);
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
     let stream = match handshake.await {
@@ -117,6 +130,15 @@ async fn connection(api: &Arc<Api>, acceptor: TlsAcceptor, stream: TcpStream, pe
     let user = certificates.and_then(|chain| chain.first());
     let user: Option<Arc<User>> =
         user.and_then(|der| authn::user_of_certificate(der)).map(Arc::new);
+    let lifetime = user.is_none().then_some(ANONYMOUS_LIFETIME);
+    let _of_nobody = match user.is_none().then(|| anonymous.try_acquire()).transpose() {
+        Ok(slot) => slot,
+        Err(_) => {
+            api.metrics.refused_connections.inc();
+            return tracing::debug!(%peer, "too many connections without a credential");
+        }
+    };
+    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
         let (api, user) = (Arc::clone(api), user.clone());
         async move {
@@ -127,7 +149,9 @@ async fn connection(api: &Arc<Api>, acceptor: TlsAcceptor, stream: TcpStream, pe
             Ok::<_, Infallible>(api::handle(api, user, request).await)
         }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    // To find out by itself which it is, the builder would wait for the first bytes without an end.
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = if is_http2 { builder.http2_only() } else { builder.http1_only() };
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -149,8 +173,18 @@ async fn connection(api: &Arc<Api>, acceptor: TlsAcceptor, stream: TcpStream, pe
             connection.as_mut().graceful_shutdown();
             connection.await
         }
+        () = over(lifetime) => {
+            return tracing::debug!(%peer, "a connection without a credential lasted long enough");
+        }
     };
     if let Err(error) = ended {
         tracing::debug!(%peer, %error, "connection ended");
+    }
+}
+
+async fn over(lifetime: Option<Duration>) {
+    match lifetime {
+        Some(lifetime) => tokio::time::sleep(lifetime).await,
+        None => std::future::pending().await,
     }
 }
