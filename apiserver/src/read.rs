@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use base64::Engine as _;
 use http::{Response, StatusCode};
@@ -29,10 +30,15 @@ const MAX_SNAPSHOTS: usize = 64;
 const SNAPSHOT_SECONDS: i64 = 300;
 
 #[derive(Debug, Default)]
-pub(crate) struct Snapshots(Mutex<VecDeque<Snapshot>>);
+pub(crate) struct Snapshots {
+    kept: Mutex<VecDeque<Snapshot>>,
+    last_id: AtomicU64,
+}
 
 #[derive(Clone, Debug)]
 struct Snapshot {
+    /// Lists of other namespaces or selectors have others at the same revision.
+    id: u64,
     resource: GroupResource,
     revision: Revision,
     taken: Timestamp,
@@ -40,8 +46,12 @@ struct Snapshot {
 }
 
 impl Snapshots {
+    fn next_id(&self) -> u64 {
+        self.last_id.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     fn keep(&self, snapshot: Snapshot) {
-        let mut kept = self.0.lock();
+        let mut kept = self.kept.lock();
         let fresh = |s: &Snapshot| (snapshot.taken - s.taken).get_seconds() < SNAPSHOT_SECONDS;
         kept.retain(fresh);
         if kept.len() == MAX_SNAPSHOTS {
@@ -51,8 +61,11 @@ impl Snapshots {
     }
 
     fn find(&self, id: &Token, resource: &GroupResource, now: Timestamp) -> Option<Snapshot> {
-        let kept = self.0.lock();
-        let found = kept.iter().find(|s| s.revision == id.revision && s.resource == *resource)?;
+        let kept = self.kept.lock();
+        let is_it = |s: &&Snapshot| {
+            s.id == id.snapshot && s.revision == id.revision && s.resource == *resource
+        };
+        let found = kept.iter().find(is_it)?;
         ((now - found.taken).get_seconds() < SNAPSHOT_SECONDS).then(|| found.clone())
     }
 }
@@ -63,6 +76,8 @@ impl Snapshots {
 struct Token {
     #[serde(rename = "rv")]
     revision: Revision,
+    #[serde(rename = "id", default)]
+    snapshot: u64,
     #[serde(rename = "ns")]
     namespace: String,
     name: String,
@@ -129,12 +144,15 @@ pub(crate) fn list(
         "" => None,
         text => Some(Token::decode(text)?),
     };
-    let (all, revision) = match &token {
+    let (all, revision, snapshot) = match &token {
         Some(token) if token.revision.0 > 0 => match api.snapshots.find(token, &name, now) {
-            Some(snapshot) => (snapshot.entries.to_vec(), snapshot.revision),
+            Some(snapshot) => (snapshot.entries.to_vec(), snapshot.revision, Some(snapshot.id)),
             None => return Ok(expired(token)),
         },
-        _ => api.cache.list(&name, selection.scope(kind)),
+        _ => {
+            let (all, revision) = api.cache.list(&name, selection.scope(kind));
+            (all, revision, None)
+        }
     };
     if exact.is_some_and(|exact| exact != revision) && token.is_none() {
         return Err(gone(exact.unwrap_or_default()));
@@ -156,14 +174,18 @@ pub(crate) fn list(
         let rest = page.split_off(limit);
         let last = &page[limit - 1].change.key;
         let (namespace, name_of_last) = (last.namespace.to_string(), last.name.to_string());
-        let token = Token { revision, namespace, name: name_of_last };
+        // The pages of a list share what the first kept.
+        let id = snapshot.unwrap_or_else(|| api.snapshots.next_id());
+        let token = Token { revision, snapshot: id, namespace, name: name_of_last };
         meta.insert("continue".to_owned(), token.encode().into());
         if selection.is_plain() {
             // Kubernetes counts only where it need not look at what remains.
             meta.insert("remainingItemCount".to_owned(), rest.len().into());
         }
-        let (resource, taken, entries) = (name, now, Arc::new(rest));
-        api.snapshots.keep(Snapshot { resource, revision, taken, entries });
+        if snapshot.is_none() {
+            let (resource, taken, entries) = (name, now, Arc::new(rest));
+            api.snapshots.keep(Snapshot { id, resource, revision, taken, entries });
+        }
     }
     let include = Include::parse(query.get("includeObject"));
     Ok(render(kind, page, &meta, call.accept, include, now))
@@ -305,6 +327,7 @@ fn gone(exact: Revision) -> Status {
 fn expired(token: &Token) -> Response<Body> {
     let fresh = Token {
         revision: Revision(0),
+        snapshot: 0,
         namespace: token.namespace.clone(),
         name: token.name.clone(),
     };

@@ -2,7 +2,7 @@
 
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
-use warren_api::{Kind, Object, Reason, Status};
+use warren_api::{Kind, Object, Reason, Status, schema};
 
 use crate::api::{Api, Call};
 use crate::codec;
@@ -45,7 +45,7 @@ pub(crate) async fn scale(
     };
     let body = write::body(http).await?;
     let change = match whole {
-        Some(format) => Change::Put(codec::value(&body, format)?),
+        Some(format) => Change::Put(read_scale(codec::value(&body, format)?)?),
         None => Change::Patch(write::Patch::read(&media_type, &body)?),
     };
     let conditional = match &change {
@@ -57,7 +57,9 @@ pub(crate) async fn scale(
     let done = update_object(api, &allowed, place, &options, conditional, &mut |old| {
         let wanted = match &change {
             Change::Put(scale) => scale.clone(),
-            Change::Patch(patch) => patch.apply("autoscaling/v1.Scale", &scale_of(old))?,
+            Change::Patch(patch) => {
+                read_scale(patch.apply("autoscaling/v1.Scale", &scale_of(old))?)?
+            }
         };
         scaled(kind, old, &wanted)
     })
@@ -70,6 +72,28 @@ pub(crate) async fn scale(
         Committed::Dry { object, .. } => object,
     };
     Ok(response::tree(StatusCode::OK, &scale_of(&object), accept))
+}
+
+/// What is no Scale would be one without a number, and end all pods.
+fn read_scale(value: Value) -> Result<Value, Status> {
+    typed("autoscaling/v1.Scale", "autoscaling/v1", "Scale", value)
+}
+
+/// Reads a tree along its type; an absent `kind` is the type's.
+fn typed(type_name: &str, api_version: &str, kind: &str, value: Value) -> Result<Value, Status> {
+    let ignore = schema::FieldValidation::Ignore;
+    let (object, _) = schema::decode(schema::builtin(), type_name, value, ignore)
+        .map_err(|error| error.status(api_version, kind))?;
+    if !matches!(object.kind(), "") && object.kind() != kind
+        || !matches!(object.api_version(), "") && object.api_version() != api_version
+    {
+        return Err(Status::bad_request(format!(
+            "{} in version {:?} cannot be handled as a {kind}",
+            object.kind(),
+            object.api_version()
+        )));
+    }
+    Ok(object.into())
 }
 
 enum Change {
@@ -95,7 +119,10 @@ fn scaled(kind: &dyn Kind, old: &Object, scale: &Value) -> Result<Object, Status
         return Err(Status::invalid("autoscaling", "Scale", old.name(), errors));
     }
     let name = text(&scale["metadata"]["name"]);
-    if !name.is_empty() && name != old.name() {
+    if name.is_empty() {
+        return Err(Status::bad_request("name must be provided"));
+    }
+    if name != old.name() {
         return Err(Status::bad_request(format!(
             "the name of the object ({name}) does not match the name on the URL ({})",
             old.name()
@@ -137,7 +164,7 @@ pub(crate) async fn bind(api: &Api, call: Call) -> Result<Response<Body>, Status
     let request = resource(&call)?.clone();
     let Call { info, allowed, http, .. } = call;
     let options = WriteOptions::read(&info.query, http.headers())?;
-    let binding = write::value(http).await?;
+    let binding = typed("core/v1.Binding", "v1", "Binding", write::value(http).await?)?;
     let node = text(&binding["target"]["name"]).to_owned();
     let mut errors = warren_api::ErrorList::default();
     if !matches!(text(&binding["target"]["kind"]), "" | "Node") {
@@ -212,7 +239,7 @@ pub(crate) async fn evict(api: &Api, call: Call) -> Result<Response<Body>, Statu
     let request = resource(&call)?.clone();
     let Call { info, allowed, http, .. } = call;
     let dry_run = WriteOptions::read(&info.query, http.headers())?.dry_run;
-    let eviction = write::value(http).await?;
+    let eviction = typed("policy/v1.Eviction", "policy/v1", "Eviction", write::value(http).await?)?;
     let name = text(&eviction["metadata"]["name"]);
     if !name.is_empty() && name != request.name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));

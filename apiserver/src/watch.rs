@@ -17,7 +17,7 @@ use warren_store::{Change, HistoryError, Op};
 use crate::accept::{Accept, Form, Protobuf, not_acceptable};
 use crate::api::{Api, Call};
 use crate::cache::{Entry, Resource, Since};
-use crate::read::revision;
+use crate::read::{revision, too_large};
 use crate::response::{self, Body, BoxError};
 use crate::selection::Selection;
 use crate::table::{self, Include};
@@ -42,6 +42,11 @@ pub(crate) fn start(
     let (request, query) = (resource(call)?, &call.info.query);
     let selection = Selection::of(kind, request, query)?;
     let from = revision(query.get("resourceVersion"))?;
+    let current = api.cache.revision();
+    if from > current {
+        // What comes before it would be passed over in silence.
+        return Err(too_large(from, current));
+    }
     let send_initial = query.has("sendInitialEvents").then(|| query.flag("sendInitialEvents"));
     check_options(send_initial, query.get("resourceVersionMatch"))?;
     let timeout = query.number::<u64>("timeoutSeconds")?.filter(|seconds| *seconds > 0);

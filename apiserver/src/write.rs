@@ -1,6 +1,7 @@
 //! The verbs that write: read the body once, then prepare and commit until it holds.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Response, StatusCode, header};
@@ -29,6 +30,9 @@ pub(crate) use patch::{Patch, patch};
 
 /// Kubernetes' own bound.
 pub(crate) const MAX_BODY: usize = 3 << 20;
+
+/// As long as Kubernetes lets a request take; its body holds one of the few permits.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a writer may say in the query.
 #[derive(Clone, Debug)]
@@ -67,9 +71,13 @@ impl WriteOptions {
     }
 }
 
-/// The request's body, within the limit.
+/// The request's body, within the limits.
 pub(crate) async fn body(http: Request<Body>) -> Result<Bytes, Status> {
-    collect(http.into_body(), MAX_BODY).await
+    let late = |_| {
+        let message = format!("the body did not come within {} s", BODY_TIMEOUT.as_secs());
+        Status::new(Reason::Timeout, message)
+    };
+    tokio::time::timeout(BODY_TIMEOUT, collect(http.into_body(), MAX_BODY)).await.map_err(late)?
 }
 
 /// A body as one piece; usually it came as one. One that says beforehand that it is too large is not read.
@@ -301,6 +309,7 @@ pub(crate) async fn delete_object(
             .get(&key.resource, namespace, name)
             .ok_or_else(|| Status::not_found(&key.resource, name))?;
         let old = entry.object();
+        crate::admission::deletes(allowed.user(), kind, &old)?;
         let scene = scene(api, kind, namespace, None, "");
         let outcome = prepare::delete(&scene, &old, options)?;
         let released = match (&outcome, kind.kind(), kind.group()) {

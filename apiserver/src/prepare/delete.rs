@@ -1,7 +1,7 @@
 //! The rules of deletion: preconditions, grace, finalizers, propagation.
 
 use serde_json::Value;
-use warren_api::{Kind, Object, Status};
+use warren_api::{Kind, Object, Status, schema};
 
 use super::{Outcome, Scene, after, bump_generation, instant, is_finished, is_namespace};
 use crate::request::Query;
@@ -32,6 +32,11 @@ impl DeleteOptions {
         if !body.is_null() && !body.is_object() {
             return Err(Status::bad_request("the body is not a DeleteOptions object"));
         }
+        // Read along its type: a precondition or a dry run that is misunderstood would delete.
+        let body = &match body {
+            Value::Null => Value::Null,
+            body => Value::from(typed(body)?),
+        };
         if let Some(kind) = body["kind"].as_str().filter(|k| !matches!(*k, "DeleteOptions" | "")) {
             return Err(Status::bad_request(format!(
                 "{kind} cannot be handled as a DeleteOptions"
@@ -82,6 +87,13 @@ impl DeleteOptions {
             dry_run,
         })
     }
+}
+
+fn typed(body: &Value) -> Result<Object, Status> {
+    let (type_name, ignore) = ("meta/v1.DeleteOptions", schema::FieldValidation::Ignore);
+    schema::decode(schema::builtin(), type_name, body.clone(), ignore)
+        .map(|(object, _)| object)
+        .map_err(|error| error.status("v1", "DeleteOptions"))
 }
 
 /// `dryRun=All` is the one value there is.
