@@ -27,6 +27,7 @@ pub(crate) fn start(api: &Arc<Api>, config: BrokerConfig, check: CheckHandle) {
     let link = ServerLink::start(config, &api.tasks);
     let (relay, outbox) = (link.relay(), Arc::new(JournalOutbox::new(Arc::clone(api))));
     let shutdown = api.shutdown.clone();
+    let published = Arc::clone(&outbox);
     api.tasks.spawn_critical("relay", async move {
         relay.run(outbox, shutdown).await;
         Ok::<_, Infallible>(())
@@ -40,16 +41,25 @@ pub(crate) fn start(api: &Arc<Api>, config: BrokerConfig, check: CheckHandle) {
             () = shutdown.draining() => {}
         }
     });
-    api.tasks.spawn("broker-readiness", watch_link(Arc::clone(api), link, check));
+    api.tasks.spawn("broker-readiness", watch_link(Arc::clone(api), link, published, check));
 }
 
 /// The broker's trouble is told, and takes nothing down.
-async fn watch_link(api: Arc<Api>, link: ServerLink, check: CheckHandle) {
+async fn watch_link(
+    api: Arc<Api>,
+    link: ServerLink,
+    outbox: Arc<JournalOutbox>,
+    check: CheckHandle,
+) {
     loop {
-        let status = link.status();
+        let mut status = link.status();
         match status.connected && status.blocked.is_none() {
             true => check.ready(),
-            false => check.degraded(status.to_string()),
+            false => {
+                // The relay counts what it sends, and now it sends nothing.
+                status.backlog = Some(outbox.waiting());
+                check.degraded(status.to_string());
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}

@@ -19,9 +19,14 @@ pub(crate) use embedded::{EmbeddedFabric, NodeStreams};
 /// After the disk could not be read.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What of a change is published; `None` for heartbeats and the server's own records.
+/// Heartbeats and the server's own records are not.
+fn is_published(change: &Change) -> bool {
+    change.durability != Durability::Deferred && &*change.key.resource.group != INTERNAL_GROUP
+}
+
+/// What of a change is published.
 fn event_of(api: &Api, change: &Change) -> Option<Event> {
-    if change.durability == Durability::Deferred || &*change.key.resource.group == INTERNAL_GROUP {
+    if !is_published(change) {
         return None;
     }
     let kind = api.registry.by_group_resource(&change.key.resource)?;
@@ -67,6 +72,16 @@ pub(crate) struct JournalOutbox {
 impl JournalOutbox {
     pub(crate) fn new(api: Arc<Api>) -> Self {
         Self { api, nothing_until: AtomicU64::new(0) }
+    }
+
+    /// How many events are not published yet. It looks at each of them; further back than the memory reaches, heartbeats
+    /// are counted too.
+    pub(crate) fn waiting(&self) -> u64 {
+        let after = self.cursor();
+        match self.api.cache.tail(after, usize::MAX) {
+            Ok(changes) => changes.iter().filter(|change| is_published(change)).count() as u64,
+            Err(_) => self.api.cache.revision().0.saturating_sub(after.0),
+        }
     }
 
     /// (events, the last revision that was looked at)

@@ -204,6 +204,10 @@ impl World {
         self.scale("web-b", 3);
         self.scale("web-a", 6);
         self.converged();
+        until("readiness counts what waits", SOON, || {
+            let report = self.readyz();
+            report.contains("events wait") && !report.contains(" 0 events wait")
+        });
         self.back(Victim::Broker).await;
         until_some("readiness tells that it is back", SOON, || {
             (!self.readyz().contains("degraded")).then_some(())
