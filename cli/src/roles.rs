@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use warren_apiserver::Server;
+use warren_apiserver::{AddressRange, Server};
 use warren_process::{Backoff, LogFormat, Tasks};
 
 use crate::files::{DataDir, Lock};
@@ -106,6 +106,11 @@ pub(crate) fn claim(data: &DataDir, role: &str) -> Result<Lock> {
             data.path().display()
         )
     })
+}
+
+fn service_range(text: &str) -> Result<AddressRange, String> {
+    AddressRange::parse(text)
+        .ok_or_else(|| "must be a range as 10.96.0.0/16, between /12 and /28".to_owned())
 }
 
 /// What to do where a port cannot be had; `option` names another address.

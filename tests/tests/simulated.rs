@@ -231,13 +231,17 @@ fn a_node_is_drained() {
 
 #[test]
 fn services_follow_ready_pods() {
-    let cluster = nodes(1);
+    let arguments = ["--service-cidr", "10.98.7.0/24"].map(str::to_owned).to_vec();
+    let cluster = Cluster::up(Options { arguments, ..Options::default() });
     cluster.kubectl_with(["apply", "-f", "-"], &deployment("web", 2, "example/web:1")).ok();
     cluster.kubectl(["expose", "deploy", "web", "--port=80", "--target-port=8080"]).ok();
     let addresses = |cluster: &Cluster| -> usize {
         let endpoints = cluster.object("endpoints", "default", "web").unwrap_or_default();
         endpoints["subsets"][0]["addresses"].as_array().map_or(0, Vec::len)
     };
+    let service = cluster.object("service", "default", "web").unwrap();
+    let address = service["spec"]["clusterIP"].as_str().unwrap_or_default();
+    assert!(address.starts_with("10.98.7."), "an address of the range: {address}");
     until("both pods are endpoints", SOON, || addresses(&cluster) == 2);
     let slices = cluster.kubectl([
         "get",

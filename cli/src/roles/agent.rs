@@ -16,6 +16,7 @@ use warren_agent::runtime::docker::{DockerConfig, DockerRuntime};
 use warren_agent::runtime::simulated::Simulation;
 use warren_agent::server::{ServerError, ServerSettings};
 use warren_agent::{Agent, AgentDeps, Config};
+use warren_apiserver::AddressRange;
 use warren_broker::accounts::Account;
 use warren_broker::{Fabric, RabbitFabric};
 use warren_client::Connection;
@@ -43,7 +44,10 @@ pub(crate) struct Args {
         default_value = "127.0.0.1:10250"
     )]
     bind: SocketAddr,
-    /// The folder of static pods.
+    /// The addresses of Services, as the API server is told.
+    #[arg(long, env = "WARREN_SERVICE_CIDR", value_name = "CIDR", default_value = "10.96.0.0/16", value_parser = super::service_range)]
+    service_cidr: AddressRange,
+    /// The folder of static pods; there are none where not given.
     #[arg(long, env = "WARREN_MANIFESTS", value_name = "DIR")]
     manifests: Option<PathBuf>,
     /// The kubeconfig; else node-<name>.conf of the data folder.
@@ -78,9 +82,6 @@ pub(crate) struct AgentArgs {
         default_value = "warren/pause:1"
     )]
     pub(crate) pause_image: String,
-    /// The addresses of Services, as the API gives them out.
-    #[arg(long, env = "WARREN_SERVICE_CIDR", value_name = "CIDR", default_value = "10.96.0.0/16")]
-    pub(crate) service_cidr: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -113,7 +114,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 Connection::with_fallback(client, Arc::new(fabric))
             }
         };
-        let crew = Crew::new(&data, &args.agent, std::slice::from_ref(name), &tasks)?;
+        let names = std::slice::from_ref(name);
+        let crew = Crew::new(&data, &args.agent, args.service_cidr, names, &tasks)?;
         let pki = Pki::open(&data, jiff::Timestamp::now())?;
         let (material, _) = pki.ensure(&Leaf::node(name, &names_of(args.bind, &[])))?;
         let ca = pki.ca_path();
@@ -130,6 +132,7 @@ pub(crate) struct Crew {
     data: DataDir,
     cluster: String,
     args: AgentArgs,
+    service_cidr: AddressRange,
     /// All nodes of this process.
     names: BTreeSet<String>,
     index: PodIndex,
@@ -142,6 +145,7 @@ impl Crew {
     pub(crate) fn new(
         data: &DataDir,
         args: &AgentArgs,
+        service_cidr: AddressRange,
         names: &[String],
         tasks: &Tasks,
     ) -> Result<Self> {
@@ -150,6 +154,7 @@ impl Crew {
             data: data.clone(),
             cluster: cluster_id(data)?,
             args: args.clone(),
+            service_cidr,
             names: names.iter().cloned().collect(),
             index: PodIndex::default(),
             services: OnceLock::new(),
@@ -239,7 +244,7 @@ impl Crew {
         write_atomically(&path, table.as_bytes(), 0o644)?;
         let config = service::Config {
             table,
-            service_cidr: self.args.service_cidr.clone(),
+            service_cidr: self.service_cidr.to_string(),
             nodes: self.names.clone(),
         };
         let services = ServiceProxy::start(config, client.clone(), tasks);

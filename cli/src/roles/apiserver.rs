@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
-use warren_apiserver::{Config, DefaultTolerations, NodeClient, Pem, Server, StartError, Tls};
+use warren_apiserver::{
+    AddressRange, Config, DefaultTolerations, NodeClient, Pem, Server, StartError, Tls,
+};
 use warren_process::Tasks;
 
 use super::{CommonArgs, claim, names_of, url_of};
@@ -35,6 +37,9 @@ pub(crate) struct ServerArgs {
     /// More names or addresses in the API's certificate.
     #[arg(long = "san", value_name = "NAME")]
     pub(crate) names: Vec<String>,
+    /// The addresses of Services; between /12 and /28. Those that were given out before stay.
+    #[arg(long, env = "WARREN_SERVICE_CIDR", value_name = "CIDR", default_value = "10.96.0.0/16", value_parser = super::service_range)]
+    pub(crate) service_cidr: AddressRange,
     /// How long a pod stays on a node that is not ready, unless it says so itself.
     #[arg(
         long,
@@ -83,6 +88,7 @@ pub(crate) async fn start(
         key: file(&identities.apiserver.key),
     };
     let mut config = Config::new(database.clone(), args.bind, tls);
+    config.service_range = args.service_cidr;
     config.tolerations = DefaultTolerations {
         not_ready: args.default_not_ready_toleration_seconds,
         unreachable: args.default_unreachable_toleration_seconds,
