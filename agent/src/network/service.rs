@@ -35,6 +35,8 @@ const GATHER: Duration = Duration::from_millis(3);
 const CHECK: Duration = Duration::from_secs(10);
 /// The longest wait after a failure.
 const RETRY_MAX: Duration = Duration::from_secs(30);
+/// What stays wrong is told at first and then so often: every ten minutes in the end.
+const TOLD_EVERY: u32 = 20;
 /// nft takes milliseconds; a hanging one must not stop us forever.
 const NFT_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -93,14 +95,19 @@ impl ServiceProxy {
     async fn run(&self, config: &Config, client: &Client) {
         let mut applied: Option<Elements> = None;
         let mut wait = Duration::from_millis(200);
-        let mut looked = Instant::now();
+        let (mut looked, mut failures) = (Instant::now(), 0u32);
         loop {
             match self.step(config, client, &mut applied).await {
-                Ok(()) => wait = Duration::from_millis(200),
+                Ok(()) => (wait, failures) = (Duration::from_millis(200), 0),
                 Err(error) => {
                     applied = None;
                     let source = std::error::Error::source(&error).map(ToString::to_string);
-                    tracing::warn!(%error, source, retry_in = ?wait, "services are not up to date");
+                    if failures.is_multiple_of(TOLD_EVERY) {
+                        tracing::warn!(%error, source, "services are not up to date; trying until they are");
+                    } else {
+                        tracing::debug!(%error, source, retry_in = ?wait, "services are not up to date");
+                    }
+                    failures = failures.wrapping_add(1);
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(RETRY_MAX);
                     continue;
@@ -272,5 +279,9 @@ async fn nft(script: &str) -> Result<(), ServiceError> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(ServiceError::Refused(said.lines().take(4).collect::<Vec<_>>().join("; ")))
+    let mut said = said.lines().take(4).collect::<Vec<_>>().join("; ");
+    if said.contains("Operation not permitted") {
+        said.push_str(" (Services need root)");
+    }
+    Err(ServiceError::Refused(said))
 }

@@ -49,7 +49,7 @@ pub fn status(input: &Input<'_>) -> PodStatus {
         .iter()
         .map(|c| {
             let role = if spec::is_sidecar(c) { Role::Sidecar } else { Role::Init };
-            container(input, c, role, false)
+            container(input, c, role, true)
         })
         .collect();
     let init_done = initialized || init.iter().zip(spec::init_containers(spec)).all(is_init_done);

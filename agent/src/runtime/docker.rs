@@ -465,8 +465,17 @@ fn failed(operation: &'static str, error: Error) -> RuntimeError {
         Error::DockerResponseServerError { message, .. } => {
             RuntimeError::Failed { operation, reason: message }
         }
-        other => RuntimeError::Unreachable(other.to_string()),
+        other => RuntimeError::Unreachable(innermost(&other)),
     }
+}
+
+/// The client says no more than that it cannot connect; why, its source knows.
+fn innermost(error: &Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
 }
 
 #[cfg(test)]

@@ -95,6 +95,21 @@ fn phases_and_states() {
     }
 }
 
+/// `Init:0/2` for people: the reason is that of all its containers, as the kubelet has it.
+#[test]
+fn before_its_init_containers_run_a_pod_initializes() {
+    let mut pod = pod("Always");
+    let init = json!([{"name": "first", "image": "i:1"}, {"name": "second", "image": "i:1"}]);
+    pod.spec.as_mut().unwrap().init_containers = Some(serde_json::from_value(init).unwrap());
+    let seen = Observed::default();
+    let said = say(&pod, &seen, &Memory::default(), &PodStatus::default(), false);
+    let all = said.init_container_statuses.iter().chain(&said.container_statuses).flatten();
+    let reasons: Vec<_> =
+        all.filter_map(|c| c.state.as_ref()?.waiting.as_ref()?.reason.as_deref()).collect();
+    assert_eq!(reasons, ["PodInitializing"; 3]);
+    assert!(is_interim(&said));
+}
+
 #[test]
 fn readiness_times_and_what_stays() {
     let pod = pod("Always");
