@@ -4,6 +4,7 @@
 #   images/build.sh pause                  warren/pause      holds a pod's namespaces
 #   images/build.sh busybox                warren/busybox    what the examples run
 #   images/build.sh rabbitmq               warren/rabbitmq   RabbitMQ with the management plugin, from Debian's packages
+#   images/build.sh pause busybox          several of these
 #   images/build.sh warren <binary>        warren/warren     the control plane; a dynamic binary takes its libraries along
 #
 # An image that is there is kept (--force builds it anew); of warren/warren the binary's content decides.
@@ -129,7 +130,21 @@ build_warren() {
 }
 
 case ${1:-} in --force) force=true && shift ;; esac
+usage() { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; }
+
 case ${1:-} in
-pause | busybox | rabbitmq | warren) "build_$1" "${@:2}" ;;
-*) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" && exit 2 ;;
+pause | busybox | rabbitmq)
+	for name; do
+		case $name in
+		pause | busybox | rabbitmq)
+			"build_$name"
+			rm -rf --one-file-system "$scratch/root"
+			;;
+		*) usage && exit 2 ;;
+		esac
+	done
+	;;
+warren) build_warren "${@:2}" ;;
+-h | --help) usage ;;
+*) usage && exit 2 ;;
 esac
