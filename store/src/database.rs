@@ -73,6 +73,7 @@ impl Database {
     /// Opens or creates, locks, sets the pragmas, migrates.
     pub(crate) fn open(path: &Path, schema: Schema) -> Result<Self, OpenError> {
         let lock = lock(path)?;
+        check_wal(path)?;
         create(path).map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
         let sqlite = |source| OpenError::sqlite(path, source);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -138,6 +139,21 @@ fn lock_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push("-lock");
     PathBuf::from(name)
+}
+
+/// SQLite throws away the log of a database that is gone, and begins an empty one: to the nodes an order to end all pods.
+/// It writes its first page before the first entry of the log, so that this is always damage.
+fn check_wal(path: &Path) -> Result<(), OpenError> {
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+    if size(path) == 0 && size(Path::new(&wal)) > 0 {
+        return Err(OpenError::damaged(
+            path,
+            "it is missing or empty, and its write-ahead log is not; restore it, or remove the log to begin anew",
+        ));
+    }
+    Ok(())
 }
 
 /// A file of its own: SQLite's own locks go when any descriptor of the database file is closed in this process.

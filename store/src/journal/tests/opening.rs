@@ -84,3 +84,21 @@ async fn the_files_are_the_owners_alone() {
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
 }
+
+#[tokio::test]
+async fn a_log_without_its_database_is_damage() {
+    let bench = bench();
+    bench.commit(item(write("a", Op::Added))).await;
+    let dir = tempfile::tempdir().unwrap();
+    let copy = |name: &str| {
+        std::fs::copy(bench.dir.path().join(name), dir.path().join(name)).unwrap();
+    };
+    let path = dir.path().join("warren.db");
+    copy("warren.db-wal");
+    let error = open(&path).unwrap_err();
+    assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
+    std::fs::write(&path, "").unwrap();
+    assert!(matches!(open(&path), Err(OpenError::Damaged { .. })));
+    copy("warren.db");
+    assert_eq!(open(&path).unwrap().1.objects.len(), 1);
+}
