@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http_body_util::BodyExt as _;
@@ -138,8 +139,9 @@ async fn connection(
             return tracing::debug!(%peer, "too many connections without a credential");
         }
     };
-    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let asked = AtomicBool::new(false);
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
+        asked.store(true, Ordering::Relaxed);
         let (api, user) = (Arc::clone(api), user.clone());
         async move {
             let waits = request.headers().contains_key(http::header::EXPECT);
@@ -149,9 +151,7 @@ async fn connection(
             Ok::<_, Infallible>(api::handle(api, user, request).await)
         }
     });
-    // To find out by itself which it is, the builder would wait for the first bytes without an end.
-    let builder = auto::Builder::new(TokioExecutor::new());
-    let mut builder = if is_http2 { builder.http2_only() } else { builder.http1_only() };
+    let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -176,6 +176,9 @@ async fn connection(
         () = over(lifetime) => {
             return tracing::debug!(%peer, "a connection without a credential lasted long enough");
         }
+        () = silent(&asked) => {
+            return tracing::debug!(%peer, "nothing was asked on a connection");
+        }
     };
     if let Err(error) = ended {
         tracing::debug!(%peer, %error, "connection ended");
@@ -186,5 +189,26 @@ async fn over(lifetime: Option<Duration>) {
     match lifetime {
         Some(lifetime) => tokio::time::sleep(lifetime).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Until its first request a connection has no other bound: the builder waits for the bytes that tell the protocol.
+async fn silent(asked: &AtomicBool) {
+    tokio::time::sleep(HEADER_TIMEOUT).await;
+    if asked.load(Ordering::Relaxed) {
+        std::future::pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_asks_nothing_ends() {
+        silent(&AtomicBool::new(false)).await;
+        let asked = AtomicBool::new(true);
+        let goes_on = tokio::time::timeout(HEADER_TIMEOUT * 100, silent(&asked)).await;
+        assert!(goes_on.is_err());
     }
 }
