@@ -43,6 +43,9 @@ const RETURN_AFTER: Duration = Duration::from_millis(250);
 const MAX_COUNTED: usize = 1_000;
 /// AMQP's NOT_FOUND.
 const NOT_FOUND: u16 = 404;
+/// A queue of our own is declared and bound anew so often: that somebody deleted its bindings, or the exchange, nobody tells.
+/// Where the exchange is missing, all is listed when it is back; else the next event of a stream shows the gap.
+const REBIND_EVERY: Duration = Duration::from_secs(10);
 /// Relists for gaps come at most so often; events wait meanwhile.
 const RELIST_PAUSE: Duration = Duration::from_millis(200);
 
@@ -243,6 +246,7 @@ impl Session {
     ) -> Result<(), End> {
         let qos = channel.basic_qos(PREFETCH, BasicQosOptions::default());
         live.call("set the prefetch", "", qos).await?;
+        let mut own = None;
         let queue = match &self.source {
             Source::Node { queue } => queue.clone(),
             Source::Commands(declared) => {
@@ -262,6 +266,7 @@ impl Session {
                 let queue = topology::controller_queue(name, &instance);
                 let topology = topology::controller(queue.clone(), resources);
                 declare::declare_on(live, channel, &topology).await?;
+                own = Some(topology);
                 queue
             }
         };
@@ -281,6 +286,9 @@ impl Session {
         drop(ready.take());
         let mut give_back = tokio::time::interval(RETURN_AFTER);
         give_back.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut rebind = tokio::time::interval(REBIND_EVERY);
+        rebind.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        rebind.reset();
         let out = self.out.clone();
         loop {
             tokio::select! {
@@ -302,6 +310,9 @@ impl Session {
                         channel.basic_nack(tag, options).await?;
                     }
                 }
+                _ = rebind.tick(), if own.is_some() => if let Some(topology) = &own {
+                    declare::declare_on(live, channel, topology).await?;
+                },
                 () = out.closed() => return Ok(()),
             }
         }

@@ -22,6 +22,7 @@ async fn a_broker_that_fails() {
     killed_under_load(&mut rabbit, &world).await;
     hanging(&rabbit, &world).await;
     emptied(&mut rabbit, &world).await;
+    without_bindings(&rabbit, &world).await;
 }
 
 async fn not_there_at_the_start(rabbit: &mut RabbitMq, world: &World) {
@@ -118,4 +119,30 @@ async fn emptied(rabbit: &mut RabbitMq, world: &World) {
     let all =
         reader.until("it goes on", |all| events(all).iter().any(|e| e.revision == last)).await;
     check(&world.journal, &all, &[shard]);
+}
+
+/// Nobody tells a reader that its queue is bound to nothing any more.
+async fn without_bindings(rabbit: &RabbitMq, world: &World) {
+    let shard = [Shard::Node(node("unbound"))];
+    let controller = Subscription::Controller {
+        name: "unbound".to_owned(),
+        instance: "a".to_owned(),
+        resources: vec![pods()],
+    };
+    let fabric = world.fabric(rabbit, "server");
+    let reader = world.record(fabric.subscribe(controller).await);
+    reader.until("it lists", |all| relists(all) == ["start"]).await;
+    let exchange = "/api/exchanges/%2f/warren.events";
+    rabbit.http(hyper::Method::DELETE, exchange, None).await.unwrap();
+    let lost = world.journal.write("lost", &shard);
+    // Whoever listens again sees what it missed.
+    eventually("it goes on", async || {
+        world.journal.write("again", &shard);
+        events(&reader.all()).iter().any(|e| e.revision > lost).then_some(())
+    })
+    .await;
+    let last = world.journal.write("after", &shard);
+    let all =
+        reader.until("the last one", |all| events(all).iter().any(|e| e.revision == last)).await;
+    check(&world.journal, &all, &shard);
 }
