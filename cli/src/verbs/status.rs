@@ -1,9 +1,14 @@
 //! `warren status`: what works, and what does not.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use serde_json::Value;
 
 use super::{Connection, ConnectionArgs};
+
+/// Controllers that run have looked at everything within this.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
@@ -34,10 +39,64 @@ pub(crate) async fn run(args: &Args) -> Result<bool> {
     lines.extend(checks(&ready));
     lines.extend(nodes(&connection.get("/api/v1/nodes").await?));
     lines.extend(pods(&connection.get("/api/v1/pods").await?));
+    lines.extend(controllers(&connection).await?);
     for line in &lines {
         crate::say!("{} {}", if line.good { "ok  " } else { "BAD " }, line.text);
     }
     Ok(lines.iter().all(|line| line.good))
+}
+
+/// What controllers and the scheduler have not looked at a moment later either. They are no servers that could be asked.
+async fn controllers(connection: &Connection) -> Result<Option<Line>> {
+    let mut waiting = unseen_of_all(connection).await?;
+    if !waiting.is_empty() {
+        tokio::time::sleep(PATIENCE).await;
+        let still = unseen_of_all(connection).await?;
+        waiting.retain(|object| still.contains(object));
+    }
+    let Some(((_, first), others)) = waiting.split_first() else { return Ok(None) };
+    let others = match others.len() {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    let text =
+        format!("controllers: nobody looks at {first}{others}; do `warren controllers` run?");
+    Ok(Some(Line { good: false, text }))
+}
+
+/// Uid and generation, and what people call it.
+type Unseen = ((String, u64), String);
+
+async fn unseen_of_all(connection: &Connection) -> Result<Vec<Unseen>> {
+    let mut found = Vec::new();
+    for (kind, path) in [
+        ("deployment", "/apis/apps/v1/deployments"),
+        ("replicaset", "/apis/apps/v1/replicasets"),
+        ("pod", "/api/v1/pods?fieldSelector=spec.nodeName%3D"),
+    ] {
+        found.extend(unseen(kind, &connection.get(path).await?));
+    }
+    Ok(found)
+}
+
+fn unseen(kind: &str, list: &Value) -> Vec<Unseen> {
+    let items = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let is_unseen = |object: &&Value| {
+        if kind == "pod" {
+            // The scheduler notes its verdict, whatever it is.
+            return object["spec"]["nodeName"].is_null()
+                && object["spec"]["schedulingGates"].is_null()
+                && object["status"]["conditions"].is_null();
+        }
+        object["metadata"]["generation"].as_u64() > object["status"]["observedGeneration"].as_u64()
+    };
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let unseen = items.iter().filter(is_unseen).map(|object| {
+        let meta = &object["metadata"];
+        let id = (text(&meta["uid"]), meta["generation"].as_u64().unwrap_or(0));
+        (id, format!("{kind} {}/{}", text(&meta["namespace"]), text(&meta["name"])))
+    });
+    unseen.collect()
 }
 
 /// `[+]name ok`, `[+]name degraded: reason` and `[-]name failed: reason`, one a line.
@@ -116,5 +175,28 @@ mod tests {
         let found: Vec<_> = nodes(&list).into_iter().map(|line| line.text).collect();
         assert_eq!(found, ["nodes: 1 of 2 ready", "node b: not ready: no heartbeat"]);
         assert!(!nodes(&json!({"items": []}))[0].good, "a cluster without nodes runs nothing");
+    }
+
+    #[test]
+    fn what_no_controller_has_looked_at() {
+        let of = |generation: u64, observed: Value| {
+            json!({"metadata": {"name": "web", "namespace": "a", "uid": "u", "generation": generation},
+                   "status": {"observedGeneration": observed}})
+        };
+        let list = json!({"items": [of(2, 2.into()), of(3, 2.into()), of(1, Value::Null)]});
+        let found: Vec<_> = unseen("deployment", &list).into_iter().map(|(id, _)| id.1).collect();
+        assert_eq!(found, [3, 1]);
+        let pod = |spec: Value, conditions: Value| {
+            json!({"metadata": {"name": "p", "namespace": "a"}, "spec": spec,
+                   "status": {"conditions": conditions}})
+        };
+        let list = json!({"items": [
+            pod(json!({}), Value::Null),
+            pod(json!({}), json!([{"type": "PodScheduled", "status": "False"}])),
+            pod(json!({"nodeName": "n"}), Value::Null),
+            pod(json!({"schedulingGates": [{"name": "g"}]}), Value::Null),
+        ]});
+        let found: Vec<_> = unseen("pod", &list).into_iter().map(|(_, name)| name).collect();
+        assert_eq!(found, ["pod a/p"]);
     }
 }
