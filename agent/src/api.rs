@@ -137,7 +137,12 @@ impl KubeApi {
 
 fn translate(error: kube::Error) -> ApiError {
     let kube::Error::Api(status) = error else {
-        return ApiError::Unreachable(error.to_string());
+        // The client says that it cannot connect; why, the innermost cause knows.
+        let mut cause: &dyn std::error::Error = &error;
+        while let Some(source) = cause.source() {
+            cause = source;
+        }
+        return ApiError::Unreachable(cause.to_string());
     };
     let message = status.message.clone();
     match (status.code, status.reason.as_str()) {

@@ -1,6 +1,8 @@
 //! The fabric's contract over plain HTTP watch, for processes without a broker.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -29,11 +31,13 @@ const GOOD: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct HttpFabric {
     client: kube::Client,
+    /// The API cannot be reached, and that was told: once, and not by each watch.
+    away: Arc<AtomicBool>,
 }
 
 impl HttpFabric {
     pub fn new(client: kube::Client) -> Self {
-        Self { client }
+        Self { client, away: Arc::default() }
     }
 
     pub(crate) fn watch(&self, subscription: &Subscription) -> HttpSubscriber {
@@ -59,7 +63,10 @@ impl HttpFabric {
             }
         };
         HttpSubscriber {
-            streams: watches.into_iter().map(|of| deliveries(self.client.clone(), of)).collect(),
+            streams: watches
+                .into_iter()
+                .map(|of| deliveries(self.client.clone(), of, Arc::clone(&self.away)))
+                .collect(),
         }
     }
 }
@@ -125,9 +132,14 @@ struct Watch {
     wait: Duration,
     ready: VecDeque<Delivery>,
     reason: &'static str,
+    away: Arc<AtomicBool>,
 }
 
-fn deliveries(client: kube::Client, of: Target) -> BoxStream<'static, Delivery> {
+fn deliveries(
+    client: kube::Client,
+    of: Target,
+    away: Arc<AtomicBool>,
+) -> BoxStream<'static, Delivery> {
     let watch = Watch {
         client,
         of,
@@ -137,6 +149,7 @@ fn deliveries(client: kube::Client, of: Target) -> BoxStream<'static, Delivery> 
         wait: RETRY.0,
         ready: VecDeque::new(),
         reason: "the subscription begins",
+        away,
     };
     futures::stream::unfold(watch, |mut watch| async move {
         loop {
@@ -157,7 +170,7 @@ impl Watch {
             // Watched from a revision that the reader's list cannot be older than: nothing falls between.
             let head = raw::head(&self.client, &self.of.collection).await?;
             self.lines = Some(raw::watch(&self.client, &self.of.collection, head).await?.boxed());
-            self.since = std::time::Instant::now();
+            self.opened();
             self.at = Some(head);
             self.ready.push_back(Delivery::Relist {
                 streams: vec![self.of.stream.clone()],
@@ -168,7 +181,7 @@ impl Watch {
         };
         let Some(lines) = &mut self.lines else {
             self.lines = Some(raw::watch(&self.client, &self.of.collection, at).await?.boxed());
-            self.since = std::time::Instant::now();
+            self.opened();
             return Ok(());
         };
         match lines.next().await {
@@ -181,6 +194,13 @@ impl Watch {
                 }
                 Ok(())
             }
+        }
+    }
+
+    fn opened(&mut self) {
+        self.since = std::time::Instant::now();
+        if self.away.swap(false, Ordering::Relaxed) {
+            tracing::info!("the API answers again");
         }
     }
 
@@ -246,11 +266,16 @@ impl Watch {
             self.at = None;
             self.reason = "the history before this watch is gone";
         }
-        let resource = &self.of.stream.resource;
-        if self.wait == RETRY.0 {
-            tracing::warn!(%resource, error = chain(error), "a watch failed; trying until it works");
+        let (resource, first) = (&self.of.stream.resource, self.wait == RETRY.0);
+        let unreachable =
+            matches!(error, RawError::Request(error) if !matches!(error, kube::Error::Api(_)));
+        let error = chain(error);
+        if unreachable && !self.away.swap(true, Ordering::Relaxed) {
+            tracing::warn!(error, "the API cannot be reached; trying until it answers");
+        } else if first && !unreachable {
+            tracing::warn!(%resource, error, "a watch failed; trying until it works");
         } else {
-            tracing::debug!(%resource, error = chain(error), "a watch failed again");
+            tracing::debug!(%resource, error, "a watch failed again");
         }
         tokio::time::sleep(self.next_wait()).await;
     }

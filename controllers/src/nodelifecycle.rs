@@ -247,14 +247,21 @@ pub(crate) fn start(context: &Context, tasks: &Tasks) {
 async fn listen(context: &Context, heard: &Mutex<Heard>) {
     let api: Api<Lease> = Api::namespaced(context.client.clone(), "kube-node-lease");
     let mut events = watcher(api, watcher::Config::default()).boxed();
+    let mut told = false;
     loop {
         let event = events.try_next().await;
         match event {
-            Ok(Some(event)) => heard.lock().enter(context.clock.now(), event),
+            Ok(Some(event)) => {
+                // The first of a list that may fail again.
+                told &= matches!(event, watcher::Event::Init);
+                heard.lock().enter(context.clock.now(), event);
+            }
             Ok(None) => return,
             Err(error) => {
                 heard.lock().since = None;
-                tracing::warn!(%error, "leases cannot be watched; no node is judged meanwhile");
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%error, "leases cannot be watched; no node is judged meanwhile");
+                }
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
