@@ -1,4 +1,5 @@
 //! kube-rs: its client, its watcher and its Controller, also over a server that is killed.
+#![expect(clippy::disallowed_methods, reason = "the tasks of a test end with its runtime")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
