@@ -193,7 +193,7 @@ impl Dockerd {
     /// running one.
     pub fn kill9(&mut self) {
         let pid = self.folder.path().join("exec/containerd/containerd.pid");
-        let containerd = std::fs::read_to_string(pid).unwrap_or_default();
+        let containerd = std::fs::read_to_string(&pid).unwrap_or_default();
         let _ = self.process.kill();
         let _ = self.process.wait();
         let process = format!("/proc/{}", containerd.trim());
@@ -204,6 +204,8 @@ impl Dockerd {
         {
             crate::wait::nap();
         }
+        // It is there still where nobody waits for orphans that have ended (a container without an init).
+        let _ = std::fs::remove_file(pid);
     }
 
     /// As a supervisor does.
