@@ -140,6 +140,7 @@ async fn supervise(args: &Args, files: &Files) -> Result<()> {
         format!("{}\n{started}\n", own.as_raw_nonzero()).as_bytes(),
         0o644,
     )?;
+    crate::note!("supervising {:?}; its log is {}", args.name, files.log.display());
     let result = keep_running(args, files).await;
     let _ = fs::remove_file(&files.pid);
     result

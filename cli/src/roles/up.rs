@@ -134,10 +134,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             begin.elapsed().as_secs_f64()
         );
         let kubeconfig = data.kubeconfig("admin");
+        let end = match args.agent.runtime {
+            RuntimeKind::Docker => {
+                "Ctrl-C ends this process; the pods go on, and the next `warren up` finds them"
+            }
+            RuntimeKind::Simulated => "Ctrl-C ends all of it; what is stored stays",
+        };
         crate::say!(
             "\nTry next, in another terminal:\n\n  export KUBECONFIG={}\n  kubectl get nodes\n  kubectl create deployment \
-             hello --image=warren/busybox:1 -- httpd -f -p 8080\n\nmanifests    {}\nCtrl-C ends all of it; what is stored \
-             stays in {}",
+             hello --image=warren/busybox:1 -- httpd -f -p 8080\n\nmanifests    {}\ndata         {}\n{end}",
             kubeconfig.display(),
             manifests.display(),
             data.path().display()
