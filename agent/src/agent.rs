@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -11,6 +12,7 @@ use warren_process::{Clock, Tasks};
 use warren_store::KeyValue;
 
 use crate::api::SharedApi;
+use crate::claim;
 use crate::commands::Commands;
 use crate::config::Config;
 use crate::context::Context;
@@ -94,6 +96,8 @@ impl Agent {
             memory_bytes: machine.memory_bytes,
             ephemeral_storage_bytes: machine.ephemeral_storage_bytes,
         };
+        let key = kept.as_ref().map(|kept| kept.seal.identity);
+        let instance = key.map(|key| claim::instance(&key, &machine.boot_id));
         let volumes = match &config.dir {
             Some(dir) if !config.simulated => Volumes::new(dir.clone()),
             _ => Volumes::none(),
@@ -117,6 +121,7 @@ impl Agent {
             events,
             index: index.clone(),
             clock,
+            instance,
             tasks: tasks.clone(),
             config,
         });
@@ -128,6 +133,16 @@ impl Agent {
         let manager = Manager::new(Arc::clone(&context), writer.clone(), to_manager.clone(), down);
         tasks.spawn("pods", manager.run(inbox));
 
+        let (is_claimed, claimed) = watch::channel(false);
+        let asking = Arc::clone(&context);
+        until_shutdown(tasks, "claim", async move {
+            if let Some(instance) = &asking.instance {
+                let duration = Duration::from_secs(asking.config.lease_seconds.max(0) as u64);
+                claim::claim(&asking.api, &asking.node.0, instance, duration).await;
+            }
+            is_claimed.send_replace(true);
+            std::future::pending().await
+        });
         let (is_read, read) = oneshot::channel();
         let folder = match context.config.manifests.clone() {
             Some(dir) => {
@@ -141,7 +156,8 @@ impl Agent {
                     manager: to_manager.clone(),
                     dir,
                 };
-                until_shutdown(tasks, "manifests", manifests::run(parts, questions, is_read));
+                let following = after(claimed.clone(), manifests::run(parts, questions, is_read));
+                until_shutdown(tasks, "manifests", following);
                 Some(StaticSource(asks))
             }
             None => {
@@ -168,13 +184,18 @@ impl Agent {
             commands,
         };
         let (is_ready, ready) = watch::channel(false);
-        until_shutdown(tasks, "desired", async move {
-            // Orphans are ended only when all that is wanted is known: the folder comes first.
-            let _ = read.await;
-            let _ = is_ready.send(true);
-            feed.run().await;
-        });
-        until_shutdown(tasks, "node", node::run(context, machine, runtime_down));
+        let may_start = claimed.clone();
+        until_shutdown(
+            tasks,
+            "desired",
+            after(may_start, async move {
+                // Orphans are ended only when all that is wanted is known: the folder comes first.
+                let _ = read.await;
+                let _ = is_ready.send(true);
+                feed.run().await;
+            }),
+        );
+        until_shutdown(tasks, "node", after(claimed, node::run(context, machine, runtime_down)));
         Ok(Self { node, index, ready })
     }
 
@@ -200,6 +221,13 @@ async fn tell_when_back(
     }
     // Nobody says it any more: shutdown is near.
     std::future::pending().await
+}
+
+/// What two agents of one node must not both do.
+async fn after(mut claimed: watch::Receiver<bool>, task: impl Future<Output = ()>) {
+    if claimed.wait_for(|claimed| *claimed).await.is_ok() {
+        task.await;
+    }
 }
 
 /// Runs a task that never ends by itself, until shutdown. Nothing that it does needs to be finished.

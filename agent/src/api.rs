@@ -74,6 +74,7 @@ pub trait NodeApi: Send + Sync {
     async fn node(&self, name: &str) -> Result<Node, ApiError>;
     async fn patch_node(&self, name: &str, patch: &Value) -> Result<Node, ApiError>;
     async fn patch_node_status(&self, name: &str, patch: &Value) -> Result<Node, ApiError>;
+    async fn node_lease(&self, name: &str) -> Result<Lease, ApiError>;
     async fn create_lease(&self, lease: &Lease) -> Result<(), ApiError>;
     async fn patch_lease(&self, name: &str, patch: &Value) -> Result<(), ApiError>;
 
@@ -258,6 +259,10 @@ impl NodeApi for KubeApi {
         let api = Api::<Node>::all(self.client()?);
         let patch = Patch::Strategic(patch);
         api.patch_status(name, &PatchParams::default(), &patch).await.map_err(translate)
+    }
+
+    async fn node_lease(&self, name: &str) -> Result<Lease, ApiError> {
+        Api::namespaced(self.client()?, LEASE_NAMESPACE).get(name).await.map_err(translate)
     }
 
     async fn create_lease(&self, lease: &Lease) -> Result<(), ApiError> {

@@ -31,6 +31,8 @@ pub(crate) struct Context {
     pub events: Events,
     pub index: PodIndex,
     pub clock: Arc<dyn Clock>,
+    /// Who renews the node's lease; nobody in particular where there is no folder.
+    pub instance: Option<String>,
     pub tasks: Tasks,
 }
 

@@ -6,7 +6,8 @@
 
 mod agent;
 pub mod api;
-pub(crate) mod commands;
+pub(crate) mod claim;
+mod commands;
 pub mod config;
 pub(crate) mod context;
 pub(crate) mod desired;

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 
 use crate::api::{ApiError, LEASE_NAMESPACE};
+use crate::claim::INSTANCE;
 use crate::config::Config;
 use crate::context::Context;
 use crate::events::Level;
@@ -288,6 +289,10 @@ async fn heartbeat(context: &Context, node_uid: &str, heard_again: &Notify) {
         metadata: ObjectMeta {
             name: Some(config.node.clone()),
             namespace: Some(LEASE_NAMESPACE.to_owned()),
+            annotations: context
+                .instance
+                .clone()
+                .map(|instance| BTreeMap::from([(INSTANCE.to_owned(), instance)])),
             owner_references: Some(vec![OwnerReference {
                 api_version: "v1".into(),
                 kind: "Node".into(),
@@ -308,11 +313,14 @@ async fn heartbeat(context: &Context, node_uid: &str, heard_again: &Notify) {
     let mut renewed = context.now();
     loop {
         let now = context.now();
-        let patch = json!({"spec": {
+        let mut patch = json!({"spec": {
             "holderIdentity": config.node,
             "leaseDurationSeconds": config.lease_seconds,
             "renewTime": MicroTime(now),
         }});
+        if let Some(instance) = &context.instance {
+            patch["metadata"] = json!({"annotations": {INSTANCE: instance}});
+        }
         let result = match context.api.patch_lease(&config.node, &patch).await {
             Err(ApiError::NotFound(_)) => context.api.create_lease(&lease(now)).await,
             result => result,

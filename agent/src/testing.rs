@@ -326,6 +326,10 @@ impl NodeApi for FakeApi {
     async fn patch_node_status(&self, name: &str, patch: &Value) -> Result<Node, ApiError> {
         self.patch_node(name, patch).await
     }
+    async fn node_lease(&self, name: &str) -> Result<Lease, ApiError> {
+        let state = self.up()?;
+        state.leases.get(name).map(typed).ok_or_else(|| missing(name))
+    }
     async fn create_lease(&self, lease: &Lease) -> Result<(), ApiError> {
         let name = lease.metadata.name.clone().unwrap();
         self.up()?.leases.insert(name, serde_json::to_value(lease).unwrap());

@@ -5,11 +5,16 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use sha2::{Digest as _, Sha256};
 
 const KEY_FILE: &str = "objects.key";
 const KEY_LEN: usize = 32;
 
-pub(crate) struct Seal(LessSafeKey);
+pub(crate) struct Seal {
+    key: LessSafeKey,
+    /// Tells this folder from others, and gives nothing away.
+    pub(crate) identity: [u8; 32],
+}
 
 impl Seal {
     /// With the key in this folder, which is made where there is none: 32 random bytes, mode 0600. One that is not
@@ -36,9 +41,10 @@ impl Seal {
                 key
             }
         };
+        let identity = Sha256::digest(key).into();
         let key = UnboundKey::new(&CHACHA20_POLY1305, &key)
             .map_err(|_| std::io::Error::other("the key is not one"))?;
-        Ok(Self(LessSafeKey::new(key)))
+        Ok(Self { key: LessSafeKey::new(key), identity })
     }
 
     /// `about` is what it is kept under: bytes that somebody moved to another name do not open. A nonce is random: among
@@ -46,7 +52,7 @@ impl Seal {
     pub(crate) fn seal(&self, about: &str, plain: &[u8]) -> Option<Vec<u8>> {
         let nonce: [u8; NONCE_LEN] = rand::random();
         let mut bytes = plain.to_vec();
-        let sealed = self.0.seal_in_place_append_tag(
+        let sealed = self.key.seal_in_place_append_tag(
             Nonce::assume_unique_for_key(nonce),
             Aad::from(about.as_bytes()),
             &mut bytes,
@@ -60,7 +66,7 @@ impl Seal {
         let (nonce, bytes) = sealed.split_at_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut bytes = bytes.to_vec();
-        let plain = self.0.open_in_place(nonce, Aad::from(about.as_bytes()), &mut bytes).ok()?;
+        let plain = self.key.open_in_place(nonce, Aad::from(about.as_bytes()), &mut bytes).ok()?;
         Some(plain.to_vec())
     }
 }
