@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
@@ -13,6 +14,8 @@ use crate::api::{self, Api};
 use crate::authn::User;
 use crate::response;
 
+/// How often it is looked whether all is there; Kubernetes' own interval.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
 pub(crate) async fn ensure(
@@ -59,6 +62,22 @@ pub(crate) async fn ensure(
         "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
     });
     put(api, "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", &slice).await
+}
+
+/// Makes the Service again where somebody deleted it, as `kubectl delete all --all` does.
+pub(crate) async fn keep(api: Arc<Api>, advertise: Option<IpAddr>, port: u16) {
+    let services = GroupResource::new("", "services");
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = api.shutdown.draining() => return,
+        }
+        if api.cache.get(&services, "default", "kubernetes").is_none()
+            && let Err(error) = ensure(&api, advertise, port).await
+        {
+            tracing::warn!(%error, "the Service kubernetes cannot be made again");
+        }
+    }
 }
 
 /// Creates it, or brings it up to date; what is up to date is not written.

@@ -193,6 +193,8 @@ impl Server {
             }
             None => tasks.spawn("no-relay", fabric::without_relay(Arc::clone(&api))),
         }
+        let kept = bootstrap::keep(Arc::clone(&api), config.advertise, address.port());
+        tasks.spawn("bootstrap", kept);
         tasks.spawn("events-ttl", events::expire(Arc::clone(&api)));
         tracing::info!(%address, revision = %api.cache.revision(), "the API is served");
         Ok(Self { api, address })

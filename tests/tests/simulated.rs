@@ -254,8 +254,12 @@ fn services_follow_ready_pods() {
     let slice = &slices.json()["items"][0];
     assert_eq!(slice["endpoints"].as_array().map(Vec::len), Some(2), "{slice}");
     assert_eq!(slice["ports"][0]["port"], 8080);
+    cluster.kubectl(["delete", "service", "kubernetes"]).ok();
     cluster.kubectl(["scale", "deploy/web", "--replicas=1"]).ok();
     until("one is left", SOON, || addresses(&cluster) == 1);
+    cluster.wait_object("service", "default", "kubernetes", |service| {
+        service["spec"]["clusterIP"] == "10.98.7.1"
+    });
 }
 
 #[test]
