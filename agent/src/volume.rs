@@ -379,7 +379,9 @@ fn remove_all(dir: &Path) -> io::Result<()> {
 
 fn expand_sub_path(expression: &str, env: &[(String, String)]) -> Result<String, VolumeError> {
     let value = |name: &str| env.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
-    let expanded = crate::pod::env::expand(expression, value);
+    let expanded = crate::pod::env::expand(expression, value).ok_or_else(|| {
+        VolumeError::Mount(format!("subPathExpr {expression:?}: too large when it is expanded"))
+    })?;
     if expanded.contains("$(") {
         return Err(VolumeError::Mount(format!(
             "subPathExpr {expression:?}: a variable is missing"
@@ -396,14 +398,18 @@ fn sub_path(root: &Path, sub: &str) -> Result<PathBuf, String> {
     if sub.starts_with('/') || sub.split('/').any(|step| step == "..") {
         return Err("must be a relative path without '..'".into());
     }
-    let path = root.join(sub);
-    if !path.exists() {
-        std::fs::create_dir_all(&path).map_err(|e| e.to_string())?;
-    }
-    let real = path.canonicalize().map_err(|e| e.to_string())?;
     let root = root.canonicalize().map_err(|e| e.to_string())?;
-    if !real.starts_with(&root) {
-        return Err("leads out of the volume".into());
+    let mut real = root.clone();
+    // Step by step: behind a link that a container has made, nothing must be made on the host.
+    for step in sub.split('/').filter(|step| !step.is_empty()) {
+        let next = real.join(step);
+        if std::fs::symlink_metadata(&next).is_err() {
+            std::fs::create_dir(&next).map_err(|e| e.to_string())?;
+        }
+        real = next.canonicalize().map_err(|e| e.to_string())?;
+        if !real.starts_with(&root) {
+            return Err("leads out of the volume".into());
+        }
     }
     Ok(real)
 }

@@ -7,6 +7,12 @@ use k8s_openapi::api::core::v1::{Container, EnvVarSource, Pod};
 use super::spec::{self, NodeFields};
 use crate::objects::{ObjectError, Objects};
 
+/// What the kernel takes as one string of a program's arguments or environment; a longer one cannot be run with.
+pub const MAX_EXPANDED: usize = 128 << 10;
+/// Of all values of a container together, as of all its arguments: more than the kernel takes. A few variables that each
+/// name the one before twice would be terabytes.
+const MAX_ALL: usize = 4 << 20;
+
 /// Why a container cannot be configured; it is tried again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EnvError {
@@ -16,6 +22,8 @@ pub enum EnvError {
     Key { key: String, kind: &'static str, namespace: String, name: String },
     #[error("{0}")]
     Field(String),
+    #[error("{0}: too large with its references expanded")]
+    TooLarge(String),
 }
 
 /// Resolves `envFrom`, then `env`, later ones winning; in the order in which names first appear.
@@ -56,8 +64,12 @@ pub async fn resolve(
             }
             None => {
                 let value = env.expand(var.value.as_deref().unwrap_or_default());
+                let value = value.ok_or_else(|| EnvError::TooLarge(format!("env {}", var.name)))?;
                 env.set(var.name.clone(), value);
             }
+        }
+        if env.bytes > MAX_ALL {
+            return Err(EnvError::TooLarge(format!("env {}", var.name)));
         }
     }
     Ok(env.list)
@@ -120,10 +132,13 @@ async fn from(
 struct Env {
     list: Vec<(String, String)>,
     at: HashMap<String, usize>,
+    /// Of all values that were ever set.
+    bytes: usize,
 }
 
 impl Env {
     fn set(&mut self, name: String, value: String) {
+        self.bytes += value.len();
         match self.at.get(&name) {
             Some(at) => self.list[*at].1 = value,
             None => {
@@ -133,16 +148,21 @@ impl Env {
         }
     }
 
-    fn expand(&self, text: &str) -> String {
+    fn expand(&self, text: &str) -> Option<String> {
         expand(text, |name| self.at.get(name).map(|at| self.list[*at].1.as_str()))
     }
 }
 
-/// `$(NAME)` becomes its value where there is one and stays where there is none; `$$` becomes `$`.
-pub fn expand<'a>(text: &str, value: impl Fn(&str) -> Option<&'a str>) -> String {
+/// `$(NAME)` becomes its value where there is one and stays where there is none; `$$` becomes `$`. `None` where it grows
+/// beyond [`MAX_EXPANDED`].
+pub fn expand<'a>(text: &str, value: impl Fn(&str) -> Option<&'a str>) -> Option<String> {
+    let limit = text.len().max(MAX_EXPANDED);
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {
+        if out.len() > limit {
+            return None;
+        }
         out.push_str(&rest[..at]);
         let after = &rest[at + 1..];
         if let Some(tail) = after.strip_prefix('$') {
@@ -164,18 +184,33 @@ pub fn expand<'a>(text: &str, value: impl Fn(&str) -> Option<&'a str>) -> String
         }
     }
     out.push_str(rest);
-    out
+    (out.len() <= limit).then_some(out)
 }
 
-/// Expands a command or arguments with the container's environment.
-pub fn expand_all(words: Option<&Vec<String>>, env: &[(String, String)]) -> Vec<String> {
+/// Expands a command or arguments with the container's environment. `field` is which of them, for an error.
+pub fn expand_all(
+    field: &str,
+    words: Option<&Vec<String>>,
+    env: &[(String, String)],
+) -> Result<Vec<String>, EnvError> {
     let value = |name: &str| env.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
-    words.into_iter().flatten().map(|word| expand(word, value)).collect()
+    let mut bytes = 0;
+    let expanded = words.into_iter().flatten().map(|word| {
+        let word = expand(word, value).filter(|word| {
+            bytes += word.len();
+            bytes <= MAX_ALL
+        });
+        word.ok_or_else(|| EnvError::TooLarge(field.to_owned()))
+    });
+    expanded.collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::expand;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::testing::FakeApi;
 
     #[test]
     fn expansion() {
@@ -191,7 +226,40 @@ mod tests {
             ("$", "$"),
             ("ä$(A)ö", "ä1ö"),
         ] {
-            assert_eq!(expand(text, value), expected, "{text}");
+            assert_eq!(expand(text, value).as_deref(), Some(expected), "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn bombs_are_refused() {
+        let objects = Objects::new(Arc::new(FakeApi::default()));
+        let node = NodeFields {
+            host_ip: "10.0.0.1".into(),
+            cpu_millis: 1000,
+            memory_bytes: 1 << 30,
+            ephemeral_storage_bytes: 1 << 30,
+        };
+        let resolve = async |env: Vec<(String, String)>| {
+            let env: Vec<_> = env
+                .into_iter()
+                .map(|(name, value)| serde_json::json!({"name": name, "value": value}))
+                .collect();
+            let container = serde_json::json!({"name": "c", "env": env});
+            let container: Container = serde_json::from_value(container).unwrap();
+            super::resolve(&Pod::default(), &container, &node, &objects).await
+        };
+        let doubled = |n: usize| (format!("V{}", n + 1), format!("$(V{n})$(V{n})"));
+        let mut bomb = vec![("V0".to_owned(), "x".repeat(64))];
+        bomb.extend((0..60).map(doubled));
+        let error = resolve(bomb.clone()).await.unwrap_err();
+        assert_eq!(error.to_string(), "env V12: too large with its references expanded");
+        bomb.truncate(11);
+        bomb.extend((0..1000).map(|n| (format!("W{n}"), "$(V10)".to_owned())));
+        assert!(matches!(resolve(bomb.clone()).await, Err(EnvError::TooLarge(_))));
+        bomb.truncate(11);
+        let env = resolve(bomb).await.unwrap();
+        let words = vec!["$(V10)".to_owned(); 100];
+        assert!(expand_all("args", Some(&words), &env).is_err());
+        assert_eq!(expand_all("args", Some(&words[..2].to_vec()), &env).unwrap().len(), 2);
     }
 }

@@ -306,6 +306,11 @@ async fn prepare(
             }
         }
     }
+    let expanded = |field, words: &Option<Vec<String>>| {
+        super::env::expand_all(field, words.as_ref(), &env).map_err(|e| config_error(e.to_string()))
+    };
+    let command = expanded("command", &container.command)?;
+    let args = expanded("args", &container.args)?;
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let message_path = container.termination_message_path.as_deref().unwrap_or_default();
     let message_path = if message_path.is_empty() { "/dev/termination-log" } else { message_path };
@@ -320,8 +325,8 @@ async fn prepare(
         name: container.name.as_str().into(),
         attempt,
         image: image.into(),
-        command: super::env::expand_all(container.command.as_ref(), &env),
-        args: super::env::expand_all(container.args.as_ref(), &env),
+        command,
+        args,
         env,
         working_dir: container.working_dir.clone().filter(|d| !d.is_empty()),
         mounts,

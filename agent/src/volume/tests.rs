@@ -115,4 +115,10 @@ fn sub_paths_stay_inside() {
     assert!(sub_path(dir.path(), "/etc").is_err());
     std::os::unix::fs::symlink("/etc", dir.path().join("link")).unwrap();
     assert_eq!(sub_path(dir.path(), "link").unwrap_err(), "leads out of the volume");
+    let outside = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(outside.path(), dir.path().join("out")).unwrap();
+    assert!(sub_path(dir.path(), "out/new/folder").is_err());
+    assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0, "nothing is made there");
+    let made = sub_path(dir.path(), "a//b/").unwrap();
+    assert_eq!(made, dir.path().canonicalize().unwrap().join("a/b"));
 }

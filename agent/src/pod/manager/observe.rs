@@ -1,5 +1,7 @@
 //! What the manager sees: the runtime's state, and the answers of probes.
 
+use tokio::io::AsyncReadExt as _;
+
 use super::*;
 use crate::runtime::{Container, LogOptions};
 
@@ -318,7 +320,7 @@ async fn with_messages(
         let Some(spec) = spec::find_container(spec::spec(pod), &container.name) else { continue };
         let file = context.volumes.termination_file(uid, &container.name, container.attempt);
         let mut text = match file {
-            Some(file) => tokio::fs::read(file).await.unwrap_or_default(),
+            Some(file) => head(&file).await.unwrap_or_default(),
             None => Vec::new(),
         };
         let fall_back = spec.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
@@ -333,6 +335,14 @@ async fn with_messages(
     observed
 }
 
+/// The beginning of a file that a container wrote, and which may say that it is terabytes long.
+async fn head(file: &std::path::Path) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    let file = tokio::fs::File::open(file).await?;
+    file.take(MESSAGE_LIMIT as u64).read_to_end(&mut text).await?;
+    Ok(text)
+}
+
 /// The last lines of a log, as Kubernetes bounds them.
 async fn tail(context: &Context, id: &str) -> Vec<u8> {
     let options = LogOptions { tail_lines: Some(TAIL_LINES), ..LogOptions::default() };
@@ -340,6 +350,21 @@ async fn tail(context: &Context, id: &str) -> Vec<u8> {
     let mut text = Vec::new();
     while let Some(Ok(output)) = stream.recv().await {
         text.extend_from_slice(&output.data);
+        // Lines may be as long as they like.
+        text.drain(..text.len().saturating_sub(TAIL_BYTES));
     }
-    text.split_off(text.len().saturating_sub(TAIL_BYTES))
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #[tokio::test]
+    async fn of_a_message_without_end_the_beginning_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("message");
+        std::fs::File::create(&path).unwrap().set_len(1 << 42).unwrap();
+        assert_eq!(super::head(&path).await.unwrap().len(), super::MESSAGE_LIMIT);
+        std::fs::write(&path, "why").unwrap();
+        assert_eq!(super::head(&path).await.unwrap(), b"why");
+    }
 }
