@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Probe};
+use k8s_openapi::api::core::v1::{Container, HTTPGetAction, HTTPHeader, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -194,6 +194,18 @@ async fn connect(
     }
 }
 
+/// A path as it stands in a request: a probe is not to say more to whatever listens there.
+fn one_word(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    for c in path.chars() {
+        match c.is_control() || c == ' ' {
+            true => c.to_string().bytes().for_each(|byte| out.push_str(&format!("%{byte:02X}"))),
+            false => out.push(c),
+        }
+    }
+    out
+}
+
 /// A GET: 200 to 399 is success. HTTPS is asked without checking the certificate, as the kubelet does.
 pub async fn http(
     container: &Container,
@@ -207,13 +219,16 @@ pub async fn http(
     let host = get.host.clone().filter(|h| !h.is_empty()).unwrap_or_else(|| target.ip.to_string());
     let path = get.path.clone().filter(|p| !p.is_empty()).unwrap_or_else(|| "/".into());
     let path = if path.starts_with('/') { path } else { format!("/{path}") };
+    let path = one_word(&path);
     let tls = get.scheme.as_deref().is_some_and(|s| s.eq_ignore_ascii_case("https"));
     let scheme = if tls { "https" } else { "http" };
     let shown_host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
     let url = format!("{scheme}://{shown_host}:{port}{path}");
     let headers = get.http_headers.iter().flatten();
+    let clean = |s: &str| !s.contains(['\r', '\n']);
     let header = |name: &str| {
-        headers.clone().find(|h| h.name.eq_ignore_ascii_case(name)).map(|h| h.value.clone())
+        let named = |h: &&HTTPHeader| h.name.eq_ignore_ascii_case(name) && clean(&h.value);
+        headers.clone().find(named).map(|h| h.value.clone())
     };
     let mut request = format!(
         "GET {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: {}\r\nAccept: {}\r\nConnection: close\r\n",
@@ -223,7 +238,6 @@ pub async fn http(
     );
     for h in headers.clone() {
         let known = ["host", "user-agent", "accept", "connection"];
-        let clean = |s: &str| !s.contains(['\r', '\n']);
         if !known.iter().any(|k| h.name.eq_ignore_ascii_case(k))
             && clean(&h.name)
             && clean(&h.value)

@@ -54,3 +54,33 @@ async fn http_and_tcp_ask_for_real() {
     let refused = http(&container, &get, &target, Duration::from_secs(5)).await;
     assert!(matches!(refused, Answer::Failure(text) if text.contains("refused")));
 }
+
+#[tokio::test]
+async fn a_probe_says_one_request_and_nothing_else() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let number = listener.local_addr().unwrap().port();
+    let get: HTTPGetAction = serde_json::from_value(serde_json::json!({
+        "path": "/a b\r\nSET x 1\r\n", "port": number, "host": "127.0.0.1",
+        "httpHeaders": [{"name": "Host", "value": "x\r\nSET y 1"}, {"name": "User-Agent", "value": "me"}],
+    }))
+    .unwrap();
+    let answers = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut buffer = [0; 512];
+        let read = stream.read(&mut buffer).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        String::from_utf8_lossy(&buffer[..read]).into_owned()
+    };
+    let target = Target { ip: "127.0.0.1".parse().unwrap(), container_id: "x".into() };
+    let container = Container::default();
+    let (answer, said) =
+        tokio::join!(http(&container, &get, &target, Duration::from_secs(10)), answers);
+    assert_eq!(answer, Answer::Success);
+    assert_eq!(
+        said,
+        format!(
+            "GET /a%20b%0D%0ASET%20x%201%0D%0A HTTP/1.1\r\nHost: 127.0.0.1:{number}\r\nUser-Agent: me\r\nAccept: */*\r\n\
+             Connection: close\r\n\r\n"
+        )
+    );
+}
