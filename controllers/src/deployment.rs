@@ -108,6 +108,11 @@ struct Set {
     min_ready_seconds: Option<i32>,
 }
 
+/// Of what people may have written: each may be as large as a number can be.
+fn total(counts: impl Iterator<Item = i32>) -> i32 {
+    counts.fold(0, i32::saturating_add)
+}
+
 impl Set {
     fn new(rs: &Arc<ReplicaSet>) -> Self {
         let spec = rs.spec.as_ref();
@@ -284,7 +289,7 @@ impl Work<'_> {
 
     /// A ReplicaSet for the template that has none, or its annotations brought up to date.
     fn need_new(&mut self) {
-        let newest = self.old.iter().map(Set::revision).max().unwrap_or(0) + 1;
+        let newest = self.old.iter().map(Set::revision).max().unwrap_or(0).saturating_add(1);
         let own: BTreeMap<String, String> = self
             .deployment
             .metadata
@@ -337,10 +342,10 @@ impl Work<'_> {
             if !self.snapshot.replica_sets.iter().any(|rs| taken(&rs)) {
                 break (hash, child);
             }
-            collisions += 1;
+            collisions = collisions.saturating_add(1);
             self.collisions = Some(collisions);
         };
-        let there: i32 = self.old.iter().map(|set| set.replicas).sum();
+        let there = total(self.old.iter().map(|set| set.replicas));
         let replicas = if self.limits.rolling {
             self.limits.replicas.min((self.limits.most() - there).max(0))
         } else {

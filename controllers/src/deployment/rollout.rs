@@ -1,6 +1,6 @@
 //! From the old ReplicaSets to the new one.
 
-use super::{Set, Work};
+use super::{Set, Work, total};
 use crate::plan::delete;
 use crate::pods;
 
@@ -19,7 +19,7 @@ impl Work<'_> {
     }
 
     fn grow_new(&mut self) {
-        let there: i32 = self.all().map(|set| set.replicas).sum();
+        let there = total(self.all().map(|set| set.replicas));
         let limits = self.limits;
         let Some(new) = &mut self.new else { return };
         if new.replicas < limits.replicas {
@@ -31,22 +31,22 @@ impl Work<'_> {
     }
 
     fn shrink_old(&mut self) {
-        let there: i32 = self.all().map(|set| set.replicas).sum();
+        let there = total(self.all().map(|set| set.replicas));
         let least = self.limits.least_available();
-        let of_new = |set: &Set| (set.replicas - set.available()).max(0);
+        let of_new = |set: &Set| set.replicas.saturating_sub(set.available()).max(0);
         let new_unavailable = self.new.as_ref().map_or(0, of_new);
-        let mut room = there - least - new_unavailable;
+        let mut room = there.saturating_sub(least).saturating_sub(new_unavailable);
         if room <= 0 {
             return;
         }
         let healthy = |set: &Set| set.available().min(set.replicas);
         // What does not serve goes first: it costs no availability.
         for set in &mut self.old {
-            let down = (set.replicas - healthy(set)).min(room).max(0);
+            let down = set.replicas.saturating_sub(healthy(set)).min(room).max(0);
             set.replicas -= down;
             room -= down;
         }
-        let mut spare = self.all().map(healthy).sum::<i32>() - least;
+        let mut spare = total(self.all().map(healthy)).saturating_sub(least);
         for set in &mut self.old {
             let down = set.replicas.min(spare).min(room).max(0);
             set.replicas -= down;

@@ -1,6 +1,6 @@
 //! A Deployment whose size changes, perhaps amid a rollout.
 
-use super::{DESIRED, Limits, MAX, Set, Work};
+use super::{DESIRED, Limits, MAX, Set, Work, total};
 
 impl Work<'_> {
     /// Whether the size changed since the ReplicaSets were last sized.
@@ -46,7 +46,7 @@ impl Work<'_> {
 /// Kubernetes' rule: each ReplicaSet changes in proportion to its size, larger ones first; what rounding leaves over
 /// goes to the first.
 fn share(active: &mut [&mut Set], limits: Limits, status_replicas: i32) {
-    let there: i32 = active.iter().map(|set| set.replicas).sum();
+    let there = total(active.iter().map(|set| set.replicas));
     let allowed = if limits.replicas > 0 { limits.most() } else { 0 };
     let to_add = allowed - there;
     active.sort_by(|a, b| {

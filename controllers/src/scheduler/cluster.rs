@@ -19,6 +19,10 @@ pub(crate) const ZONE: &str = "topology.kubernetes.io/zone";
 /// 200 MiB. It does not count against what fits.
 const MODEST: (i64, i64) = (100, 200 << 20);
 
+/// More than any machine has. What asks for more fits nowhere as well, and sums of what thousands of pods ask for stay
+/// numbers: one that was cut would be wrong again when its pod goes.
+const MOST: i64 = 1 << 50;
+
 /// Amounts: cpu in millicores, all else in units.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Amounts {
@@ -44,7 +48,15 @@ impl Amounts {
                 }
             }
         }
+        amounts.bound();
         amounts
+    }
+
+    fn bound(&mut self) {
+        let own = [&mut self.cpu, &mut self.memory, &mut self.storage];
+        own.into_iter()
+            .chain(self.other.values_mut())
+            .for_each(|amount| *amount = bounded(*amount));
     }
 
     fn each(&mut self, other: &Self, with: impl Fn(i64, i64) -> i64) {
@@ -64,6 +76,10 @@ impl Amounts {
     fn subtract(&mut self, other: &Self) {
         self.each(other, i64::saturating_sub);
     }
+}
+
+fn bounded(amount: i64) -> i64 {
+    amount.clamp(-MOST, MOST)
 }
 
 type Port = (String, String, i32);
@@ -123,8 +139,8 @@ impl PodInfo {
             let modest = |amount: i64, default: i64| if amount == 0 { default } else { amount };
             for container in &spec.containers {
                 let amounts = of(container);
-                weight.0 += modest(amounts.cpu, MODEST.0);
-                weight.1 += modest(amounts.memory, MODEST.1);
+                weight.0 = bounded(weight.0 + modest(amounts.cpu, MODEST.0));
+                weight.1 = bounded(weight.1 + modest(amounts.memory, MODEST.1));
                 requests.add(&amounts);
             }
             // Init containers run one after the other, beside the sidecars started before them.
@@ -151,6 +167,7 @@ impl PodInfo {
                 }
             }
             requests.add(&Amounts::parse(spec.overhead.as_ref()));
+            requests.bound();
             weight = (weight.0.max(requests.cpu), weight.1.max(requests.memory));
             for container in &spec.containers {
                 for port in container.ports.iter().flatten() {
@@ -249,7 +266,8 @@ impl NodeInfo {
 
     fn add(&mut self, pod: &Arc<PodInfo>) {
         self.used.add(&pod.requests);
-        self.weight = (self.weight.0 + pod.weight.0, self.weight.1 + pod.weight.1);
+        let sum = i64::saturating_add;
+        self.weight = (sum(self.weight.0, pod.weight.0), sum(self.weight.1, pod.weight.1));
         self.ports.extend(pod.ports.iter().cloned());
         self.pods.insert(pod.uid().to_owned(), Arc::clone(pod));
     }
@@ -257,7 +275,9 @@ impl NodeInfo {
     fn remove(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
         let pod = self.pods.remove(uid)?;
         self.used.subtract(&pod.requests);
-        self.weight = (self.weight.0 - pod.weight.0, self.weight.1 - pod.weight.1);
+        let difference = i64::saturating_sub;
+        let (cpu, memory) = self.weight;
+        self.weight = (difference(cpu, pod.weight.0), difference(memory, pod.weight.1));
         if !pod.ports.is_empty() {
             self.ports = self.pods.values().flat_map(|pod| pod.ports.iter().cloned()).collect();
         }

@@ -225,3 +225,27 @@ fn the_condition_is_written_once() {
     assert_eq!(unscheduled(now, &told, "Unschedulable", "why"), None);
     assert!(unscheduled(now, &told, "Unschedulable", "other").is_some());
 }
+
+#[test]
+fn what_nobody_has_is_asked_for_and_forgotten() {
+    let huge = |name: &str| {
+        pod(name, |p| {
+            let asks = json!({"requests": {"cpu": "9223372036854775807", "memory": "9E", "example.com/x": "9E"}});
+            let container = json!({"name": "c", "image": "i", "resources": asks});
+            p["spec"]["containers"] = vec![container; 3].into();
+        })
+    };
+    let mut cluster = cluster(&[node("n", |_| {})]);
+    let (small, first, second) = (pod("small", |_| {}), huge("a"), huge("b"));
+    assert!(why(&first, &cluster).contains("Insufficient"));
+    for info in [&small, &first, &second] {
+        cluster.place(info, "n");
+    }
+    assert!(why(&small, &cluster).contains("Insufficient"));
+    for uid in ["a", "b"] {
+        cluster.remove_pod(uid);
+    }
+    let (node, requests) = (&cluster.nodes[0], &small.requests);
+    assert_eq!((node.used.cpu, node.used.memory), (requests.cpu, requests.memory));
+    assert_eq!(node.weight, small.weight);
+}
