@@ -4,6 +4,7 @@
 //! something degraded, or `warren supervise --status` found nothing running.
 
 mod accounts;
+mod database;
 mod files;
 mod init;
 mod output;
@@ -65,6 +66,12 @@ enum Command {
     Events(verbs::events::Args),
     /// Say what works and what is degraded.
     Status(verbs::status::Args),
+    /// Copy the server's database into a file, also while the server runs.
+    Backup(database::BackupArgs),
+    /// Put a backup in the place of the database of a server that does not run.
+    Restore(database::RestoreArgs),
+    /// Read all of the server's database, or of a backup, and say whether it is whole.
+    Check(database::CheckArgs),
 }
 
 fn main() -> ExitCode {
@@ -103,6 +110,9 @@ fn run(command: &Command) -> Result<u8> {
         Command::Status(args) => {
             verb(verbs::status::run(args)).map(|good| if good { 0 } else { EXIT_DEGRADED })
         }
+        Command::Backup(args) => database::backup(args).map(done),
+        Command::Restore(args) => database::restore(args).map(done),
+        Command::Check(args) => database::check(args).map(done),
     }
 }
 

@@ -21,6 +21,8 @@ pub const RESTORE_STEP: u64 = 1_000_000_000;
 pub enum BackupError {
     #[error("cannot copy the database to {}", path.display())]
     Sqlite { path: PathBuf, source: rusqlite::Error },
+    #[error("cannot read the database {}", path.display())]
+    Missing { path: PathBuf, source: std::io::Error },
     #[error("cannot write {}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
@@ -35,6 +37,52 @@ pub struct Restored {
     pub revision: Revision,
 }
 
+/// What a database holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    pub epoch: u64,
+    /// The newest change, or what a restore has raised it to.
+    pub revision: Revision,
+    pub objects: u64,
+}
+
+/// Copies the database of a server into a file, whole and as of one moment, also while the server runs, and checks the
+/// copy. What is at `to` is replaced when the copy is complete. Blocking.
+pub fn back_up(from: &Path, to: &Path) -> Result<Summary, BackupError> {
+    let source = open_existing(from)?;
+    backup(&source, to)?;
+    drop(source);
+    inspect(to)
+}
+
+/// Reads all of a database and checks that it is whole, also while its server runs. Blocking.
+pub fn inspect(path: &Path) -> Result<Summary, BackupError> {
+    let database = open_existing(path)?;
+    let sqlite = |source| OpenError::sqlite(path, source);
+    let problems = integrity_problems(&database).map_err(sqlite)?;
+    if let Some(first) = problems.first() {
+        return Err(OpenError::damaged(path, first).into());
+    }
+    let count = |sql: &str| database.query_row(sql, [], |row| row.get::<_, i64>(0));
+    let newest = count("SELECT coalesce(max(rv), 0) FROM journal").map_err(sqlite)? as u64;
+    let floor = meta(&database, "floor").map_err(sqlite)?;
+    Ok(Summary {
+        epoch: meta(&database, "epoch").map_err(sqlite)?,
+        revision: Revision(newest.max(floor)),
+        objects: count("SELECT count(*) FROM object").map_err(sqlite)? as u64,
+    })
+}
+
+fn open_existing(path: &Path) -> Result<Connection, BackupError> {
+    if !path.exists() {
+        let source = std::io::ErrorKind::NotFound.into();
+        return Err(BackupError::Missing { path: path.to_owned(), source });
+    }
+    let database = open_plain(path).map_err(|source| OpenError::sqlite(path, source))?;
+    database::check_header(&database, path, SCHEMA)?;
+    Ok(database)
+}
+
 /// Puts a backup in the place of the database of a server that does not run. Blocking.
 ///
 /// The epoch becomes newer and the revision 10⁹ higher than in the backup and in what was there before, and all before is
@@ -42,16 +90,11 @@ pub struct Restored {
 /// before stays beside it, as `<name>.before-restore`. The backup is checked first and is not changed; when anything
 /// fails, `to` is as it was.
 pub fn restore(from: &Path, to: &Path) -> Result<Restored, BackupError> {
-    if !from.exists() {
-        let source = std::io::ErrorKind::NotFound.into();
-        return Err(BackupError::Io { path: from.to_owned(), source });
-    }
+    let source = open_existing(from)?;
     let _lock = database::lock(to)?;
     let partial = beside(to, ".restoring");
     let old = if to.exists() { settle(to) } else { None };
     remove_all(&partial)?;
-    let source = open_plain(from).map_err(|source| OpenError::sqlite(from, source))?;
-    database::check_header(&source, from, SCHEMA)?;
     let problems = integrity_problems(&source).map_err(|source| OpenError::sqlite(from, source))?;
     if let Some(first) = problems.first() {
         return Err(OpenError::damaged(from, first).into());
