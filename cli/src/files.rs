@@ -28,7 +28,8 @@ impl DataDir {
             .filter(|path| !path.is_empty())
             .map(PathBuf::from)
             .or_else(home)
-            .unwrap_or_else(|| "/tmp".into())
+            // Not to be written without root, which is then said: keys have no place in a folder that is everybody's.
+            .unwrap_or_else(|| "/var/lib".into())
             .join("warren")
     }
 

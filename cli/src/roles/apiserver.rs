@@ -31,7 +31,8 @@ pub(crate) struct ServerArgs {
         default_value = "127.0.0.1:6443"
     )]
     pub(crate) bind: SocketAddr,
-    /// RabbitMQ, as amqp://host:port; account and password come from the data folder unless the address has them.
+    /// RabbitMQ, as amqp://host:port; account and password come from the data folder unless the address has them. The
+    /// broker learns of those accounts from <data>/broker/rabbitmq/definitions.json (rabbitmqctl import_definitions).
     #[arg(long, env = "WARREN_BROKER", value_name = "URL")]
     pub(crate) broker: Option<String>,
     /// More names or addresses in the API's certificate.

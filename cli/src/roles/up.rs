@@ -34,9 +34,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(
-    after_help = "EXAMPLES:\n  warren up                                    one node, Docker\n  \
-                        warren up --runtime simulated --nodes 100    a hundred nodes without machines\n  \
-                        warren up --broker amqp://admin:secret@127.0.0.1:5672"
+    after_help = "EXAMPLES:\n  warren up                                              one node, Docker\n  \
+                  warren up --runtime simulated --nodes 100              a hundred nodes without machines\n  \
+                  warren up --broker amqp://guest:guest@127.0.0.1:5672   on RabbitMQ, all with this account\n  \
+                  warren up --broker amqp://127.0.0.1:5672               on RabbitMQ, accounts from the data folder"
 )]
 pub(crate) struct Args {
     #[command(flatten)]
