@@ -138,7 +138,7 @@ async fn a_bad_backup_changes_nothing() {
         Err(BackupError::Open(OpenError::Damaged { .. }))
     ));
     let missing = beside(&files.copy, ".missing");
-    assert!(matches!(restore(&missing, &files.live), Err(BackupError::Io { .. })));
+    assert!(matches!(restore(&missing, &files.live), Err(BackupError::Missing { .. })));
     assert!(!missing.exists());
     let (_journal, loaded) = open(&files.live);
     assert_eq!(names(&loaded), ["a"]);

@@ -210,11 +210,15 @@ pub(super) fn sandbox_of(found: &ContainerInspectResponse) -> Option<Sandbox> {
     let labels = found.config.as_ref()?.labels.as_ref()?;
     let networks = found.network_settings.as_ref().and_then(|n| n.networks.as_ref());
     let ip = networks.into_iter().flatten().find_map(|(_, n)| n.ip_address.as_ref()?.parse().ok());
+    let ip = ip.filter(|ip: &IpAddr| !ip.is_unspecified());
+    let mode = found.host_config.as_ref().and_then(|host| host.network_mode.as_deref());
+    // A daemon that is killed while it starts one leaves a process that runs, without network and without /dev/shm.
+    let whole = ip.is_some() || mode == Some("host");
     Some(Sandbox {
         id: found.id.as_deref()?.into(),
         attempt: labels.get(label::ATTEMPT)?.parse().ok()?,
-        ready: found.state.as_ref()?.running == Some(true),
-        ip: ip.filter(|ip: &IpAddr| !ip.is_unspecified()),
+        ready: whole && found.state.as_ref()?.running == Some(true),
+        ip,
         created_at: time(found.created.as_deref()).unwrap_or(Timestamp::UNIX_EPOCH),
     })
 }
@@ -284,4 +288,32 @@ fn state(found: &ContainerInspectResponse, created_at: Timestamp) -> State {
 fn time(text: Option<&str>) -> Option<Timestamp> {
     let time: Timestamp = text?.parse().ok()?;
     (time > Timestamp::UNIX_EPOCH).then_some(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_sandbox_is_ready_with_its_process_and_its_network() {
+        for (running, mode, ip, ready) in [
+            (true, "warren-c", "172.18.0.2", true),
+            (true, "warren-c", "", false),
+            (true, "host", "", true),
+            (false, "warren-c", "172.18.0.2", false),
+            (false, "host", "", false),
+        ] {
+            let found = json!({
+                "Id": "s", "State": {"Running": running}, "HostConfig": {"NetworkMode": mode},
+                "Config": {"Labels": {label::ATTEMPT: "0"}},
+                "NetworkSettings": {"Networks": {mode: {"IPAddress": ip}}},
+            });
+            let found: ContainerInspectResponse = serde_json::from_value(found).unwrap();
+            let sandbox = sandbox_of(&found).unwrap();
+            assert_eq!(sandbox.ready, ready, "{running} {mode} {ip:?}");
+            assert_eq!(sandbox.ip, ip.parse().ok());
+        }
+    }
 }
