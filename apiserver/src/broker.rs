@@ -92,8 +92,15 @@ async fn node_queues(api: Arc<Api>, link: ServerLink) {
                     Op::Deleted => link.delete_node(&name).await,
                     Op::Modified => Ok(()),
                 };
-                if let Err(error) = done {
-                    tracing::warn!(node = %name, %error, "a node's queue was not changed yet");
+                match done {
+                    Ok(()) => {}
+                    // It is changed with the next connection; that there is none is told elsewhere, and once.
+                    Err(error) if !link.status().connected => {
+                        tracing::debug!(node = %name, %error, "a node's queue was not changed yet");
+                    }
+                    Err(error) => {
+                        tracing::warn!(node = %name, %error, "a node's queue was not changed yet");
+                    }
                 }
             }
         }
