@@ -96,7 +96,7 @@ impl Agent {
             memory_bytes: machine.memory_bytes,
             ephemeral_storage_bytes: machine.ephemeral_storage_bytes,
         };
-        let key = kept.as_ref().map(|kept| kept.seal.identity);
+        let key = kept.as_ref().filter(|_| config.contested).map(|kept| kept.seal.identity);
         let instance = key.map(|key| claim::instance(&key, &machine.boot_id));
         let volumes = match &config.dir {
             Some(dir) if !config.simulated => Volumes::new(dir.clone()),

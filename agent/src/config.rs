@@ -23,8 +23,11 @@ pub struct Config {
     /// Beside those that every node has.
     pub labels: std::collections::BTreeMap<String, String>,
     pub capacity: Capacity,
-    /// Whether the API server may act for this node's unknown publishers: a loopback install.
+    /// The node has no machine: there is nothing to measure, and no volumes.
     pub simulated: bool,
+    /// Another process may be this node (a copied folder, a cloned machine), so that the lease is looked at before
+    /// anything starts. Not where the API is in the same process: a copy has an API of its own.
+    pub contested: bool,
     /// Events about what goes well (Pulled, Created, Started). Off for crowds of simulated nodes.
     pub normal_events: bool,
     pub heartbeat: Duration,
@@ -65,6 +68,7 @@ impl Config {
             labels: std::collections::BTreeMap::new(),
             capacity: Capacity::default(),
             simulated: false,
+            contested: true,
             normal_events: true,
             heartbeat: Duration::from_secs(10),
             lease_seconds: 40,
@@ -79,6 +83,7 @@ impl Config {
     pub fn simulated(cluster: &str, node: &str) -> Self {
         Self {
             simulated: true,
+            contested: false,
             normal_events: false,
             capacity: Capacity {
                 cpu_millis: Some(32_000),

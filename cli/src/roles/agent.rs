@@ -132,6 +132,8 @@ pub(crate) struct Crew {
     data: DataDir,
     cluster: String,
     args: AgentArgs,
+    /// The API is in this process as well.
+    with_api: bool,
     service_cidr: AddressRange,
     /// All nodes of this process.
     names: BTreeSet<String>,
@@ -158,6 +160,7 @@ impl Crew {
             names: names.iter().cloned().collect(),
             index: PodIndex::default(),
             services: OnceLock::new(),
+            with_api: false,
             simulation: simulated.then(|| Simulation::new(Arc::new(SystemClock), tasks)),
         })
     }
@@ -184,6 +187,12 @@ impl Crew {
             };
             anyhow::Error::from(error).context(hint)
         })
+    }
+
+    /// Of a process that is the whole cluster.
+    pub(crate) fn beside_the_api(mut self) -> Self {
+        self.with_api = true;
+        self
     }
 
     /// Starts one node's agent; `port` is where the process's own port listens.
@@ -214,6 +223,7 @@ impl Crew {
         config.address = port.ip();
         config.port = port.port();
         config.capacity.pods = self.args.max_pods;
+        config.contested &= !self.with_api;
         config.lease_seconds = self.args.node_lease_duration_seconds.into();
         config.heartbeat = Duration::from_secs(self.args.node_lease_duration_seconds.into()) / 4;
         let sinks: Vec<Arc<dyn EventSink>> = match config.simulated {

@@ -111,7 +111,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         metrics.values("controllers", move || controllers.snapshot());
         crate::say!("controllers  in this process");
 
-        let crew = Crew::new(&data, &args.agent, args.server.service_cidr, &names, &tasks)?;
+        let crew = Crew::new(&data, &args.agent, args.server.service_cidr, &names, &tasks)?
+            .beside_the_api();
         let port = match identities.node(names.first().map_or("", String::as_str)) {
             Some(node) => {
                 let ca = identities.ca.clone();
