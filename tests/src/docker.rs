@@ -158,6 +158,32 @@ fn unmount_below(folder: &Path) {
 pub struct Dockerd {
     folder: TempDir,
     process: Child,
+    bridge: Bridge,
+}
+
+/// A daemon without a default bridge of its own (`--bridge=none`) removes `docker0`, which is another's.
+struct Bridge(String);
+
+impl Bridge {
+    fn make() -> Self {
+        let this = Self(format!("wtd-{:08x}", rand::random::<u32>()));
+        let address = format!("10.230.{}.1/24", rand::random::<u8>());
+        for arguments in [
+            &["link", "add", &this.0, "type", "bridge"][..],
+            &["address", "add", &address, "dev", &this.0],
+            &["link", "set", &this.0, "up"],
+        ] {
+            let made = Command::new("ip").args(arguments).status();
+            assert!(made.is_ok_and(|status| status.success()), "ip {arguments:?} (root may do it)");
+        }
+        this
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["link", "delete", &self.0]).output();
+    }
 }
 
 impl Dockerd {
@@ -168,8 +194,9 @@ impl Dockerd {
     pub fn start() -> Self {
         let folder = TempDir::with_prefix("warren-dockerd-").expect("a folder for the daemon");
         std::fs::write(folder.path().join("daemon.json"), "{}").expect("an empty configuration");
-        let process = spawn(folder.path());
-        let mut daemon = Self { folder, process };
+        let bridge = Bridge::make();
+        let process = spawn(folder.path(), &bridge);
+        let mut daemon = Self { folder, process, bridge };
         daemon.answers().unwrap_or_else(|why| panic!("{why}"));
         let mut save = Command::new("docker")
             .args(["save", PAUSE, BUSYBOX])
@@ -213,7 +240,7 @@ impl Dockerd {
     /// # Panics
     /// Where it does not start, with its log.
     pub fn restart(&mut self) {
-        self.process = spawn(self.folder.path());
+        self.process = spawn(self.folder.path(), &self.bridge);
         self.answers().unwrap_or_else(|why| panic!("{why}"));
     }
 
@@ -237,7 +264,7 @@ impl Drop for Dockerd {
     fn drop(&mut self) {
         // Only a daemon can take its containers down.
         if !matches!(self.process.try_wait(), Ok(None)) {
-            self.process = spawn(self.folder.path());
+            self.process = spawn(self.folder.path(), &self.bridge);
             let _ = self.answers();
         }
         let host = self.host();
@@ -259,14 +286,14 @@ fn log_of(folder: &Path) -> PathBuf {
     folder.join("dockerd.log")
 }
 
-fn spawn(folder: &Path) -> Child {
+fn spawn(folder: &Path, bridge: &Bridge) -> Child {
     let log = File::options().append(true).create(true).open(log_of(folder)).expect("a log");
     let path = |name: &str| folder.join(name).display().to_string();
     Command::new("dockerd")
         .args(["--config-file", &path("daemon.json"), "--data-root", &path("data")])
         .args(["--exec-root", &path("exec"), "--pidfile", &path("dockerd.pid")])
         .args(["--host", &format!("unix://{}", path("docker.sock"))])
-        .args(["--bridge=none", "--iptables=false", "--live-restore"])
+        .args(["--bridge", &bridge.0, "--iptables=false", "--live-restore"])
         .arg("--default-address-pool=base=10.231.0.0/16,size=24")
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("the log can be shared"))
