@@ -48,16 +48,20 @@ struct Graph {
     members: BTreeSet<String>,
 }
 
+fn metadata() -> Value {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version=1", "--locked", "--filter-platform"])
+        .arg(TARGET)
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .output()
+        .expect("cargo can be started");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
 impl Graph {
     fn read() -> Self {
-        let output = Command::new(env!("CARGO"))
-            .args(["metadata", "--format-version=1", "--locked", "--filter-platform"])
-            .arg(TARGET)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .output()
-            .expect("cargo can be started");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let metadata: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let metadata = metadata();
         let text = |value: &Value| value.as_str().expect("a text").to_owned();
         let items = |value: &Value| value.as_array().expect("a list").clone();
         let names =
@@ -140,4 +144,18 @@ fn one_way_of_cryptography() {
             "{name} is in the binary; `cargo tree -i {name}` tells why"
         );
     }
+}
+
+/// As the README has it.
+#[test]
+fn cargo_run_is_warren() {
+    let metadata = metadata();
+    let is_default = |package: &&Value| {
+        metadata["workspace_default_members"].as_array().expect("a list").contains(&package["id"])
+    };
+    let packages = metadata["packages"].as_array().expect("a list").iter().filter(is_default);
+    let targets = packages.flat_map(|package| package["targets"].as_array().expect("a list"));
+    let binaries = targets.filter(|target| target["kind"] == serde_json::json!(["bin"]));
+    let names: Vec<_> = binaries.map(|binary| &binary["name"]).collect();
+    assert_eq!(names, ["warren"]);
 }
