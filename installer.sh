@@ -563,7 +563,8 @@ remove_network() {
 	[ -s "$data/nft-table" ] || return 0
 	nft delete table ip "$(cat "$data/nft-table")" 2>/dev/null && echo "removed the Services' rules"
 	# What lets Services pass Docker's filter serves all clusters on this machine.
-	nft list tables ip 2>/dev/null | grep -q '^table ip warren-' && return
+	# All of the list is read: who stops at the first line makes its writer fail.
+	if nft list tables ip 2>/dev/null | grep '^table ip warren-' >/dev/null; then return; fi
 	iptables -w 5 -S DOCKER-USER 2>/dev/null | grep -- '"warren services"' | while read -r rule; do
 		eval "iptables -w 5 ${rule/#-A/-D}"
 	done || true

@@ -165,7 +165,9 @@ fn everything_that_is_killed_comes_back(this: &Installation) {
 
 /// Docker drops what arrives from outside for a pod, but for these rules; whoever writes the chain anew forgets them.
 fn rules_that_others_flush_come_back(this: &Installation) {
-    let count = "iptables -w 5 -S DOCKER-USER | grep -c 'warren services'";
+    // Those of this cluster; others on the machine may have other ranges.
+    let count = "iptables -w 5 -S DOCKER-USER | grep 'warren services' | \
+                 grep -cE -- '--ctorigdst 10.96.0.0/16 |--ctorigdstport 30000:32767 '";
     let has_two = || sh(count, &this.path()).stdout.trim() == "2";
     until("Docker lets Services pass", SOON, has_two);
     let remove = "iptables -w 5 -S DOCKER-USER | grep 'warren services' | \
