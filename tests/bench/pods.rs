@@ -123,7 +123,7 @@ async fn one_pod(client: &Client, name: &str) -> Result<Duration> {
 }
 
 async fn delete(client: &Client, name: &str) -> Result<()> {
-    let path = format!("{PODS}/{name}?gracePeriodSeconds=0");
+    let path = format!("{PODS}/{name}?gracePeriodSeconds=1");
     let none = bytes::Bytes::new();
     client.ok(client.request(http::Method::DELETE, &path, "application/json", none)).await?;
     Ok(())
