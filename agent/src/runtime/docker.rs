@@ -34,6 +34,7 @@ mod config;
 mod daemon;
 mod events;
 mod image;
+mod leaked;
 mod session;
 
 use config::label;
@@ -231,6 +232,10 @@ impl DockerRuntime {
                 Err(RuntimeError::NotFound { what: "container", id: id.to_owned() })
             }
             Err(Error::DockerResponseServerError { message, .. }) => {
+                if leaked::is_in_the_way(&message) {
+                    let id = id.to_owned();
+                    let _ = tokio::task::spawn_blocking(move || leaked::end(&id)).await;
+                }
                 Err(RuntimeError::Start(message))
             }
             Err(error) => Err(failed("start container", error)),
