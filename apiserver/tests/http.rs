@@ -1,7 +1,11 @@
 //! The server over TLS, driven by plain HTTP.
 #![expect(clippy::unwrap_used, reason = "a test fails where anything is not as it should be")]
 
+#[path = "http/errors.rs"]
+mod errors;
 mod support;
+#[path = "http/watching.rs"]
+mod watching;
 
 use expect_test::expect;
 use http::StatusCode;
@@ -94,123 +98,6 @@ async fn what_was_answered_is_there_after_a_restart() {
 }
 
 #[tokio::test]
-async fn errors_are_worded_as_kubernetes_words_them() {
-    let world = World::start().await;
-    let mut c = world.admin().await;
-    let made = c.post(MAPS, map("there")).await.ok();
-    let mut stale = made.clone();
-    stale["data"]["a"] = "c".into();
-    c.put(&format!("{MAPS}/there"), stale.clone()).await.ok();
-    let mut shown = String::new();
-    let mut show = |what: &str, answer: support::Answer| {
-        shown.push_str(&format!("{what}: {}\n", answer.error()));
-    };
-    show("stale", c.put(&format!("{MAPS}/there"), stale).await);
-    show("exists", c.post(MAPS, map("there")).await);
-    show("missing", c.get(&format!("{MAPS}/nope")).await);
-    show("put of missing", c.put(&format!("{MAPS}/nope"), map("nope")).await);
-    show("namespace", c.post("/api/v1/namespaces/nope/configmaps", map("x")).await);
-    show("other name", c.put(&format!("{MAPS}/there"), map("x")).await);
-    show("invalid name", c.post(MAPS, map("A_b")).await);
-    show("no containers", c.post(PODS, json!({"metadata": {"name": "x"}, "spec": {}})).await);
-    show("other kind", c.post(MAPS, pod("x")).await);
-    show(
-        "other version",
-        c.post(MAPS, json!({"apiVersion": "v2", "metadata": {"name": "x"}})).await,
-    );
-    let json = [("content-type", "application/json")];
-    show("not JSON", c.call("POST", MAPS, &json, "{").await);
-    show("wrong type", c.post(MAPS, json!({"metadata": {"name": "x"}, "data": 3})).await);
-    show("text", c.call("POST", MAPS, &[("content-type", "text/plain")], "x").await);
-    show("patch type", c.call("PATCH", &format!("{MAPS}/there"), &json, "{}").await);
-    let large = vec![b' '; 3 * 1024 * 1024 + 1];
-    show("too large", c.call("POST", MAPS, &json, large).await);
-    show("method", c.put(MAPS, map("x")).await);
-    show(
-        "strict",
-        c.post(
-            &format!("{MAPS}?fieldValidation=Strict"),
-            json!({"metadata": {"name": "x"}, "dat": {}}),
-        )
-        .await,
-    );
-    show(
-        "rv on create",
-        c.post(MAPS, json!({"metadata": {"name": "x", "resourceVersion": "1"}})).await,
-    );
-    show("selector", c.get(&format!("{MAPS}?labelSelector=%3D%3D")).await);
-    show("field", c.get(&format!("{MAPS}?fieldSelector=data.a%3Db")).await);
-    show("accept", c.call("GET", MAPS, &[("accept", "text/csv")], "").await);
-    show("future", c.get(&format!("{MAPS}?resourceVersion=999999999")).await);
-    show("match", c.get(&format!("{MAPS}?resourceVersionMatch=Exact")).await);
-    show("continue", c.get(&format!("{MAPS}?limit=1&continue=xx")).await);
-    show(
-        "uid",
-        c.call("DELETE", &format!("{MAPS}/there"), &json, r#"{"preconditions":{"uid":"u"}}"#).await,
-    );
-    show("immortal", c.delete("/api/v1/namespaces/default").await);
-    show("dry run", c.post(&format!("{MAPS}?dryRun=Some"), map("x")).await);
-    show(
-        "apply without manager",
-        c.call(
-            "PATCH",
-            &format!("{MAPS}/x"),
-            &[("content-type", "application/apply-patch+yaml")],
-            "{}",
-        )
-        .await,
-    );
-    show("anonymous", world.anonymous().await.get(MAPS).await);
-    show("jane", world.client("jane", &[]).await.get(MAPS).await);
-    show(
-        "node",
-        world.client("system:node:a", &["system:nodes"]).await.get("/api/v1/secrets").await,
-    );
-    let uid = made["metadata"]["uid"].as_str().unwrap();
-    let shown = shown.replace(uid, "<uid>");
-    expect![[r#"
-        stale: 409 Conflict: Operation cannot be fulfilled on configmaps "there": the object has been modified; please apply your changes to the latest version and try again
-        exists: 409 AlreadyExists: configmaps "there" already exists
-        missing: 404 NotFound: configmaps "nope" not found
-        put of missing: 404 NotFound: configmaps "nope" not found
-        namespace: 404 NotFound: namespaces "nope" not found
-        other name: 400 BadRequest: the name of the object (x) does not match the name on the URL (there)
-        invalid name: 422 Invalid: ConfigMap "A_b" is invalid: metadata.name: Invalid value: "A_b": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
-        no containers: 422 Invalid: Pod "x" is invalid: spec.containers: Required value
-        other kind: 400 BadRequest: Pod in version "v1" cannot be handled as a ConfigMap: the kind in the data does not match the expected kind
-        other version: 400 BadRequest: the API version in the data (v2) does not match the expected API version (v1)
-        not JSON: 400 BadRequest: ConfigMap in version "v1" cannot be handled as a ConfigMap: invalid JSON: EOF while parsing an object at line 1 column 1
-        wrong type: 400 BadRequest: ConfigMap in version "v1" cannot be handled as a ConfigMap: json: cannot unmarshal number into Go struct field ConfigMap.data of type map[string]string
-        text: 415 UnsupportedMediaType: the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf
-        patch type: 415 UnsupportedMediaType: the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml
-        too large: 413 RequestEntityTooLarge: Request entity too large: limit is 3145728
-        method: 405 MethodNotAllowed: the server does not allow this method on the requested resource
-        strict: 400 BadRequest: ConfigMap in version "v1" cannot be handled as a ConfigMap: strict decoding error: unknown field "dat"
-        rv on create: 400 BadRequest: resourceVersion should not be set on objects to be created
-        selector: 400 BadRequest: unable to parse requirement: found '==', expected: identifier
-        field: 400 BadRequest: "data.a" is not a known field selector: only "metadata.name", "metadata.namespace"
-        accept: 406 NotAcceptable: only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf
-        future: 504 Timeout: Timeout: Too large resource version: 999999999, current: 8
-        match: 400 BadRequest: resourceVersionMatch is forbidden unless resourceVersion is provided
-        continue: 400 BadRequest: continue key is not valid
-        uid: 409 Conflict: Operation cannot be fulfilled on configmaps "there": the UID in the precondition (u) does not match the UID in record (<uid>). The object might have been deleted and then recreated
-        immortal: 403 Forbidden: namespaces "default" is forbidden: this namespace may not be deleted
-        dry run: 422 Invalid: DeleteOptions.meta.k8s.io "" is invalid: dryRun: Invalid value: "Some": supported values: "All"
-        apply without manager: 422 Invalid: PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is required for apply patch
-        anonymous: 401 Unauthorized: Unauthorized
-        jane: 403 Forbidden: configmaps is forbidden: User "jane" cannot list resource "configmaps" in API group "" in the namespace "default"
-        node: 403 Forbidden: secrets is forbidden: User "system:node:a" cannot list resource "secrets" in API group "" at the cluster scope
-    "#]].assert_eq(&shown);
-
-    let unknown = c.get("/apis/nope/v1/things").await;
-    assert_eq!(
-        (unknown.code, &*unknown.body),
-        (StatusCode::NOT_FOUND, &b"404 page not found\n"[..])
-    );
-    world.stop().await;
-}
-
-#[tokio::test]
 async fn warnings_yaml_and_dry_runs() {
     let world = World::start().await;
     let mut c = world.admin().await;
@@ -270,74 +157,6 @@ async fn selectors_pages_and_forms() {
     let gone = c.delete(&format!("{PODS}?labelSelector=app+in+(a,b)")).await.ok();
     assert_eq!(names(&gone), ["a", "b"]);
     assert_eq!(names(&c.get(PODS).await.ok()), ["c", "e"]);
-    world.stop().await;
-}
-
-#[tokio::test]
-async fn watches() {
-    let world = World::start().await;
-    let mut c = world.admin().await;
-    let first = c.post(MAPS, map("a")).await.ok();
-    let url = |query: &str| format!("{MAPS}?watch=1&{query}");
-    let mut all = world.admin().await.watch(&url("")).await;
-    assert_eq!(all.take(1).await, ["ADDED a"]);
-    let mut labelled = world.admin().await.watch(&url("labelSelector=x%3Dy")).await;
-    let mut since =
-        world.admin().await.watch(&url(&format!("resourceVersion={}", rv(&first)))).await;
-    let path = format!("{MAPS}/a");
-    c.patch("merge-patch+json", &path, json!({"metadata": {"labels": {"x": "y"}}})).await.ok();
-    c.patch("merge-patch+json", &path, json!({"data": {"a": "z"}})).await.ok();
-    c.patch("merge-patch+json", &path, json!({"metadata": {"labels": {"x": "n"}}})).await.ok();
-    c.delete(&path).await.ok();
-    assert_eq!(all.take(4).await, ["MODIFIED a", "MODIFIED a", "MODIFIED a", "DELETED a"]);
-    assert_eq!(since.take(4).await, ["MODIFIED a", "MODIFIED a", "MODIFIED a", "DELETED a"]);
-    assert_eq!(labelled.take(3).await, ["ADDED a", "MODIFIED a", "DELETED a"]);
-
-    c.post(MAPS, map("b")).await.ok();
-    let initial =
-        "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
-    let mut listing = world.admin().await.watch(&url(initial)).await;
-    assert_eq!(listing.take(1).await, ["ADDED b"]);
-    let bookmark = listing.next().await.unwrap();
-    assert_eq!(bookmark["type"], "BOOKMARK");
-    assert_eq!(bookmark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
-
-    let mut short = world.admin().await.watch(&url("timeoutSeconds=1&resourceVersion=1")).await;
-    while let Some(event) = short.next().await {
-        assert_ne!(event["type"], "ERROR");
-    }
-    // Draining ends watches; nothing hangs.
-    let mut open = world.admin().await.watch(&url("")).await;
-    assert_eq!(open.take(1).await, ["ADDED b"]);
-    world.stop().await;
-    assert_eq!(open.next().await, None);
-}
-
-#[tokio::test]
-async fn history_that_is_gone_is_410() {
-    let world = World::start_with(|config| {
-        config.journal.history_revisions = 10;
-    })
-    .await;
-    let mut c = world.admin().await;
-    let first = c.post(MAPS, map("a")).await.ok();
-    // More than the ring's bytes, so that the journal is asked.
-    for n in 0..100 {
-        let patch = json!({"data": {"a": n.to_string().repeat(100_000)}});
-        c.patch("merge-patch+json", &format!("{MAPS}/a"), patch).await.ok();
-    }
-    // Compaction follows in the background; until then history answers.
-    let path = format!("{MAPS}?watch=1&resourceVersion={}", rv(&first));
-    let (mut watch, event) = loop {
-        let mut watch = world.admin().await.watch(&path).await;
-        let event = watch.next().await.expect("an event");
-        if event["type"] != "MODIFIED" {
-            break (watch, event);
-        }
-    };
-    assert_eq!((&event["type"], &event["object"]["code"]), (&json!("ERROR"), &json!(410)));
-    assert_eq!(event["object"]["reason"], "Expired");
-    assert_eq!(watch.next().await, None);
     world.stop().await;
 }
 
