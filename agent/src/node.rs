@@ -126,6 +126,7 @@ async fn register(
         spec: None,
         status: Some(status.clone()),
     };
+    let said = conditions(None, &status);
     let mut is_new = false;
     let node = match context.api.node(&config.node).await {
         Ok(found) => {
@@ -148,7 +149,9 @@ async fn register(
         Err(error) => return Err(error),
     };
     // One that was just made has its status already.
-    if !is_new {
+    if is_new {
+        tell(context, &said);
+    } else {
         Box::pin(patch(context, &status)).await?;
     }
     Ok(node.metadata.uid.unwrap_or_default())
@@ -156,12 +159,48 @@ async fn register(
 
 async fn patch(context: &Context, status: &NodeStatus) -> Result<(), ApiError> {
     let node = context.api.node(&context.config.node).await?;
+    let said = conditions(node.status.as_ref(), status);
     let status = with_transitions(status.clone(), node.status.as_ref());
     let mut value = serde_json::to_value(&status).unwrap_or_default();
     if let Some(addresses) = value["addresses"].as_array_mut() {
         addresses.insert(0, json!({"$patch": "replace"}));
     }
-    context.api.patch_node_status(&context.config.node, &json!({"status": value})).await.map(drop)
+    context.api.patch_node_status(&context.config.node, &json!({"status": value})).await?;
+    tell(context, &said);
+    Ok(())
+}
+
+/// The reasons of the Events that a change of the node's conditions is worth, as the kubelet names them; pure. What is as
+/// it should be at the start is not told, but for Ready.
+fn conditions(old: Option<&NodeStatus>, new: &NodeStatus) -> Vec<&'static str> {
+    const REASONS: [(&str, &str, &str); 4] = [
+        ("MemoryPressure", "NodeHasInsufficientMemory", "NodeHasSufficientMemory"),
+        ("DiskPressure", "NodeHasDiskPressure", "NodeHasNoDiskPressure"),
+        ("PIDPressure", "NodeHasInsufficientPID", "NodeHasSufficientPID"),
+        ("Ready", "NodeReady", "NodeNotReady"),
+    ];
+    let is = |status: &NodeStatus, type_: &str| {
+        let mut all = status.conditions.iter().flatten();
+        all.find(|c| c.type_ == type_).map(|c| c.status == "True")
+    };
+    let mut reasons = Vec::new();
+    for (type_, yes, no) in REASONS {
+        let before = old.and_then(|old| is(old, type_));
+        match is(new, type_) {
+            Some(now) if Some(now) == before => {}
+            Some(false) if before.is_none() && type_ != "Ready" => {}
+            Some(now) => reasons.push(if now { yes } else { no }),
+            None => {}
+        }
+    }
+    reasons
+}
+
+fn tell(context: &Context, reasons: &[&str]) {
+    for reason in reasons {
+        let message = format!("Node {} status is now: {reason}", context.node);
+        context.events.node(&context.node, Level::Normal, reason, &message);
+    }
 }
 
 /// Keeps the time of a condition's last change where it has not changed.
@@ -364,5 +403,29 @@ mod tests {
         let ready = status.conditions.unwrap().into_iter().find(|c| c.type_ == "Ready").unwrap();
         assert_eq!(ready.status, "False");
         assert_eq!(ready.message.unwrap(), "container runtime is down: gone");
+    }
+
+    #[test]
+    fn changes_of_conditions_are_told_once() {
+        let config = Config::simulated("c", "n1");
+        let machine = Machine::simulated(&config.capacity);
+        let status = |down: Option<&str>, disk| {
+            let down = down.map(str::to_owned);
+            let pressure = Pressure { disk, ..Pressure::default() };
+            status(&config, &machine, &None, down, pressure, Timestamp::UNIX_EPOCH)
+        };
+        let (good, full, down) =
+            (status(None, false), status(None, true), status(Some("x"), false));
+        for (old, new, expected) in [
+            (None, &good, &["NodeReady"][..]),
+            (None, &full, &["NodeHasDiskPressure", "NodeReady"]),
+            (None, &down, &["NodeNotReady"]),
+            (Some(&good), &good, &[]),
+            (Some(&good), &full, &["NodeHasDiskPressure"]),
+            (Some(&full), &down, &["NodeHasNoDiskPressure", "NodeNotReady"]),
+            (Some(&down), &good, &["NodeReady"]),
+        ] {
+            assert_eq!(conditions(old, new), expected);
+        }
     }
 }
