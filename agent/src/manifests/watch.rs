@@ -201,10 +201,11 @@ impl Watch {
         }
         let resolved = self.folder.resolve();
         for problem in problems {
-            self.say(problem);
+            let keeps = self.folder.is_good(&problem.file);
+            self.say(problem, keeps);
         }
         for problem in resolved.conflicts {
-            self.say(problem);
+            self.say(problem, false);
         }
         self.apply(resolved.pods).await;
     }
@@ -251,12 +252,11 @@ impl Watch {
         self.writer.wake();
     }
 
-    /// Once in the log and once as an Event, until the file changes.
-    fn say(&mut self, problem: Problem) {
+    /// Once in the log and once as an Event, until the file changes. `keeps`: what the file said before goes on.
+    fn say(&mut self, problem: Problem, keeps: bool) {
         if self.said.get(&problem.file) == Some(&problem) {
             return;
         }
-        let keeps = self.folder.is_good(&problem.file);
         tracing::warn!(
             file = %problem.file.display(),
             line = problem.line,
