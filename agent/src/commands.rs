@@ -1,14 +1,11 @@
 //! What people and programs put on a node's queue: handed to the API under their own identity, or refused with a reason.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use warren_api::manifest::{self, Manifest};
 use warren_api::validation::names;
 use warren_api::{NodeName, Object, Reason, Registry, Status};
@@ -21,10 +18,6 @@ use crate::manifests::StaticSource;
 
 /// Commands that wait to be handed in; the queue is not read further meanwhile.
 const WAITING: usize = 64;
-/// A message without an id is the same as one of the same content within this time.
-const REMEMBERED_FOR: Duration = Duration::from_secs(600);
-/// And at most so many are remembered; the oldest is forgotten.
-const REMEMBERED: usize = 4096;
 /// A larger message is refused.
 const BODY_LIMIT: usize = 1 << 20;
 const NO_EVENT: &str = "it has the form of an event, and the server did not send it";
@@ -33,8 +26,9 @@ const RETRY_LAST: Duration = Duration::from_secs(10);
 
 pub(crate) struct Command {
     pub body: Bytes,
-    pub message_id: Option<String>,
     pub publisher: Option<String>,
+    /// The same came before, without an id.
+    pub repeated: bool,
     pub reply: Option<ReplyTo>,
     pub imitation: bool,
     pub ack: Box<dyn Ack>,
@@ -61,7 +55,6 @@ impl Commands {
             folder,
             events,
             registry: Registry::builtin(),
-            seen: Seen::default(),
         };
         let shutdown = tasks.shutdown().clone();
         tasks.spawn("node-commands", async move {
@@ -92,6 +85,12 @@ pub(crate) enum Wish {
     Apply(Box<Object>),
     Delete { namespace: String, name: String, uid: Option<String> },
     Start(String),
+}
+
+impl Wish {
+    fn makes_another(&self) -> bool {
+        matches!(self, Self::Apply(object) if object.name().is_empty())
+    }
 }
 
 /// Reads a message. `Err` says why nobody can use it.
@@ -168,31 +167,6 @@ fn pod_only(api_version: &str, kind: &str) -> Result<(), String> {
     ))
 }
 
-/// Which messages were seen of late; pure but for the time that it is told.
-#[derive(Default)]
-struct Seen(VecDeque<(Instant, [u8; 32])>);
-
-impl Seen {
-    /// False where the same was seen before.
-    fn is_new(&mut self, key: [u8; 32], now: Instant) -> bool {
-        while self.0.front().is_some_and(|(at, _)| now - *at >= REMEMBERED_FOR) {
-            self.0.pop_front();
-        }
-        if self.0.iter().any(|(_, seen)| *seen == key) {
-            return false;
-        }
-        if self.0.len() >= REMEMBERED {
-            self.0.pop_front();
-        }
-        self.0.push_back((now, key));
-        true
-    }
-
-    fn forget(&mut self, key: [u8; 32]) {
-        self.0.retain(|(_, seen)| *seen != key);
-    }
-}
-
 struct Worker {
     api: SharedApi,
     fabric: Arc<dyn Fabric>,
@@ -200,33 +174,15 @@ struct Worker {
     folder: Option<StaticSource>,
     events: Events,
     registry: Registry,
-    seen: Seen,
 }
 
 impl Worker {
-    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    async fn run(self, mut commands: mpsc::Receiver<Command>) {
         while let Some(command) = commands.recv().await {
-            let Command { body, message_id, publisher, reply, imitation, ack } = command;
-            // An id is its publisher's: two may use the same.
-            let mut hash = Sha256::new();
-            hash.update(publisher.as_deref().unwrap_or_default().as_bytes());
-            hash.update([0]);
-            match &message_id {
-                Some(id) => hash.update(id.as_bytes()),
-                None => {
-                    hash.update([1]);
-                    hash.update(&body);
-                }
-            }
-            let key: [u8; 32] = hash.finalize().into();
-            if !self.seen.is_new(key, Instant::now()) {
-                tracing::info!(node = %self.node, "a command that was seen already");
-                ack.ack().await;
-                continue;
-            }
+            let Command { body, publisher, repeated, reply, imitation, ack } = command;
             let done = match imitation {
                 true => Err(Status::bad_request(NO_EVENT)),
-                false => self.take(&body, publisher.as_deref()).await,
+                false => self.take(&body, repeated, publisher.as_deref()).await,
             };
             if let Some(to) = reply {
                 let status = match &done {
@@ -241,7 +197,6 @@ impl Worker {
             match done {
                 Ok(_) => ack.ack().await,
                 Err(Status { message: reason, .. }) => {
-                    self.seen.forget(key);
                     // Whoever has it dead-lettered logs the reason.
                     tracing::debug!(node = %self.node, publisher, %reason, "a command was refused");
                     let by = publisher.as_deref().unwrap_or("somebody without an account");
@@ -255,10 +210,20 @@ impl Worker {
     }
 
     /// The answer is that of the last wish, as the server's.
-    async fn take(&self, body: &[u8], publisher: Option<&str>) -> Result<Value, Status> {
+    async fn take(
+        &self,
+        body: &[u8],
+        repeated: bool,
+        publisher: Option<&str>,
+    ) -> Result<Value, Status> {
         let by = identity(publisher);
         let mut last = success(200, Value::Null);
         for wish in read(&self.registry, &self.node, body).map_err(Status::bad_request)? {
+            if repeated && wish.makes_another() {
+                tracing::info!(node = %self.node, publisher, "{}", manifest::MADE_ALREADY);
+                last["message"] = manifest::MADE_ALREADY.into();
+                continue;
+            }
             let mut wait = RETRY_FIRST;
             last = loop {
                 match self.grant(&wish, &by).await {
@@ -401,15 +366,5 @@ mod tests {
             let error = read(text).unwrap_err();
             assert!(error.contains(reason), "{text}: {error}");
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_same_content_within_ten_minutes_is_the_same() {
-        let mut seen = Seen::default();
-        assert!(seen.is_new([1; 32], Instant::now()));
-        assert!(!seen.is_new([1; 32], Instant::now()));
-        assert!(seen.is_new([2; 32], Instant::now()));
-        tokio::time::advance(REMEMBERED_FOR).await;
-        assert!(seen.is_new([1; 32], Instant::now()));
     }
 }

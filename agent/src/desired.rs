@@ -137,16 +137,8 @@ impl Feed {
                     let at = Box::pin(self.list(&mut desired)).await;
                     subscriber.listed(&streams, at);
                 }
-                Delivery::Command {
-                    body,
-                    message_id,
-                    publisher,
-                    reply,
-                    routing_key: _,
-                    imitation,
-                    ack,
-                } => {
-                    let command = Command { body, message_id, publisher, reply, imitation, ack };
+                Delivery::Command { body, publisher, repeated, reply, imitation, ack, .. } => {
+                    let command = Command { body, publisher, repeated, reply, imitation, ack };
                     self.commands.hand_in(command).await;
                 }
                 Delivery::Down { reason } => {

@@ -128,6 +128,10 @@ impl FakeApi {
     pub(crate) fn apply(&self, mut pod: Value) -> Value {
         let mut state = self.state.lock();
         state.revision += 1;
+        if pod["metadata"]["name"].is_null() {
+            let prefix = pod["metadata"]["generateName"].as_str().unwrap();
+            pod["metadata"]["name"] = format!("{prefix}{}", state.revision).into();
+        }
         let name = pod["metadata"]["name"].as_str().unwrap().to_owned();
         let namespace = pod["metadata"]["namespace"].as_str().unwrap_or("default").to_owned();
         pod["metadata"]["namespace"] = namespace.clone().into();
@@ -371,6 +375,7 @@ pub(crate) struct FakeFabric {
     pub(crate) outcomes: Arc<Mutex<Vec<String>>>,
     /// Answers to commands, with the queue that they are for.
     pub(crate) replies: Mutex<Vec<(String, Value)>>,
+    commands: Mutex<Vec<String>>,
 }
 
 impl FakeFabric {
@@ -381,6 +386,7 @@ impl FakeFabric {
             receive: Mutex::new(Some(receive)),
             outcomes: Arc::default(),
             replies: Mutex::default(),
+            commands: Mutex::default(),
         });
         fabric.relist();
         fabric
@@ -413,10 +419,14 @@ impl FakeFabric {
 
     /// With `reply`, its sender waits on a queue of that name.
     pub(crate) fn command(&self, body: &str, publisher: Option<&str>, reply: Option<&str>) {
+        let mut commands = self.commands.lock();
+        let repeated = commands.iter().any(|said| said == body);
+        commands.push(body.to_owned());
         let _ = self.send.send(Delivery::Command {
             imitation: false,
             body: body.to_owned().into(),
             message_id: None,
+            repeated,
             publisher: publisher.map(str::to_owned),
             routing_key: "node.n1".into(),
             reply: reply.map(|queue| ReplyTo { queue: queue.to_owned(), correlation_id: None }),

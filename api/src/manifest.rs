@@ -17,6 +17,9 @@ use crate::{Kind, Object, Registry, yaml};
 
 /// The annotation that keeps a name as it was written, where it had to be changed to be one.
 pub const ORIGINAL_NAME: &str = "warren.dev/original-name";
+/// The answer to a repetition of a message that would make a second object.
+pub const MADE_ALREADY: &str =
+    "the same message without a message_id came within ten minutes: no second object is made";
 
 /// One object of a text.
 #[derive(Clone, Debug, PartialEq)]

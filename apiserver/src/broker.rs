@@ -115,8 +115,9 @@ async fn commands(api: Arc<Api>, link: ServerLink) {
             delivery = reader.next() => delivery,
             () = api.shutdown.draining() => return,
         };
-        let Delivery::Command { body, publisher, routing_key, reply, imitation, ack, .. } =
-            delivery
+        let Delivery::Command {
+            body, publisher, repeated, routing_key, reply, imitation, ack, ..
+        } = delivery
         else {
             continue;
         };
@@ -124,7 +125,7 @@ async fn commands(api: Arc<Api>, link: ServerLink) {
             true => Err(Status::bad_request(
                 "it has the form of an event, and the server did not send it".to_owned(),
             )),
-            false => execute(&api, &body, publisher.as_deref(), &routing_key).await,
+            false => execute(&api, &body, repeated, publisher.as_deref(), &routing_key).await,
         };
         let status = match &done {
             Ok(status) => status.clone(),
@@ -148,6 +149,7 @@ async fn commands(api: Arc<Api>, link: ServerLink) {
 async fn execute(
     api: &Arc<Api>,
     body: &[u8],
+    repeated: bool,
     publisher: Option<&str>,
     routing_key: &str,
 ) -> Result<Value, Status> {
@@ -160,6 +162,11 @@ async fn execute(
     let mut last =
         json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"});
     for command in commands {
+        if repeated && command.makes_another() {
+            tracing::info!(publisher, routing_key, "{}", manifest::MADE_ALREADY);
+            last["message"] = manifest::MADE_ALREADY.into();
+            continue;
+        }
         last = match command {
             Command::Apply(manifest) => apply(api, &user, *manifest, routing_key).await?,
             Command::Delete { api_version, kind, namespace, name, uid } => {

@@ -45,6 +45,9 @@ pub enum Delivery {
         body: bytes::Bytes,
         message_id: Option<String>,
         publisher: Option<String>,
+        /// It has no id, and its content came before within ten minutes: whoever says what a name already says may say
+        /// it again, but nothing is to be made twice.
+        repeated: bool,
         /// As published: on `warren.commands` a node's name or `apply`; the queue's name where it was put on a queue
         /// by hand.
         routing_key: String,

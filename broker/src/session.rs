@@ -411,13 +411,15 @@ impl Session {
             None => Said::Body(&message.data),
         };
         let content = fingerprint(&routing_key, publisher.as_deref(), said);
-        if !self.seen.is_new(content, Instant::now()) {
+        let repeated = !self.seen.is_new(content, Instant::now());
+        // Without an id a repetition may be a second wish; what the broker brings again is none.
+        if repeated && (message_id.is_some() || message.redelivered) {
             add(&self.metrics.duplicates, 1);
             tracing::info!(
                 queue,
                 routing_key,
                 publisher,
-                "dropped a message that came before within ten minutes; give it a message_id of its own"
+                "dropped a message that came before within ten minutes"
             );
             return self.acknowledge(channel, tag).await;
         }
@@ -435,8 +437,16 @@ impl Session {
         add(&self.metrics.commands, 1);
         // The server alone has something to say there.
         let imitation = is_imitation(&message.properties) || message.exchange.as_str() == EVENTS;
-        let command =
-            Delivery::Command { body, message_id, publisher, routing_key, reply, imitation, ack };
+        let command = Delivery::Command {
+            body,
+            message_id,
+            publisher,
+            repeated,
+            routing_key,
+            reply,
+            imitation,
+            ack,
+        };
         self.send(command).await.map_err(End::from)
     }
 

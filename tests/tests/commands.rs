@@ -16,6 +16,7 @@ async fn what_people_publish() {
     world.a_node_answers_too().await;
     world.the_start_was_quiet();
     world.the_same_twice_runs_once().await;
+    world.what_was_deleted_may_be_said_again().await;
     world.what_a_node_cannot_use_is_put_aside().await;
     world.what_the_server_cannot_use_is_put_aside().await;
     world.what_was_refused_may_be_said_again().await;
@@ -277,6 +278,32 @@ impl World {
             let pods = self.cluster.objects("pods", "default");
             let generated = pods.iter().filter(|pod| pod["metadata"]["generateName"] == prefix);
             assert_eq!(generated.count(), 3, "one without an id, and one for each id: {target}");
+        }
+    }
+
+    /// The same words, without an id: from the management page nobody gives one.
+    async fn what_was_deleted_may_be_said_again(&self) {
+        for (target, name) in [("queue", "again-q"), ("server", "again-s")] {
+            let [create, delete] =
+                [pod(name, "example/r:1"), json!({"action": "delete", "podname": name})];
+            let mut lives = Vec::new();
+            for _ in 0..3 {
+                for body in [&create, &delete] {
+                    match target {
+                        "queue" => self.to_queue("node-1", &body.to_string(), json!({})).await,
+                        _ => self.to_server("node-1", &body.to_string(), json!({})).await,
+                    }
+                    if body == &create {
+                        self.runs(name, "node-1", "example/r:1");
+                        let pod = self.cluster.object("pod", "default", name).unwrap();
+                        lives.push(pod["metadata"]["uid"].clone());
+                    } else {
+                        self.gone(name);
+                    }
+                }
+            }
+            lives.dedup();
+            assert_eq!(lives.len(), 3, "{target}");
         }
     }
 

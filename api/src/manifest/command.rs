@@ -24,6 +24,13 @@ pub enum Command {
     StartManifest { name: String },
 }
 
+impl Command {
+    /// Whether to do it once more makes something new: an object whose name the server chooses.
+    pub fn makes_another(&self) -> bool {
+        matches!(self, Self::Apply(manifest) if manifest.object.name().is_empty())
+    }
+}
+
 /// Reads the body of a message: `{"type":"ADDED|MODIFIED|DELETED","object":…}`,
 /// `{"action":"add|update|delete","podspec":…}` or `{"action":…,"podname":…}`, or a bare manifest, in YAML or JSON.
 ///

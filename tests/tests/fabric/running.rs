@@ -100,14 +100,23 @@ async fn what_people_put_on_a_nodes_queue_is_a_command(rabbit: &RabbitMq, world:
     assert!(by_hand(json!({})).await);
     assert!(by_hand(json!({})).await, "the same again");
     assert!(by_hand(json!({"user_id": "admin", "message_id": "one"})).await);
-    let command = |id: Option<&str>, publisher: Option<&str>| Got::Command {
+    assert!(by_hand(json!({"user_id": "admin", "message_id": "one"})).await, "the same id");
+    assert!(by_hand(json!({"message_id": "last"})).await);
+    let command = |id: Option<&str>, publisher: Option<&str>, repeated| Got::Command {
         body: pod.to_owned(),
         id: id.map(str::to_owned),
         publisher: publisher.map(str::to_owned),
+        repeated,
         key: "node.people".to_owned(),
     };
-    let all = reader.until("the last command", |all| all.len() == 3).await;
-    assert_eq!(all[1..], [command(None, None), command(Some("one"), Some("admin"))]);
+    let all = reader.until("the last command", |all| all.len() == 5).await;
+    let expected = [
+        command(None, None, false),
+        command(None, None, true),
+        command(Some("one"), Some("admin"), false),
+        command(Some("last"), None, false),
+    ];
+    assert_eq!(all[1..], expected);
 }
 
 async fn a_forged_event_is_a_command(rabbit: &RabbitMq, world: &World) {

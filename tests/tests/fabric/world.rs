@@ -212,6 +212,7 @@ pub enum Got {
         body: String,
         id: Option<String>,
         publisher: Option<String>,
+        repeated: bool,
         key: String,
     },
     /// With the revision that the reader then listed.
@@ -242,13 +243,20 @@ impl Recorder {
                             Got::Event(event)
                         }
                         Delivery::Command {
-                            body, message_id, publisher, routing_key, ack, ..
+                            body,
+                            message_id,
+                            publisher,
+                            repeated,
+                            routing_key,
+                            ack,
+                            ..
                         } => {
                             ack.ack().await;
                             Got::Command {
                                 body: String::from_utf8_lossy(&body).into_owned(),
                                 id: message_id,
                                 publisher,
+                                repeated,
                                 key: routing_key,
                             }
                         }
