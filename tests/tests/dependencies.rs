@@ -11,6 +11,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("rusqlite", &["warren-store"]),
     ("bollard", &["warren-agent", "warren-tests"]),
     ("serde_yaml", &["warren-api"]),
+    ("flate2", &["warren-spdy"]),
     // Two crates' own tests make certificates.
     ("rcgen", &["warren", "warren-apiserver", "warren-controllers"]),
 ];
@@ -21,6 +22,7 @@ const NEVER: &[(&str, &[&str])] = &[
     ("warren-store", &["kube", "hyper", "lapin"]),
     ("warren-broker", &["kube", "hyper", "rusqlite"]),
     ("warren-process", &["kube", "hyper", "rusqlite", "lapin", "warren-api"]),
+    ("warren-spdy", &["tokio", "kube", "hyper", "warren-api", "warren-process"]),
     ("warren-client", &["rusqlite", "bollard", "warren-store", "warren-apiserver"]),
     ("warren-controllers", &["rusqlite", "bollard", "warren-apiserver", "warren-store"]),
     ("warren-agent", &["warren-apiserver", "warren-controllers"]),
