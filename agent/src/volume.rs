@@ -230,11 +230,14 @@ async fn made(
                 let items = source.items.as_deref().unwrap_or_default();
                 downward(pod, node, items, mode, &mut payload).map_err(setup)?;
             }
-            if source.service_account_token.is_some() || source.cluster_trust_bundle.is_some() {
+            if source.service_account_token.is_some()
+                || source.cluster_trust_bundle.is_some()
+                || source.pod_certificate.is_some()
+            {
                 return Err(VolumeError::Unsupported {
                     volume: volume.name.clone(),
-                    reason: "projected serviceAccountToken and clusterTrustBundle sources are not \
-                             supported by this node"
+                    reason: "projected serviceAccountToken, clusterTrustBundle and podCertificate \
+                             sources are not supported by this node"
                         .to_owned(),
                 });
             }

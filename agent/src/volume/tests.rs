@@ -99,7 +99,8 @@ async fn what_cannot_be_done_is_said() {
     let missing = dir.path().join("none");
     for (source, expected) in [
         (json!({"name": "v", "nfs": {"server": "a", "path": "/"}}), "volume \"v\": this node supports emptyDir, hostPath, configMap, secret, downwardAPI and projected volumes".to_owned()),
-        (json!({"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}), "volume \"v\": projected serviceAccountToken and clusterTrustBundle sources are not supported by this node".to_owned()),
+        (json!({"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}), "volume \"v\": projected serviceAccountToken, clusterTrustBundle and podCertificate sources are not supported by this node".to_owned()),
+        (json!({"name": "v", "projected": {"sources": [{"podCertificate": {"signerName": "a.example/b", "keyType": "ED25519"}}]}}), "volume \"v\": projected serviceAccountToken, clusterTrustBundle and podCertificate sources are not supported by this node".to_owned()),
         (json!({"name": "v", "hostPath": {"path": missing, "type": "Directory"}}), format!("MountVolume.SetUp failed for volume \"v\" : hostPath type check failed: {} does not exist", missing.display())),
         (json!({"name": "v", "hostPath": {"path": dir.path(), "type": "File"}}), format!("MountVolume.SetUp failed for volume \"v\" : hostPath type check failed: {} is not a file", dir.path().display())),
     ] {
