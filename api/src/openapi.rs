@@ -3,6 +3,7 @@
 //! `kubectl` reads them to explain fields, to learn that the server validates (`fieldValidation` on PATCH), and, in old
 //! releases, to merge lists. Making one takes milliseconds: make each once.
 
+mod descriptions;
 mod paths;
 mod proto;
 mod schemas;
@@ -28,19 +29,16 @@ enum Dialect {
     V3,
 }
 
-/// `/openapi/v3`: where the document of each group-version is. The addresses change when the documents do.
+/// `/openapi/v3`: where the document of each group-version is. An address changes when its document does: the hash is the
+/// document's own, so that each is made once for it.
 pub fn v3_index(registry: &Registry) -> Value {
-    let mut hash = Sha256::new();
-    hash.update(env!("CARGO_PKG_VERSION"));
-    hash.update(include_str!("../schema/types.txt"));
-    for kind in registry.iter() {
-        hash.update(format!("{} {} {:?};", kind.api_version(), kind.kind(), kind.subresources()));
-    }
-    let hash: String = hash.finalize().iter().take(16).map(|byte| format!("{byte:02X}")).collect();
-    let paths = group_versions(registry).into_iter().map(|(group, version)| {
+    let paths = group_versions(registry).into_iter().filter_map(|(group, version)| {
         let path = prefix(group, version)[1..].to_owned();
+        let document = v3(registry, group, version)?.to_string();
+        let hash = Sha256::digest(document.as_bytes());
+        let hash: String = hash.iter().take(16).map(|byte| format!("{byte:02X}")).collect();
         let url = format!("/openapi/v3/{path}?hash={hash}");
-        (path, json!({"serverRelativeURL": url}))
+        Some((path, json!({"serverRelativeURL": url})))
     });
     json!({"paths": paths.collect::<Map<_, _>>()})
 }

@@ -177,6 +177,7 @@ fn schema(made: &Value) -> Message {
     let mut message = Message::default();
     message.text(1, made.get("$ref"));
     message.text(2, made.get("format"));
+    message.text(4, made.get("description"));
     if let Some(default) = made.get("default") {
         message.message(5, any(default));
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
+use super::descriptions::Descriptions;
 use super::{Dialect, gvk, kind_gvk, reference};
 use crate::Kind;
 use crate::schema::{self, Field, ListType, Shape, Type};
@@ -47,6 +48,12 @@ const FIELDS: &str = "meta/v1.FieldsV1";
 const RAW: &str = "runtime.RawExtension";
 const PATCH: &str = "meta/v1.Patch";
 
+/// The types that are in no table: what they are is in their shape.
+#[cfg(test)]
+pub(super) fn specials() -> [&'static str; 7] {
+    [QUANTITY, INT_OR_STRING, TIME, MICRO_TIME, FIELDS, RAW, PATCH]
+}
+
 /// The name that clients know a type by: `io.k8s.api.core.v1.Pod`.
 pub(super) fn public_name(type_name: &str) -> String {
     let Some((group, rest)) = type_name.split_once('/') else {
@@ -67,8 +74,10 @@ pub(super) fn public_name(type_name: &str) -> String {
 /// The schemas of the kinds, of their lists and of all that they refer to.
 pub(super) fn of_kinds(kinds: &[&'static dyn Kind], dialect: Dialect) -> Value {
     let schema = schema::builtin();
+    let descriptions = Descriptions::read();
     let mut found = Map::new();
     let mut todo: Vec<String> = COMMON.map(str::to_owned).into();
+    todo.push(PATCH.to_owned());
     todo.extend(super::paths::types(kinds));
     for kind in kinds {
         todo.push(kind.schema_type().to_owned());
@@ -80,17 +89,19 @@ pub(super) fn of_kinds(kinds: &[&'static dyn Kind], dialect: Dialect) -> Value {
             continue;
         }
         let made = match schema.named(&name) {
-            Some(of) => Writer { dialect, todo: &mut todo }.object(of),
-            None => special(&name),
+            Some(of) => Writer { dialect, descriptions: &descriptions, todo: &mut todo }.object(of),
+            None => special(dialect, &name),
         };
         let Value::Object(mut made) = made else { continue };
+        if let Some(text) = descriptions.of_type(&name) {
+            made.insert("description".to_owned(), text.into());
+        }
         let gvks = kind_names(kinds, &name);
         if !gvks.is_empty() {
             made.insert("x-kubernetes-group-version-kind".to_owned(), gvks.into());
         }
         found.insert(public_name(&name), Value::Object(made));
     }
-    found.insert(public_name(PATCH), special(PATCH));
     Value::Object(found)
 }
 
@@ -120,17 +131,24 @@ fn kind_names(kinds: &[&'static dyn Kind], type_name: &str) -> Vec<Value> {
     found
 }
 
-fn special(name: &str) -> Value {
-    match name {
-        TIME | MICRO_TIME => json!({"type": "string", "format": "date-time"}),
-        INT_OR_STRING => json!({"type": "string", "format": "int-or-string"}),
-        QUANTITY => json!({"type": "string"}),
+/// Only the newer dialect can say that a value is one of two types.
+fn special(dialect: Dialect, name: &str) -> Value {
+    let either = |one: &str, other: &str| json!([{"type": one}, {"type": other}]);
+    match (name, dialect) {
+        (TIME | MICRO_TIME, _) => json!({"type": "string", "format": "date-time"}),
+        (INT_OR_STRING, Dialect::V2) => json!({"type": "string", "format": "int-or-string"}),
+        (INT_OR_STRING, Dialect::V3) => {
+            json!({"format": "int-or-string", "oneOf": either("integer", "string")})
+        }
+        (QUANTITY, Dialect::V2) => json!({"type": "string"}),
+        (QUANTITY, Dialect::V3) => json!({"oneOf": either("string", "number")}),
         _ => json!({"type": "object"}),
     }
 }
 
 struct Writer<'t> {
     dialect: Dialect,
+    descriptions: &'t Descriptions,
     todo: &'t mut Vec<String>,
 }
 
@@ -143,7 +161,7 @@ impl Writer<'_> {
             made["required"] = required.into();
         }
         let properties: Map<String, Value> =
-            of.fields().iter().map(|f| (f.name.to_string(), self.field(f))).collect();
+            of.fields().iter().map(|f| (f.name.to_string(), self.field(of, f))).collect();
         if !properties.is_empty() {
             made["properties"] = Value::Object(properties);
         }
@@ -153,13 +171,15 @@ impl Writer<'_> {
         made
     }
 
-    fn field(&mut self, field: &Field) -> Value {
-        let mut made = self.shape(&field.shape);
-        if let (Dialect::V3, Some(reference)) = (self.dialect, made.get("$ref")) {
-            // Beside a reference nothing else counts in this dialect.
-            made = json!({"allOf": [{"$ref": reference}]});
-        }
+    fn field(&mut self, of: &Type, field: &Field) -> Value {
+        let mut made = match field.pointer {
+            true => self.wrapped(&field.shape),
+            false => self.item(&field.shape),
+        };
         let mut put = |key: &str, value: Value| made[key] = value;
+        if let Some(text) = self.descriptions.of_field(of, &field.name) {
+            put("description", text.into());
+        }
         if let Some(default) = &field.default {
             put("default", default.clone());
         }
@@ -223,7 +243,17 @@ impl Writer<'_> {
         }
     }
 
+    /// A value that is always there: an object that nobody gives is an empty one.
     fn item(&mut self, shape: &Shape) -> Value {
+        let mut made = self.wrapped(shape);
+        if let (Dialect::V3, Shape::Object(_)) = (self.dialect, shape) {
+            made["default"] = json!({});
+        }
+        made
+    }
+
+    /// Beside a reference nothing else counts in the newer dialect, so it is wrapped.
+    fn wrapped(&mut self, shape: &Shape) -> Value {
         let made = self.shape(shape);
         match (self.dialect, made.get("$ref")) {
             (Dialect::V3, Some(reference)) => json!({"allOf": [{"$ref": reference}]}),
