@@ -420,8 +420,17 @@ async fn discovery_reviews_and_health() {
     let etag = first.headers["etag"].to_str().unwrap().to_owned();
     let cached = [("accept", aggregated), ("if-none-match", etag.as_str())];
     assert_eq!(c.call("GET", "/apis", &cached, "").await.code, StatusCode::NOT_MODIFIED);
-    for (url, _) in c.get("/openapi/v3").await.ok()["paths"].as_object().unwrap() {
-        assert_eq!(c.get(&format!("/openapi/v3/{url}")).await.ok()["openapi"], "3.0.0");
+    for (name, place) in c.get("/openapi/v3").await.ok()["paths"].as_object().unwrap() {
+        let url = place["serverRelativeURL"].as_str().unwrap();
+        let (path, hash) = url.split_once("?hash=").unwrap();
+        assert_eq!(path, format!("/openapi/v3/{name}"));
+        let document = c.get(url).await;
+        let etag = document.headers["etag"].to_str().unwrap().to_owned();
+        // An address that clients keep the document by, and that is of this very document.
+        assert!(etag.trim_matches('"').starts_with(hash), "{url}: {etag}");
+        assert_eq!(document.ok()["openapi"], "3.0.0");
+        let cached = c.call("GET", url, &[("if-none-match", &etag)], "").await;
+        assert_eq!(cached.code, StatusCode::NOT_MODIFIED);
     }
     assert_eq!(c.get("/openapi/v2").await.ok()["swagger"], "2.0");
 

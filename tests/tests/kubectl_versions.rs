@@ -19,6 +19,24 @@ metadata: {name: settings, labels: {app: web}}
 data: {colour: red}
 ";
 
+/// What `kubectl explain` says of a path, line breaks apart: of the field, and of its type.
+const EXPLAINED: &[(&str, &[&str])] = &[
+    ("pod", &["with one address and shared volumes.", "What runs, as the node reports it."]),
+    (
+        "pod.spec.containers.livenessProbe.httpGet",
+        &["Asks by a GET.", "a code from 200 to 399 is success.", "Defaults to HTTP."],
+    ),
+    (
+        "pod.spec.containers.livenessProbe.httpGet.port",
+        &["FIELD: port", "the name of a port of the container.", "A whole number, or a string"],
+    ),
+    (
+        "deploy.spec.template.spec.volumes.projected.sources.configMap.items.mode",
+        &["mode <integer>", "from 0 to 0777 in octal"],
+    ),
+    ("svc.metadata.ownerReferences.controller", &["At most one owner does."]),
+];
+
 /// By version; two of the same are one.
 fn programs() -> BTreeMap<String, PathBuf> {
     let path = ["KUBECTL_PATH", "PATH"].into_iter().filter_map(std::env::var_os);
@@ -217,14 +235,45 @@ impl Kubectl<'_> {
             self.shows(&format!("describe {object}"), &[expected]);
         }
         self.shows("api-resources -o wide", &["deployments", "configmaps"]);
-        self.shows("explain pod.spec.containers --recursive", &["livenessProbe", "<string>"]);
-        self.shows("explain deploy.spec.strategy.rollingUpdate", &["maxSurge"]);
         self.shows("auth can-i create pods", &["yes"]);
         // 1.27 asks for a beta version of the question.
         if self.version != "1.27" {
             self.shows("auth whoami", &["Username"]);
         }
         self.ok("version");
+    }
+
+    /// At every depth, by OpenAPI v3, which all releases take by themselves, and v2.
+    fn explains(&self) {
+        for (path, expected) in EXPLAINED {
+            for form in ["", " --output plaintext-openapiv2"] {
+                let line = format!("explain {path}{form}");
+                let out = self.ok(&line);
+                // Long lines are broken.
+                let words = out.split_whitespace().collect::<Vec<_>>().join(" ");
+                for expected in *expected {
+                    let version = self.version;
+                    assert!(
+                        words.contains(expected),
+                        "{version}: {line}: no {expected:?} in\n{out}"
+                    );
+                }
+                assert!(!out.contains("<empty>"), "{}: {line}:\n{out}", self.version);
+            }
+        }
+        for form in ["plaintext", "plaintext-openapiv2"] {
+            let line = format!("explain pod.spec.containers --recursive --output {form}");
+            let expected = ["livenessProbe", "httpHeaders", "<string>", "One program with its own"];
+            self.shows(&line, &expected);
+        }
+        // Only v3 knows the names of the types that are one thing or another.
+        self.shows(
+            "explain deploy.spec.strategy.rollingUpdate --output plaintext",
+            &["maxSurge\t<IntOrString>"],
+        );
+        self.shows("explain pod.spec --output plaintext", &["overhead\t<map[string]Quantity>"]);
+        let out = self.run("explain pod.spec.nonsense");
+        assert!(out.err().contains("nonsense"), "{}", out.told());
     }
 
     fn watches(&self) {
@@ -276,6 +325,7 @@ fn every_kubectl_does_the_usual_things() {
                 kubectl.talks_to_containers();
                 kubectl.applies_and_edits();
                 kubectl.shows_what_there_is();
+                kubectl.explains();
                 kubectl.watches();
                 kubectl.deletes();
             });
