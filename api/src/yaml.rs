@@ -121,7 +121,9 @@ fn parts(text: &str) -> Vec<(usize, &str)> {
         at += line.len();
     }
     parts.push((start_line, &text[start..]));
-    let says_something = |line: &str| !line.trim().is_empty() && !line.starts_with(['#', '%']);
+    // Other blanks than these are a text.
+    let is_blank = |line: &str| line.trim_matches([' ', '\t', '\r']).is_empty();
+    let says_something = |line: &str| !is_blank(line) && !line.starts_with(['#', '%']);
     parts.retain(|(_, text)| text.lines().any(says_something));
     parts
 }
@@ -304,6 +306,7 @@ mod tests {
         let table = [
             ("", json!([])),
             ("---\n---\n# nothing\n", json!([])),
+            ("\u{2000}", json!(["\u{2000}"])),
             (
                 "a: 1\n---\nb: [x, 2.5, true, null]\n",
                 json!([{"a": 1}, {"b": ["x", 2.5, true, null]}]),
