@@ -164,6 +164,21 @@ impl Field {
     pub fn is_required(&self) -> bool {
         !self.optional && !self.omit_empty
     }
+
+    /// Whether such a value is as good as absent: it is not written.
+    pub(crate) fn leaves_out(&self, value: &Value) -> bool {
+        // An embedded struct, an instant or a quantity is no zero to Go's encoder.
+        let can_be_empty = !matches!(
+            self.shape,
+            Shape::Object(_)
+                | Shape::Quantity
+                | Shape::IntOrString
+                | Shape::Time
+                | Shape::MicroTime
+                | Shape::Any
+        );
+        self.omit_empty && !self.pointer && can_be_empty && defaults::is_zero(value)
+    }
 }
 
 impl Type {

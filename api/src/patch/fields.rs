@@ -46,7 +46,8 @@ pub(super) fn mode<'s>(schema: &'s Schema, shape: &'s Shape, field: Option<&'s F
     }
 }
 
-/// The path element of a list item: its keys, those that it leaves out with their defaults. `None` without any.
+/// The path element of a list item: its keys, those that it leaves out with their defaults. `None` without any. An empty
+/// key that will not be written is left out: the stored item would not be found again.
 pub(super) fn key_element(
     schema: &Schema,
     keys: &[Box<str>],
@@ -57,10 +58,11 @@ pub(super) fn key_element(
     let of = schema.type_below(item_shape);
     let mut named = Map::new();
     for key in keys {
-        let value = item
-            .get(&**key)
-            .filter(|value| !value.is_null())
-            .or_else(|| of?.field(key)?.default.as_ref());
+        let field = of.and_then(|of| of.field(key));
+        let is_absent =
+            |value: &Value| value.is_null() || field.is_some_and(|field| field.leaves_out(value));
+        let value =
+            item.get(&**key).filter(|value| !is_absent(value)).or_else(|| field?.default.as_ref());
         if let Some(value) = value {
             named.insert(key.to_string(), value.clone());
         }

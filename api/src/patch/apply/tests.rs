@@ -418,3 +418,23 @@ proptest! {
         }
     }
 }
+
+/// A stored item would have no key, and the next apply would add it once more.
+#[test]
+fn a_key_that_is_not_written_is_no_key() {
+    let secrets = json!({"metadata": {"name": "x"}, "secrets": [{"name": "", "fieldPath": "a"}]});
+    let config: Object = serde_json::from_value(secrets).unwrap();
+    let name = "core/v1.ServiceAccount";
+    let error = apply(builtin(), name, None, &config, &manager("me", 10), true).unwrap_err();
+    let ApplyError::Invalid(message) = error else { panic!("{error:?}") };
+    assert!(message.starts_with(".secrets: element 0: "), "{message}");
+    // An empty key that has a default is that.
+    let ports = |protocol: &str| {
+        let port = json!({"containerPort": 80, "protocol": protocol});
+        pod(json!({}), json!({"containers": [{"name": "a", "ports": [port]}]}))
+    };
+    let once = applied(None, ports(""), "me", true).unwrap();
+    let again = applied(Some(&once), ports("TCP"), "me", false).unwrap();
+    let found = again["spec"]["containers"][0]["ports"].as_array().unwrap();
+    assert_eq!(found.len(), 1, "{found:?}");
+}

@@ -7,7 +7,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::{Map, Number, Value};
 
 use super::{Context, Path, Step};
-use crate::schema::{Field, Schema, Shape, Type, TypeId, defaults::is_zero, scalar};
+use crate::schema::{Field, Schema, Shape, Type, TypeId, scalar};
 
 /// Reads one value of a shape; `None` for a null.
 #[derive(Clone, Copy)]
@@ -112,7 +112,7 @@ impl<'a, 's> Seed<'a, 's> {
             let seed = Seed { shape: &field.shape, owner: Some(of), at: &at, ..*self };
             let value = entries.next_value_seed(seed)?;
             let duplicate = match value {
-                Some(value) if self.context.keep_zeros || !left_out(field, &value) => {
+                Some(value) if self.context.keep_zeros || !field.leaves_out(&value) => {
                     map.insert(field.name.to_string(), value).is_some()
                         || nulls.contains(&&*field.name)
                 }
@@ -129,20 +129,6 @@ impl<'a, 's> Seed<'a, 's> {
         }
         Ok(Value::Object(map))
     }
-}
-
-fn left_out(field: &Field, value: &Value) -> bool {
-    // An embedded struct, an instant or a quantity is no zero to Go's encoder.
-    let can_be_empty = !matches!(
-        field.shape,
-        Shape::Object(_)
-            | Shape::Quantity
-            | Shape::IntOrString
-            | Shape::Time
-            | Shape::MicroTime
-            | Shape::Any
-    );
-    field.omit_empty && !field.pointer && can_be_empty && is_zero(value)
 }
 
 fn go_type(schema: &Schema, shape: &Shape) -> String {
