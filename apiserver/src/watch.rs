@@ -31,6 +31,8 @@ const FRAME: usize = 64 << 10;
 const HISTORY_PAGE: usize = 500;
 /// Kubernetes promises about one a minute.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(50);
+/// Before a watch ends by its timeout there is one more, so that its client goes on from there. As in Kubernetes.
+const BOOKMARK_BEFORE_END: Duration = Duration::from_secs(2);
 /// Watches without a timeout last between half and the whole of this, so that they do not all end at once.
 const MAX_SECONDS: u64 = 3600;
 
@@ -72,6 +74,7 @@ pub(crate) fn start(
         Some(Protobuf::Only) => return Err(not_acceptable()),
     };
     let now = Instant::now();
+    let deadline = now + Duration::from_secs(seconds.min(10 * 365 * 86_400));
     let watcher = Watcher {
         encoder: Encoder {
             kind,
@@ -89,8 +92,8 @@ pub(crate) fn start(
         backlog,
         initial_end: (send_initial == Some(true)).then_some(cursor),
         bookmarks: query.flag("allowWatchBookmarks"),
-        next_bookmark: now + BOOKMARK_EVERY,
-        deadline: now + Duration::from_secs(seconds.min(10 * 365 * 86_400)),
+        next_bookmark: next_bookmark(now, deadline),
+        deadline,
         ended: false,
         _counted: api.metrics.count_watch(),
     };
@@ -105,6 +108,14 @@ pub(crate) fn start(
     }
     *response.body_mut() = StreamBody::new(frames).boxed_unsync();
     Ok(response)
+}
+
+fn next_bookmark(now: Instant, deadline: Instant) -> Instant {
+    let regular = now + BOOKMARK_EVERY;
+    match deadline.checked_sub(BOOKMARK_BEFORE_END) {
+        Some(last) if last > now => regular.min(last),
+        _ => regular,
+    }
 }
 
 fn check_options(send_initial: Option<bool>, matching: &str) -> Result<(), Status> {
@@ -190,7 +201,7 @@ impl Watcher {
         tokio::select! {
             changed = self.receiver.changed() => changed.is_ok(),
             () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => {
-                self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
+                self.next_bookmark = next_bookmark(Instant::now(), self.deadline);
                 // Nothing of this resource lies between the cursor and what was settled before the ring was read.
                 self.cursor = self.cursor.max(settled);
                 self.encoder.bookmark(frame, self.cursor, false);

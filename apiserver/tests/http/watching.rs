@@ -35,6 +35,15 @@ async fn watches() {
     while let Some(event) = short.next().await {
         assert_ne!(event["type"], "ERROR");
     }
+    // Where a selective watch was when it ended is where the next goes on.
+    let last = c.post(MAPS, map("c")).await.ok();
+    let nothing = "labelSelector=x%3Dz&allowWatchBookmarks=true&resourceVersion=1";
+    let mut short = world.admin().await.watch(&url(&format!("{nothing}&timeoutSeconds=3"))).await;
+    let bookmark = short.next().await.unwrap();
+    assert_eq!(bookmark["type"], "BOOKMARK");
+    assert_eq!(rv(&bookmark["object"]), rv(&last));
+    assert_eq!(short.next().await, None);
+    c.delete(&format!("{MAPS}/c")).await.ok();
     // Draining ends watches; nothing hangs.
     let mut open = world.admin().await.watch(&url("")).await;
     assert_eq!(open.take(1).await, ["ADDED b"]);
