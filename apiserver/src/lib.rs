@@ -18,6 +18,7 @@ mod discovery;
 mod events;
 mod fabric;
 mod flow;
+mod fuzzing;
 mod health;
 mod local;
 mod metrics;
@@ -39,6 +40,7 @@ mod write;
 
 pub use admission::{AddressRange, DefaultTolerations, PortRange};
 pub use authn::User;
+pub use fuzzing::read_request;
 pub use local::LocalService;
 pub use response::Body;
 pub use server::{Config, NodeClient, Pem, Server, StartError, Tls};

@@ -98,6 +98,11 @@ impl Token {
     }
 }
 
+/// Whether it is a token, of whatever list.
+pub(crate) fn check_token(text: &str) -> Result<(), Status> {
+    Token::decode(text).map(drop)
+}
+
 pub(crate) fn get(
     api: &Api,
     call: &Call,

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 /// Only these members may depend on the crate, in any section.
 const ONLY_IN: &[(&str, &[&str])] = &[
-    ("lapin", &["warren-broker", "warren-tests"]),
+    ("lapin", &["warren-broker", "warren-tests", "warren-fuzz"]),
     ("rusqlite", &["warren-store"]),
     ("bollard", &["warren-agent", "warren-tests"]),
     ("serde_yaml", &["warren-api"]),
