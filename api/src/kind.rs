@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::{ErrorList, GroupResource, Object, Shard};
+use crate::{Conversion, ErrorList, GroupResource, Object, Shard};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -128,6 +128,14 @@ pub trait Kind: Send + Sync {
     fn shard(&self, object: &Object) -> Shard;
     /// Whether events on the broker carry metadata only (Secrets: broker permissions are not RBAC).
     fn publishes_metadata_only(&self) -> bool;
+    /// What every answer about this kind in this version warns of.
+    fn deprecation(&self) -> Option<&str> {
+        None
+    }
+    /// For a kind that is served and stored as another; `None` for one that is stored itself.
+    fn conversion(&self) -> Option<&'static Conversion> {
+        None
+    }
 
     fn is_namespaced(&self) -> bool {
         self.scope() == Scope::Namespaced
@@ -179,6 +187,8 @@ pub struct BuiltIn {
     pub deletion_grace_seconds: fn(&Object) -> Option<i64>,
     pub shard: fn(&Object) -> Shard,
     pub publishes_metadata_only: bool,
+    pub deprecation: Option<&'static str>,
+    pub conversion: Option<&'static Conversion>,
 }
 
 impl Kind for BuiltIn {
@@ -259,6 +269,12 @@ impl Kind for BuiltIn {
     }
     fn publishes_metadata_only(&self) -> bool {
         self.publishes_metadata_only
+    }
+    fn deprecation(&self) -> Option<&str> {
+        self.deprecation
+    }
+    fn conversion(&self) -> Option<&'static Conversion> {
+        self.conversion
     }
 }
 

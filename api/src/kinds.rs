@@ -25,7 +25,7 @@ pub use config_map::CONFIG_MAP;
 pub use deployment::DEPLOYMENT;
 pub use endpoint_slice::ENDPOINT_SLICE;
 pub use endpoints::ENDPOINTS;
-pub use event::EVENT;
+pub use event::{EVENT, EVENTS_V1_EVENT};
 pub use job::JOB;
 pub use lease::LEASE;
 pub use namespace::NAMESPACE;
@@ -52,6 +52,7 @@ pub static ALL: &[&BuiltIn] = &[
     &JOB,
     &LEASE,
     &ENDPOINT_SLICE,
+    &EVENTS_V1_EVENT,
 ];
 
 /// What a kind has unless it says otherwise: namespaced, no subresources, nothing to default or to validate.
@@ -80,6 +81,8 @@ const BASE: BuiltIn = BuiltIn {
     deletion_grace_seconds: |_| None,
     shard: |_| Shard::None,
     publishes_metadata_only: false,
+    deprecation: None,
+    conversion: None,
 };
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! agents, the command line and the tests share one meaning of an object. An object is a JSON tree ([`Object`]) plus
 //! a schema ([`Kind::schema_type`]); nothing unknown is silently lost.
 
+mod conversion;
 pub mod duration;
 mod encode;
 mod key;
@@ -22,6 +23,7 @@ mod tree;
 pub mod validation;
 pub mod yaml;
 
+pub use conversion::Conversion;
 pub use key::{GroupResource, NodeName, ObjectKey, Revision, Shard, Uid};
 pub use kind::{BuiltIn, Column, ColumnType, Kind, Registry, Scope, Subresource};
 pub use object::Object;

@@ -78,7 +78,8 @@ impl<'a> Admission<'a> {
             namespace
                 .set_at(&["metadata", "labels", "kubernetes.io/metadata.name"], scene.namespace);
             let uid = uuid::Uuid::new_v4().to_string();
-            let scene = Scene { kind, namespace: "", subresource: None, uid: &uid, ..*scene };
+            let scene =
+                Scene { kind, served: kind, namespace: "", subresource: None, uid: &uid, ..*scene };
             let namespace = prepare::create(&scene, namespace, &mut |_, _| Ok(()))?;
             self.expects.push((key.clone(), Expected::Absent));
             self.writes.push(commit::write(self.api, kind, key, None, &namespace, false));

@@ -103,8 +103,9 @@ async fn respond(
     let allowed = authz::authorize(&user, resource, selector, api.as_ref())?;
     let route = route(api.registry, resource)?;
     let verb = resource.verb;
+    let deprecation = route.deprecation();
     let call = Call { info: info.clone(), accept: accept?, allowed, http };
-    match (route, verb) {
+    let answer = match (route, verb) {
         (Route::NotServed, _) => Ok(response::no_such_path()),
         (Route::NoDefinitions, Verb::List) => Ok(no_definitions(call.accept)),
         (Route::Review, Verb::Create) => review::answer(api, call).await,
@@ -124,7 +125,8 @@ async fn respond(
             write::delete_collection(api, call, kind).await
         }
         _ => Err(method_not_allowed()),
-    }
+    };
+    answer.map(|response| response::warn(response, deprecation.as_slice()))
 }
 
 /// What stands behind a resource's path.
@@ -142,6 +144,15 @@ enum Route {
     /// The definitions of custom resources: there are none.
     NoDefinitions,
     NotServed,
+}
+
+impl Route {
+    fn deprecation(&self) -> Option<String> {
+        match self {
+            Route::Stored(kind, _) | Route::Scale(kind) => kind.deprecation().map(str::to_owned),
+            _ => None,
+        }
+    }
 }
 
 fn route(registry: Registry, request: &ResourceRequest) -> Result<Route, Status> {

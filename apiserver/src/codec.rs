@@ -67,7 +67,7 @@ pub(crate) fn yaml(body: &[u8]) -> Result<Value, Status> {
     }
 }
 
-/// Reads an object of this kind. The second result is warnings.
+/// Reads an object of this kind, as it is stored. The second result is warnings.
 pub(crate) fn object(
     kind: &dyn Kind,
     body: &[u8],
@@ -89,6 +89,7 @@ pub(crate) fn object(
     let (mut object, warnings) =
         decoded.map_err(|error| error.status(&kind.api_version(), kind.kind()))?;
     identify(kind, &mut object)?;
+    kind.to_stored(&mut object);
     Ok((object, warnings))
 }
 
@@ -102,6 +103,7 @@ pub(crate) fn object_of_tree(
         schema::decode(schema::builtin(), kind.schema_type(), tree, validation)
             .map_err(|error| error.status(&kind.api_version(), kind.kind()))?;
     identify(kind, &mut object)?;
+    kind.to_stored(&mut object);
     Ok((object, warnings))
 }
 
@@ -137,6 +139,21 @@ pub(crate) fn identify(kind: &dyn Kind, object: &mut Object) -> Result<(), Statu
 pub(crate) fn encode(object: &Object) -> Body {
     let (json, hole) = object.encode_with_hole();
     Body { json, hole }
+}
+
+/// What is stored in the form that this kind is served in.
+pub(crate) fn served(kind: &dyn Kind, bytes: Bytes) -> Bytes {
+    if kind.conversion().is_none() {
+        return bytes;
+    }
+    match serde_json::from_slice::<Object>(&bytes) {
+        Ok(mut object) if object.kind() == kind.kind() => {
+            kind.to_served(&mut object);
+            self::bytes(&object.into())
+        }
+        // A Status.
+        _ => bytes,
+    }
 }
 
 /// The bytes of a tree.

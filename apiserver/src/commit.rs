@@ -136,9 +136,9 @@ fn storage(error: &CommitError) -> Status {
     Status::new(Reason::ServiceUnavailable, error.to_string())
 }
 
-/// The key of an object of a kind.
-pub(crate) fn key_of(kind: &dyn Kind, namespace: &str, name: &str) -> ObjectKey {
-    ObjectKey::new(kind.resource(), namespace, name)
+/// The key of an object of a kind, whichever form it is served in.
+pub(crate) fn key_of(kind: &'static dyn Kind, namespace: &str, name: &str) -> ObjectKey {
+    ObjectKey::new(kind.stored().resource(), namespace, name)
 }
 
 /// Records of the server's own that share the journal with objects and are no kind: which Service has an address or a

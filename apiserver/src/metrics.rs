@@ -115,7 +115,7 @@ impl Metrics {
         let _ = writeln!(out, "{inflight}{{request_kind=\"readOnly\"}} {reading}");
         let _ = writeln!(out, "{inflight}{{request_kind=\"mutating\"}} {mutating}");
         head(&mut out, "apiserver_storage_objects", "gauge");
-        for kind in api.registry.iter() {
+        for kind in api.registry.iter().filter(|kind| kind.conversion().is_none()) {
             let resource = kind.resource();
             let (count, bytes) = api.cache.resource(&resource).size();
             let _ = writeln!(out, "apiserver_storage_objects{{resource=\"{resource}\"}} {count}");

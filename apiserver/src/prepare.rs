@@ -13,7 +13,10 @@ pub(crate) use managed::manager;
 /// Where and when a write happens.
 #[derive(Clone, Copy)]
 pub(crate) struct Scene<'a> {
+    /// The kind that is stored.
     pub kind: &'static dyn Kind,
+    /// The form of it that the client speaks: the same, for most.
+    pub served: &'static dyn Kind,
     /// Of the path; empty for cluster-scoped kinds.
     pub namespace: &'a str,
     pub subresource: Option<Subresource>,
@@ -83,6 +86,9 @@ pub(crate) fn create(
     let mut errors = ErrorList::default();
     validation::metadata(kind, &object, &mut errors);
     kind.validate(&object, &mut errors);
+    if scene.served.conversion().is_some() {
+        scene.served.validate(&object, &mut errors);
+    }
     if !errors.is_empty() {
         return Err(Status::invalid(kind.group(), kind.kind(), object.name(), errors));
     }
@@ -113,6 +119,9 @@ pub(crate) fn update(
     validation::metadata_update(&new, old, &mut errors);
     kind.validate(&new, &mut errors);
     kind.validate_update(&new, old, &mut errors);
+    if scene.served.conversion().is_some() {
+        scene.served.validate_update(&new, old, &mut errors);
+    }
     if !errors.is_empty() {
         return Err(Status::invalid(kind.group(), kind.kind(), old.name(), errors));
     }

@@ -16,6 +16,7 @@ use warren_api::{GroupResource, Kind, Reason, Revision, Status, protobuf};
 use crate::accept::{Accept, Form};
 use crate::api::{Api, Call};
 use crate::cache::Entry;
+use crate::codec;
 use crate::commit::key_of;
 use crate::request::Query;
 use crate::response::{self, Body, ListBody};
@@ -117,7 +118,8 @@ pub(crate) fn get(
         .ok_or_else(|| Status::not_found(&key.resource, &key.name))?;
     Ok(match call.accept.form {
         Form::Object | Form::AggregatedDiscovery => {
-            response::encoded(StatusCode::OK, entry.body().clone(), call.accept)
+            let body = codec::served(kind, entry.body().clone());
+            response::encoded(StatusCode::OK, body, call.accept)
         }
         Form::Metadata => {
             response::tree(StatusCode::OK, &table::metadata_of(&entry.object()), call.accept)
@@ -143,7 +145,8 @@ pub(crate) fn list(
     let selection = Selection::of(kind, request, query)?;
     let exact = check_revision(api, query)?;
     let limit = usize::try_from(query.number::<u64>("limit")?.unwrap_or(0)).unwrap_or(usize::MAX);
-    let name = kind.resource();
+    let stored = kind.stored();
+    let name = stored.resource();
     let now = api.clock.now();
     let token = match query.get("continue") {
         "" => None,
@@ -155,7 +158,7 @@ pub(crate) fn list(
             None => return Ok(expired(token)),
         },
         _ => {
-            let (all, revision) = api.cache.list(&name, selection.scope(kind));
+            let (all, revision) = api.cache.list(&name, selection.scope(stored));
             (all, revision, None)
         }
     };
@@ -171,7 +174,7 @@ pub(crate) fn list(
     let mut page: Vec<Arc<Entry>> = if selection.is_plain() && token.is_none() {
         all
     } else {
-        all.into_iter().filter(|e| after(e) && selection.matches(kind, e)).collect()
+        all.into_iter().filter(|e| after(e) && selection.matches(stored, e)).collect()
     };
     let mut meta = Map::new();
     meta.insert("resourceVersion".to_owned(), revision.to_string().into());
@@ -217,19 +220,27 @@ fn render(
     include: Include,
     now: Timestamp,
 ) -> Response<Body> {
+    let served = |entry: &Arc<Entry>| {
+        let mut object = entry.object();
+        kind.to_served(&mut object);
+        object
+    };
     let value = match accept.form {
         Form::Object
             if accept.protobuf.is_some()
                 && protobuf::has_type(&kind.api_version(), kind.kind()) =>
         {
-            let items = entries.iter().map(|entry| Cow::Owned(entry.object().0));
+            let items = entries.iter().map(|entry| Cow::Owned(served(entry).0));
             return match protobuf::encode_list(&kind.api_version(), kind.kind(), meta, items) {
                 Ok(bytes) => response::protobuf(StatusCode::OK, bytes),
                 Err(error) => response::error(&Status::internal(error.to_string()), false),
             };
         }
         Form::Object | Form::AggregatedDiscovery
-            if !accept.yaml && !accept.pretty && accept.protobuf.is_none() =>
+            if !accept.yaml
+                && !accept.pretty
+                && accept.protobuf.is_none()
+                && kind.conversion().is_none() =>
         {
             let mut head = serde_json::to_vec(&json!({
                 "kind": format!("{}List", kind.kind()), "apiVersion": kind.api_version(), "metadata": meta,
@@ -246,7 +257,7 @@ fn render(
         }
         Form::Object | Form::AggregatedDiscovery => json!({
             "kind": format!("{}List", kind.kind()), "apiVersion": kind.api_version(), "metadata": meta,
-            "items": entries.iter().map(|e| Value::from(e.object())).collect::<Vec<_>>(),
+            "items": entries.iter().map(|e| Value::from(served(e))).collect::<Vec<_>>(),
         }),
         Form::Metadata => json!({
             "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": meta,

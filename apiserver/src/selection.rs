@@ -15,8 +15,9 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
+    /// `kind` is the one that is served; the selection is about what is stored.
     pub(crate) fn of(
-        kind: &dyn Kind,
+        kind: &'static dyn Kind,
         request: &ResourceRequest,
         query: &Query,
     ) -> Result<Self, Status> {
@@ -24,6 +25,7 @@ impl Selection {
             .map_err(|error| Status::bad_request(error.to_string()))?;
         let fields = FieldSelector::parse(query.get("fieldSelector"), kind)
             .map_err(|error| Status::bad_request(error.to_string()))?;
+        let fields = fields.with_paths(|path| kind.stored_path(path));
         Ok(Self { namespace: request.namespace.clone(), labels, fields })
     }
 

@@ -88,7 +88,11 @@ pub(crate) fn row(kind: &dyn Kind, object: &Object, now: Timestamp, include: Inc
     let object = match include {
         Include::None => Value::Null,
         Include::Metadata => metadata_of(object),
-        Include::Object => Value::from(object.clone()),
+        Include::Object => {
+            let mut object = object.clone();
+            kind.to_served(&mut object);
+            Value::from(object)
+        }
     };
     json!({"cells": cells, "object": object})
 }

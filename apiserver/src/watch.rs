@@ -55,14 +55,15 @@ pub(crate) fn start(
     let seconds =
         timeout.unwrap_or_else(|| MAX_SECONDS / 2 + rand::random_range(0..MAX_SECONDS / 2));
 
-    let name = kind.resource();
+    let stored = kind.stored();
+    let name = stored.resource();
     let resource = api.cache.resource(&name);
     let receiver = resource.subscribe();
     let initial = send_initial.unwrap_or(from.0 == 0);
     let (mut backlog, mut cursor) = (VecDeque::new(), from);
     if initial {
-        let (entries, listed) = api.cache.list(&name, selection.scope(kind));
-        backlog.extend(entries.into_iter().filter(|entry| selection.matches(kind, entry)));
+        let (entries, listed) = api.cache.list(&name, selection.scope(stored));
+        backlog.extend(entries.into_iter().filter(|entry| selection.matches(stored, entry)));
         cursor = listed;
     } else if from.0 == 0 {
         cursor = api.cache.revision();
@@ -84,7 +85,7 @@ pub(crate) fn start(
             columns_sent: false,
         },
         api: Arc::clone(api),
-        kind,
+        kind: stored,
         selection,
         resource,
         receiver,
@@ -136,6 +137,7 @@ fn check_options(send_initial: Option<bool>, matching: &str) -> Result<(), Statu
 
 struct Watcher {
     api: Arc<Api>,
+    /// The one that is stored.
     kind: &'static dyn Kind,
     selection: Selection,
     encoder: Encoder,
@@ -290,6 +292,7 @@ impl Watcher {
 }
 
 struct Encoder {
+    /// The one that is served.
     kind: &'static dyn Kind,
     accept: Accept,
     include: Include,
@@ -302,7 +305,9 @@ struct Encoder {
 impl Encoder {
     fn event(&mut self, frame: &mut Vec<u8>, event_type: &str, entry: &Entry) {
         match self.accept.form {
-            Form::Object | Form::AggregatedDiscovery if !self.protobuf => {
+            Form::Object | Form::AggregatedDiscovery
+                if !self.protobuf && self.kind.conversion().is_none() =>
+            {
                 line(frame, event_type, entry.body());
             }
             _ => self.object(frame, event_type, &entry.object()),
@@ -311,7 +316,11 @@ impl Encoder {
 
     fn object(&mut self, frame: &mut Vec<u8>, event_type: &str, object: &Object) {
         let value = match self.accept.form {
-            Form::Object | Form::AggregatedDiscovery => Value::from(object.clone()),
+            Form::Object | Form::AggregatedDiscovery => {
+                let mut object = object.clone();
+                self.kind.to_served(&mut object);
+                Value::from(object)
+            }
             Form::Metadata => table::metadata_of(object),
             Form::Table => {
                 let mut meta = Map::new();

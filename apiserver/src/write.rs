@@ -147,13 +147,14 @@ pub(crate) async fn create_object(
     options: &WriteOptions,
     wanted: &mut (dyn FnMut() -> Result<Object, Status> + Send),
 ) -> Result<Committed, Status> {
-    commit(api, allowed, kind, true, options.dry_run, &mut || {
+    commit(api, allowed, kind.stored(), true, options.dry_run, &mut || {
         let object = wanted()?;
         let generated = object.name().is_empty();
         let uid = uuid::Uuid::new_v4().to_string();
         let suffix = suffix();
         let scene = Scene {
-            kind,
+            kind: kind.stored(),
+            served: kind,
             namespace,
             subresource: None,
             now: api.clock.now(),
@@ -230,7 +231,7 @@ pub(crate) async fn update_object(
 ) -> Result<Committed, Status> {
     let Place { kind, request, subresource } = place;
     let key = key_of(kind, &request.namespace, &request.name);
-    commit(api, allowed, kind, !conditional, options.dry_run, &mut || {
+    commit(api, allowed, kind.stored(), !conditional, options.dry_run, &mut || {
         let entry = api
             .cache
             .get(&key.resource, &key.namespace, &key.name)
@@ -259,7 +260,8 @@ pub(crate) fn scene<'a>(
     manager: &'a str,
 ) -> Scene<'a> {
     Scene {
-        kind,
+        kind: kind.stored(),
+        served: kind,
         namespace,
         subresource,
         now: api.clock.now(),
@@ -303,13 +305,13 @@ pub(crate) async fn delete_object(
 ) -> Result<Committed, Status> {
     let key = key_of(kind, namespace, name);
     let conditional = options.resource_version.is_some();
-    commit(api, allowed, kind, !conditional, options.dry_run, &mut || {
+    commit(api, allowed, kind.stored(), !conditional, options.dry_run, &mut || {
         let entry = api
             .cache
             .get(&key.resource, namespace, name)
             .ok_or_else(|| Status::not_found(&key.resource, name))?;
         let old = entry.object();
-        crate::admission::deletes(allowed.user(), kind, &old)?;
+        crate::admission::deletes(allowed.user(), kind.stored(), &old)?;
         let scene = scene(api, kind, namespace, None, "");
         let outcome = prepare::delete(&scene, &old, options)?;
         let released = match (&outcome, kind.kind(), kind.group()) {
@@ -334,9 +336,10 @@ pub(crate) async fn delete_collection(
     }
     let selection = Selection::of(kind, &request, &info.query)?;
     let options = delete_options(http, &info.query).await?;
-    let (entries, revision) = api.cache.list(&kind.resource(), selection.scope(kind));
+    let stored = kind.stored();
+    let (entries, revision) = api.cache.list(&stored.resource(), selection.scope(stored));
     let mut deleted = Vec::new();
-    for entry in entries.iter().filter(|entry| selection.matches(kind, entry)) {
+    for entry in entries.iter().filter(|entry| selection.matches(stored, entry)) {
         let name = &entry.change.key.name;
         let namespace = &entry.change.key.namespace;
         match delete_object(api, &allowed, kind, namespace, name, &options).await {
@@ -379,7 +382,9 @@ pub(crate) fn answer(
         }
     };
     let response = match accept.form {
-        Form::Object | Form::AggregatedDiscovery => response::encoded(code, bytes, accept),
+        Form::Object | Form::AggregatedDiscovery => {
+            response::encoded(code, codec::served(kind, bytes), accept)
+        }
         Form::Table | Form::Metadata => {
             let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
             let value = match (accept.form, Object::try_from(value)) {

@@ -4,6 +4,8 @@
 #[path = "http/errors.rs"]
 mod errors;
 mod support;
+#[path = "http/versions.rs"]
+mod versions;
 #[path = "http/watching.rs"]
 mod watching;
 

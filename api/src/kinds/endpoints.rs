@@ -16,6 +16,9 @@ pub static ENDPOINTS: BuiltIn = BuiltIn {
     columns: COLUMNS,
     default,
     validate,
+    deprecation: Some(
+        "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
+    ),
     ..BASE
 };
 

@@ -9,6 +9,10 @@ use crate::{BuiltIn, Column, ErrorList, Object, duration};
 
 use super::columns::{self, number, text, wide};
 
+mod events_v1;
+
+pub use events_v1::EVENTS_V1_EVENT;
+
 pub static EVENT: BuiltIn = BuiltIn {
     kind: "Event",
     plural: "events",
@@ -120,8 +124,8 @@ fn validate(event: &Object, errors: &mut ErrorList) {
         return;
     }
     match event.str_at(&["reportingComponent"]) {
-        "" => errors.required("reportingComponent", ""),
-        name => each(names::label_key(name), errors, "reportingComponent", name),
+        "" => errors.required("reportingController", ""),
+        name => each(names::label_key(name), errors, "reportingController", name),
     }
     for field in ["reportingInstance", "action", "reason"] {
         match event.str_at(&[field]) {

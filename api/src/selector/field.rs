@@ -37,6 +37,14 @@ impl FieldSelector {
         Ok(Self { terms })
     }
 
+    /// The same of a kind whose fields have other names.
+    pub fn with_paths(mut self, path: impl Fn(&str) -> String) -> Self {
+        for term in &mut self.terms {
+            term.path = path(&term.path);
+        }
+        self
+    }
+
     pub fn is_everything(&self) -> bool {
         self.terms.is_empty()
     }

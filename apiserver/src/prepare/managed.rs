@@ -17,7 +17,8 @@ pub(crate) fn manager(scene: &Scene<'_>) -> Manager {
     Manager {
         name: scene.manager.to_owned(),
         subresource: scene.subresource.map_or(String::new(), |sub| sub.name().to_owned()),
-        api_version: scene.kind.api_version(),
+        // An apply is merged in the client's form.
+        api_version: if scene.applied { scene.served } else { scene.kind }.api_version(),
         time: scene.now,
     }
 }

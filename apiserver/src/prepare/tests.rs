@@ -11,7 +11,8 @@ fn kind(group: &str, plural: &str) -> &'static dyn Kind {
 
 fn scene(kind: &'static dyn Kind) -> Scene<'static> {
     Scene {
-        kind,
+        kind: kind.stored(),
+        served: kind,
         namespace: if kind.is_namespaced() { "x" } else { "" },
         subresource: None,
         now: "2026-01-02T03:04:05Z".parse().unwrap(),

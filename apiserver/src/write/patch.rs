@@ -80,7 +80,9 @@ pub(crate) async fn patch(
     let patch = Patch::read(&media_type, &body)?;
     let conditional = patch.demands_version();
     let done = update_object(api, &allowed, place, &options, conditional, &mut |old| {
-        let patched = patch.apply(kind.schema_type(), &Value::from(old.clone()))?;
+        let mut old = old.clone();
+        kind.to_served(&mut old);
+        let patched = patch.apply(kind.schema_type(), &Value::from(old))?;
         let (object, found): (Object, _) =
             codec::object_of_tree(kind, patched, options.validation)?;
         warnings = found;
@@ -169,7 +171,8 @@ impl Applied {
     ) -> Result<Committed, Status> {
         let Place { kind, request, subresource } = place;
         let key = key_of(kind, &request.namespace, &request.name);
-        let now = scene(api, kind, &request.namespace, subresource, &options.manager);
+        let mut now = scene(api, kind, &request.namespace, subresource, &options.manager);
+        now.applied = true;
         let manager = manager(&now);
         for _ in 0..MAX_ATTEMPTS {
             let there = api.cache.get(&key.resource, &key.namespace, &key.name).is_some();
@@ -204,15 +207,21 @@ impl Applied {
         manager: &Manager,
         force: bool,
     ) -> Result<Object, Status> {
+        let live = live.map(|live| {
+            let mut live = live.clone();
+            kind.to_served(&mut live);
+            live
+        });
         let merged = patches::apply(
             schema::builtin(),
             kind.schema_type(),
-            live,
+            live.as_ref(),
             &self.object,
             manager,
             force,
         );
         let mut object = merged.map_err(|error| error.status())?;
+        kind.to_stored(&mut object);
         if !self.resource_version.is_empty() {
             object.set_at(&["metadata", "resourceVersion"], self.resource_version.as_str());
         }

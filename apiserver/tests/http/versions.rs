@@ -1,0 +1,132 @@
+//! One object in the forms of two groups, and what is deprecated.
+
+use super::*;
+
+const CORE: &str = "/api/v1/namespaces/default/events";
+const GROUP: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
+
+fn event(name: &str) -> Value {
+    json!({
+        "metadata": {"name": name}, "eventTime": "2026-01-02T03:04:05.000000Z", "type": "Normal",
+        "reason": "Tested", "action": "Test", "note": "it was tried", "reportingController": "example.com/test",
+        "reportingInstance": "test-1", "regarding": {"kind": "Pod", "namespace": "default", "name": "web"},
+    })
+}
+
+#[tokio::test]
+async fn events_are_served_in_two_groups() {
+    let world = World::start().await;
+    let mut c = world.admin().await;
+    let mut of_core = world.admin().await.watch(&format!("{CORE}?watch=1")).await;
+    let url =
+        format!("{GROUP}?watch=1&allowWatchBookmarks=true&fieldSelector=regarding.name%3Dweb");
+    let mut of_group = world.admin().await.watch(&url).await;
+    let made = c.post(GROUP, event("a")).await;
+    assert_eq!(made.code, StatusCode::CREATED);
+    let made = made.json();
+    assert_eq!(
+        (&made["apiVersion"], &made["note"], &made["regarding"]["name"], &made["message"]),
+        (&json!("events.k8s.io/v1"), &json!("it was tried"), &json!("web"), &Value::Null)
+    );
+    let core = c.get(&format!("{CORE}/a")).await.ok();
+    assert_eq!(
+        (
+            &core["apiVersion"],
+            &core["message"],
+            &core["involvedObject"],
+            &core["reportingComponent"]
+        ),
+        (&json!("v1"), &made["note"], &made["regarding"], &made["reportingController"])
+    );
+    assert_eq!(c.get(&format!("{GROUP}/a")).await.ok(), made);
+    assert_eq!(c.get(GROUP).await.ok()["items"][0], made);
+    let [told, in_core] = [of_group.next().await.unwrap(), of_core.next().await.unwrap()];
+    assert_eq!((&told["type"], &told["object"]), (&json!("ADDED"), &made));
+    assert_eq!((&in_core["type"], &in_core["object"]), (&json!("ADDED"), &core));
+
+    // Written as `v1`, read as the other; selectors speak the names of the form that is asked.
+    let old = json!({"metadata": {"name": "b"}, "involvedObject": {"kind": "Pod", "namespace": "default", "name": "db"},
+                     "reason": "Old", "message": "as before", "count": 3, "source": {"component": "kubelet"}});
+    c.post(CORE, old).await.ok();
+    let read = c.get(&format!("{GROUP}/b")).await.ok();
+    assert_eq!(
+        (&read["note"], &read["deprecatedCount"], &read["deprecatedSource"]["component"]),
+        (&json!("as before"), &json!(3), &json!("kubelet"))
+    );
+    for (path, expected) in [
+        (format!("{GROUP}?fieldSelector=regarding.name%3Ddb"), &["b"][..]),
+        (
+            format!("{GROUP}?fieldSelector=reportingController%3Dexample.com/test,reason!%3DOld"),
+            &["a"],
+        ),
+        (format!("{CORE}?fieldSelector=involvedObject.name%3Dweb"), &["a"]),
+        (GROUP.to_owned(), &["a", "b"]),
+    ] {
+        assert_eq!(names(&c.get(&path).await.ok()), expected, "{path}");
+    }
+    let unknown = c.get(&format!("{GROUP}?fieldSelector=involvedObject.name%3Dweb")).await;
+    assert_eq!(unknown.code, StatusCode::BAD_REQUEST);
+    let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    let table = c.call("GET", &format!("{GROUP}?includeObject=Object"), &table, "").await.ok();
+    assert_eq!(table["rows"][0]["object"], made);
+    assert!(table["rows"][0]["cells"].to_string().contains("it was tried"));
+
+    // Patches are in the form of the path, and so is what a manager owns.
+    let series = json!({"series": {"count": 2, "lastObservedTime": "2026-01-02T03:05:05.000000Z"}});
+    let patched = c.patch("strategic-merge-patch+json", &format!("{GROUP}/a"), series).await.ok();
+    assert_eq!((&patched["series"]["count"], &patched["note"]), (&json!(2), &made["note"]));
+    let mut applied = event("c");
+    applied["apiVersion"] = "events.k8s.io/v1".into();
+    applied["kind"] = "Event".into();
+    for force in [false, true] {
+        let path = format!("{GROUP}/c?fieldManager=one&force={force}");
+        let answer = c.patch("apply-patch+yaml", &path, applied.clone()).await.ok();
+        let managed = &answer["metadata"]["managedFields"][0];
+        assert_eq!(managed["apiVersion"], "events.k8s.io/v1");
+        assert!(managed["fieldsV1"]["f:note"].is_object(), "{managed}");
+    }
+    let core = json!({"apiVersion": "v1", "kind": "Event", "message": "another",
+                      "involvedObject": {"kind": "Pod", "namespace": "default", "name": "web"}});
+    let conflict = c.patch("apply-patch+yaml", &format!("{CORE}/c?fieldManager=two"), core).await;
+    assert_eq!(conflict.code, StatusCode::CONFLICT);
+    let conflict = conflict.json();
+    assert_eq!(conflict["details"]["causes"][0]["field"], ".message");
+
+    // What its writers must say, and may not change.
+    let mut wrong = event("d");
+    wrong["deprecatedCount"] = 1.into();
+    wrong.as_object_mut().unwrap().remove("eventTime");
+    let refused = c.post(GROUP, wrong).await.error();
+    for part in ["eventTime: Required value", "count: Invalid value", "needs to be unset"] {
+        assert!(refused.contains(part), "{refused}");
+    }
+    let changed =
+        c.patch("merge-patch+json", &format!("{GROUP}/a"), json!({"note": "other"})).await;
+    assert!(changed.error().contains("message: Invalid value"), "a note is not changed");
+    assert_eq!(c.delete(&format!("{GROUP}/a")).await.code, StatusCode::OK);
+    assert_eq!(c.get(&format!("{CORE}/a")).await.code, StatusCode::NOT_FOUND);
+    let told = of_group.next().await.unwrap();
+    assert_eq!((&told["type"], &told["object"]["note"]), (&json!("MODIFIED"), &made["note"]));
+    drop((c, of_core, of_group));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_deprecated_says_so() {
+    let world = World::start().await;
+    let mut c = world.admin().await;
+    let path = "/api/v1/namespaces/default/endpoints";
+    let warning =
+        "299 - \"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\"";
+    let made = c.post(path, json!({"metadata": {"name": "e"}})).await;
+    assert_eq!(
+        (made.code, &made.headers["warning"]),
+        (StatusCode::CREATED, &warning.parse().unwrap())
+    );
+    for path in [path.to_owned(), format!("{path}/e")] {
+        assert_eq!(c.get(&path).await.headers["warning"], warning);
+    }
+    assert!(!c.get(PODS).await.headers.contains_key("warning"));
+    drop(c);
+    world.stop().await;
+}
