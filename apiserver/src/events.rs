@@ -24,7 +24,7 @@ const BATCH: usize = 256;
 pub(crate) async fn expire(api: Arc<Api>) {
     loop {
         tokio::select! {
-            () = tokio::time::sleep(EVERY) => {}
+            () = api.clock.sleep(EVERY) => {}
             () = api.shutdown.draining() => return,
         }
         expire_once(&api).await;

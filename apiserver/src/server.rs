@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use warren_api::Registry;
 use warren_broker::{BrokerConfig, Fabric};
 use warren_process::{Clock, Readiness, SystemClock, Tasks};
-use warren_store::{Journal, OpenError, Options};
+use warren_store::{Journal, OpenError, Options, WallClock};
 
 use crate::admission::{AddressRange, DefaultTolerations, PortRange};
 use crate::api::{Api, Settings};
@@ -142,7 +142,9 @@ impl Server {
         let cache = Arc::new(Cache::new(registry));
         let node_streams = Arc::new(NodeStreams::default());
         let (fed, sorted) = (Arc::clone(&cache), Arc::clone(&node_streams));
-        let (path, options) = (config.database.clone(), config.journal.clone());
+        let (path, mut options) = (config.database.clone(), config.journal.clone());
+        let clock = Arc::clone(&config.clock);
+        options.clock = WallClock(Arc::new(move || clock.now().as_millisecond()));
         let opened = tokio::task::spawn_blocking(move || {
             let applied = Arc::clone(&fed);
             let on_commit = move |batch: &warren_store::Batch| {

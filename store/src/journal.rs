@@ -7,6 +7,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -136,11 +137,31 @@ pub struct Options {
     /// How many bytes of bodies the history may hold, those included that the relay has not published, before the floor
     /// moves past the relay's cursor.
     pub outbox_bytes: u64,
+    /// Stamps the changes.
+    pub clock: WallClock,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { history_revisions: 20_000, outbox_bytes: 512 << 20 }
+        Self { history_revisions: 20_000, outbox_bytes: 512 << 20, clock: WallClock::default() }
+    }
+}
+
+/// Tells the milliseconds since 1970.
+#[derive(Clone)]
+pub struct WallClock(pub Arc<dyn Fn() -> i64 + Send + Sync>);
+
+impl Default for WallClock {
+    fn default() -> Self {
+        Self(Arc::new(|| {
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
+        }))
+    }
+}
+
+impl fmt::Debug for WallClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WallClock({})", (self.0)())
     }
 }
 

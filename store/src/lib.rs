@@ -14,7 +14,7 @@ pub use backup::{BackupError, RESTORE_STEP, Restored, Summary, back_up, inspect,
 pub use database::OpenError;
 pub use journal::{
     Batch, Body, Change, CommitError, Durability, Expected, HistoryError, Item, Journal, Loaded,
-    MAX_BODY_BYTES, MAX_HISTORY_LIMIT, Op, Options, Stats, StreamPosition, Write,
+    MAX_BODY_BYTES, MAX_HISTORY_LIMIT, Op, Options, Stats, StreamPosition, WallClock, Write,
 };
 pub use key_value::{
     Changes, KeyValue, KeyValueError, MAX_KEY_BYTES, MAX_QUEUE_ENTRIES, MAX_VALUE_BYTES, Queued,

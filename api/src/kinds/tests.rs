@@ -77,7 +77,8 @@ fn minimal(kind: &dyn Kind) -> Object {
             "addressType": "IPv4", "ports": [{"port": 80}], "endpoints": [{"addresses": ["10.0.0.1"]}],
         }),
         "Event" if kind.conversion().is_some() => {
-            json!({"regarding": {"kind": "Pod", "namespace": "default", "name": "web"}})
+            json!({"eventTime": "2026-01-01T00:00:00.000000Z", "type": "Normal",
+                   "regarding": {"kind": "Pod", "namespace": "default", "name": "web"}})
         }
         "Event" => {
             json!({"involvedObject": {"kind": "Pod", "namespace": "default", "name": "web"}})

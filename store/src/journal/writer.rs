@@ -3,7 +3,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 use rusqlite::Connection;
@@ -383,8 +383,4 @@ pub(crate) fn set_meta(connection: &Connection, name: &str, value: u64) -> rusql
         .prepare_cached("UPDATE meta SET value = ?2 WHERE name = ?1")?
         .execute((name, value as i64))
         .map(drop)
-}
-
-fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
 }

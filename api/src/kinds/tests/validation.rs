@@ -56,7 +56,11 @@ fn container(patch: Value) -> Value {
 #[test]
 fn minimal_objects_are_fine() {
     for kind in Registry::builtin().iter() {
-        let object = defaulted(kind.kind(), json!({}));
+        let mut object = minimal(kind);
+        kind.on_create(&mut object);
+        kind.default(&mut object);
+        // Validation is of what is stored.
+        kind.to_stored(&mut object);
         let mut errors = ErrorList::default();
         crate::validation::metadata(kind, &object, &mut errors);
         kind.validate(&object, &mut errors);
@@ -407,7 +411,7 @@ fn endpoints_leases_events_namespaces() {
         "Event",
         json!({"eventTime": "2026-01-01T00:00:00.000000Z", "message": "x".repeat(1025)}),
         expect![[r#"
-            reportingComponent: Required value
+            reportingController: Required value
             reportingInstance: Required value
             action: Required value
             reason: Required value

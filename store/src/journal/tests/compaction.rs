@@ -60,7 +60,7 @@ async fn the_head_of_a_stream_survives_its_last_row() {
 #[tokio::test]
 async fn a_backlog_at_its_bound_is_compacted_past_the_cursor() {
     let bytes = body("x").json.len() as u64 + 1;
-    let options = Options { history_revisions: 100, outbox_bytes: 4 * bytes };
+    let options = Options { history_revisions: 100, outbox_bytes: 4 * bytes, ..Options::default() };
     let bench = open_in(tempfile::tempdir().unwrap(), options);
     for _ in 1..=9 {
         bench.commit(item(write("x", Op::Modified))).await;

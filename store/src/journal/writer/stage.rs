@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use warren_api::{ObjectKey, Revision};
 
-use super::{Answer, Writer, now_ms};
+use super::{Answer, Writer};
 use crate::journal::codec::{encode_streams, fill, op_code, unfill};
 use crate::journal::queue::Job;
 use crate::journal::state::{Entry, Heads};
@@ -167,7 +167,7 @@ impl Writer<'_> {
                 return;
             }
         }
-        let time_ms = now_ms();
+        let time_ms = (self.options.clock.0)();
         for write in &mut pending.item.writes {
             self.state.last += 1;
             let revision = self.state.last;
