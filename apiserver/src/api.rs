@@ -107,6 +107,7 @@ async fn respond(
     let call = Call { info: info.clone(), accept: accept?, allowed, http };
     let answer = match (route, verb) {
         (Route::NotServed, _) => Ok(response::no_such_path()),
+        (Route::Proxied, _) => Ok(no_proxy()),
         (Route::NoDefinitions, Verb::List) => Ok(no_definitions(call.accept)),
         (Route::Review, Verb::Create) => review::answer(api, call).await,
         (Route::Usage, Verb::Get | Verb::List) => metrics_api::answer(Arc::clone(api), call).await,
@@ -143,6 +144,8 @@ enum Route {
     Usage,
     /// The definitions of custom resources: there are none.
     NoDefinitions,
+    /// `proxy` of pods, Services and nodes: there is none.
+    Proxied,
     NotServed,
 }
 
@@ -168,6 +171,11 @@ fn route(registry: Registry, request: &ResourceRequest) -> Result<Route, Status>
         && request.namespace.is_empty()
     {
         return Ok(Route::NoDefinitions);
+    }
+    if matches!(asked, ("", "v1", "pods" | "services" | "nodes"))
+        && request.subresource.split('/').next() == Some("proxy")
+    {
+        return Ok(Route::Proxied);
     }
     let kind = registry.by_resource(&request.group, &request.version, &request.resource);
     let Some(kind) = kind else { return Ok(Route::NotServed) };
@@ -216,6 +224,15 @@ fn no_definitions(accept: crate::accept::Accept) -> Response<Body> {
         "metadata": {"resourceVersion": "0"}, "items": [],
     });
     response::tree(StatusCode::OK, &list, accept)
+}
+
+/// HTTP has no reason in Kubernetes for it.
+fn no_proxy() -> Response<Body> {
+    let status = serde_json::json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": 501,
+        "message": "this release is no proxy to pods, Services and nodes; use `kubectl port-forward`",
+    });
+    response::json(StatusCode::NOT_IMPLEMENTED, status.to_string())
 }
 
 fn serve_path(

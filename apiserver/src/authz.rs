@@ -94,7 +94,8 @@ pub(crate) fn allows(
         return true;
     }
     if user.is_in(CONTROLLERS) {
-        return !matches!(request.subresource.as_str(), "exec" | "attach" | "portforward");
+        let sub = request.subresource.split('/').next();
+        return !matches!(sub, Some("exec" | "attach" | "portforward" | "proxy"));
     }
     if let Some(node) = user.as_node() {
         return allows_node(node, request, field_selector, facts);

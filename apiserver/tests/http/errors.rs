@@ -118,3 +118,20 @@ async fn errors_are_worded_as_kubernetes_words_them() {
     );
     world.stop().await;
 }
+
+#[tokio::test]
+async fn what_is_not_proxied_says_so() {
+    let world = World::start().await;
+    let mut c = world.admin().await;
+    for path in [
+        "/api/v1/namespaces/default/pods/web:8080/proxy/",
+        "/api/v1/namespaces/default/services/http:web:80/proxy/a/b",
+        "/api/v1/nodes/one/proxy/metrics",
+    ] {
+        let answer = c.get(path).await;
+        assert_eq!(answer.code, 501, "{path}");
+        let status = answer.json();
+        assert_eq!((&status["kind"], &status["code"]), (&json!("Status"), &json!(501)));
+        assert!(status["message"].as_str().unwrap().contains("kubectl port-forward"), "{path}");
+    }
+}
