@@ -12,6 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 #[cfg(test)]
@@ -349,6 +350,14 @@ pub struct Session {
     pub exit: tokio::sync::oneshot::Receiver<Result<i32>>,
 }
 
+/// Bytes both ways; shutting down the writing end closes that direction only.
+pub trait TwoWay: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> TwoWay for T {}
+
+/// A TCP connection into a pod, or what stands for one.
+pub type Connection = Box<dyn TwoWay>;
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ContainerStats {
     pub cpu_nanos: u64,
@@ -405,6 +414,10 @@ pub trait Runtime: Send + Sync {
     async fn exec(&self, id: &str, options: ExecOptions) -> Result<Session>;
     async fn attach(&self, id: &str, stdin: bool, tty: bool) -> Result<Session>;
     async fn stats(&self, id: &str) -> Result<ContainerStats>;
+
+    /// Connects to a TCP port on the loopback of a pod's network.
+    async fn connect(&self, sandbox: &Sandbox, host_network: bool, port: u16)
+    -> Result<Connection>;
 
     /// What a probe of the network would find, where there is no network: `None` asks it for real.
     fn simulated_probe(&self, id: &str) -> Option<bool> {

@@ -1,4 +1,4 @@
-//! The node's own port: logs, exec, attach and figures, on the kubelet's paths, for the API server alone.
+//! The node's own port: logs, exec, attach, port-forward and figures, on the kubelet's paths, for the API server alone.
 //!
 //! HTTPS; who connects must show a certificate of the cluster's CA for [`API_SERVER`]. One port serves all agents of a
 //! process: pods are found in the shared [`PodIndex`].
@@ -26,10 +26,14 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use crate::pod::index::PodIndex;
 
 mod channels;
+mod forward;
 mod logs;
 mod route;
+mod spdy;
 mod stats;
 mod stream;
+mod terminal;
+mod upgrade;
 
 /// The only identity that may use the port.
 pub const API_SERVER: &str = "system:apiserver";

@@ -25,12 +25,13 @@ use tokio::sync::{Semaphore, mpsc};
 use warren_process::Tasks;
 
 use super::{
-    Container, ContainerConfig, ContainerStats, EVENT_BUFFER, ExecOptions, Id, Image, LogOptions,
-    Observed, OutputStream, PodRef, PullPolicy, Pulled, Result, Runtime, RuntimeError,
+    Connection, Container, ContainerConfig, ContainerStats, EVENT_BUFFER, ExecOptions, Id, Image,
+    LogOptions, Observed, OutputStream, PodRef, PullPolicy, Pulled, Result, Runtime, RuntimeError,
     RuntimeEvent, Sandbox, SandboxConfig, Session, Version,
 };
 
 mod config;
+mod connect;
 mod daemon;
 mod events;
 mod image;
@@ -415,6 +416,25 @@ impl Runtime for DockerRuntime {
 
     async fn attach(&self, id: &str, stdin: bool, tty: bool) -> Result<Session> {
         session::attach(self.docker()?, &self.tasks, id, stdin, tty).await
+    }
+
+    async fn connect(
+        &self,
+        sandbox: &Sandbox,
+        host_network: bool,
+        port: u16,
+    ) -> Result<Connection> {
+        if host_network {
+            return connect::connect(None, None, port).await;
+        }
+        let found = self.docker()?.inspect_container(&sandbox.id, None).await;
+        let found = found.map_err(|e| failed("inspect sandbox", e))?;
+        let namespace = found.network_settings.and_then(|network| network.sandbox_key);
+        let namespace = namespace.filter(|path| !path.is_empty()).ok_or_else(|| {
+            let reason = "it has no network namespace".to_owned();
+            RuntimeError::Failed { operation: "connect to the pod", reason }
+        })?;
+        connect::connect(Some(namespace), sandbox.ip, port).await
     }
 
     async fn stats(&self, id: &str) -> Result<ContainerStats> {

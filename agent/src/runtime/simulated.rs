@@ -14,6 +14,7 @@
 //! | `pull-error`, `start-error` | it fails with that text |
 //! | `ready` | `false`: probes fail |
 //! | `ready-after` | probes fail until the container ran for that long |
+//! | `listen` | ports, of the pod: `8080,9090`; while one of its containers runs, what is sent there comes back |
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
@@ -26,13 +27,14 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use warren_process::{Clock, Tasks};
 
 use super::{
-    Channel, Container, ContainerConfig, ContainerStats, EVENT_BUFFER, ExecOptions, Exit, Id,
-    Image, Input, LogOptions, Observed, Output, OutputStream, PodRef, PullPolicy, Pulled, Result,
-    Runtime, RuntimeError, RuntimeEvent, STREAM_BUFFER, Sandbox, SandboxConfig, Session, State,
-    Version,
+    Channel, Connection, Container, ContainerConfig, ContainerStats, EVENT_BUFFER, ExecOptions,
+    Exit, Id, Image, Input, LogOptions, Observed, Output, OutputStream, PodRef, PullPolicy, Pulled,
+    Result, Runtime, RuntimeError, RuntimeEvent, STREAM_BUFFER, Sandbox, SandboxConfig, Session,
+    State, Version,
 };
 use crate::pod::memory::{later, until};
 
@@ -75,6 +77,9 @@ struct Node {
 
 struct SimPod {
     pod: PodRef,
+    listens: Vec<u16>,
+    /// Ends the connections to the newest sandbox.
+    ended: CancellationToken,
     sandboxes: Vec<Sandbox>,
     containers: Vec<SimContainer>,
 }
@@ -141,8 +146,9 @@ impl Simulation {
     pub fn kill_sandbox(&self, node: &str, uid: &str) {
         let mut state = self.0.state.lock();
         let pod = state.nodes.get_mut(node).and_then(|n| n.pods.get_mut(uid));
-        for sandbox in pod.into_iter().flat_map(|p| &mut p.sandboxes) {
-            sandbox.ready = false;
+        if let Some(pod) = pod {
+            pod.ended.cancel();
+            pod.sandboxes.iter_mut().for_each(|sandbox| sandbox.ready = false);
         }
         state.tell(node, uid);
     }

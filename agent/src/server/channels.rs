@@ -1,5 +1,5 @@
-//! The remote command protocols `v5.channel.k8s.io` and `v4.channel.k8s.io` over WebSocket: the first byte of a binary
-//! message is its channel. Pure.
+//! The remote command protocols: `v5.channel.k8s.io` and `v4.channel.k8s.io` over WebSocket, where the first byte of a
+//! binary message is its channel, and what they have in common with those over SPDY. Pure.
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -17,11 +17,8 @@ const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
 
-/// The protocol to speak with a client that offers these (`Sec-WebSocket-Protocol`).
-pub(super) fn choose(offered: &str) -> Option<&'static str> {
-    let offers: Vec<&str> = offered.split(',').map(str::trim).collect();
-    PROTOCOLS.into_iter().find(|ours| offers.contains(ours))
-}
+/// Bytes of a terminal's size: `{"Width":80,"Height":24}`.
+const MAX_RESIZE: usize = 1024;
 
 #[derive(Deserialize)]
 struct Resize {
@@ -29,6 +26,36 @@ struct Resize {
     width: u16,
     #[serde(rename = "Height")]
     height: u16,
+}
+
+impl From<Resize> for Input {
+    fn from(size: Resize) -> Self {
+        Input::Resize(TerminalSize { width: size.width, height: size.height })
+    }
+}
+
+/// The size that a terminal gets from the objects of a resize stream, of which a part has arrived: the last one that is
+/// whole counts, and what follows it stays.
+pub(super) fn last_size(arrived: &mut Vec<u8>) -> Result<Option<Input>, String> {
+    let mut sizes = serde_json::Deserializer::from_slice(arrived).into_iter::<Resize>();
+    let (mut last, mut read) = (None, 0);
+    loop {
+        match sizes.next() {
+            Some(Ok(size)) => last = Some(size),
+            Some(Err(error)) if error.is_eof() => break,
+            Some(Err(error)) => return Err(format!("resize: {error}")),
+            None => {
+                read = arrived.len();
+                break;
+            }
+        }
+        read = sizes.byte_offset();
+    }
+    arrived.drain(..read);
+    match arrived.len() > MAX_RESIZE {
+        true => Err("resize: too long".to_owned()),
+        false => Ok(last.map(Input::from)),
+    }
 }
 
 /// What a client's message means; `None` for what is to be ignored.
@@ -43,7 +70,7 @@ pub(super) fn decode(message: &Bytes) -> Result<Option<Input>, String> {
         RESIZE => {
             let size: Resize =
                 serde_json::from_slice(&data).map_err(|error| format!("resize: {error}"))?;
-            Ok(Some(Input::Resize(TerminalSize { width: size.width, height: size.height })))
+            Ok(Some(size.into()))
         }
         CLOSE if data.as_ref() == [STDIN] => Ok(Some(Input::Close)),
         CLOSE => Ok(None),
@@ -62,7 +89,12 @@ pub(super) fn output(channel: Channel, data: &[u8]) -> Bytes {
 
 /// The last message: how the command ended.
 pub(super) fn ended(result: Result<i32, String>) -> Bytes {
-    let status = match result {
+    message(ERROR, status(result).to_string().as_bytes())
+}
+
+/// How the command ended, as a Status.
+pub(super) fn status(result: Result<i32, String>) -> Value {
+    match result {
         Ok(0) => json!({"metadata": {}, "status": "Success"}),
         Ok(code) => failure(
             "NonZeroExitCode",
@@ -70,8 +102,7 @@ pub(super) fn ended(result: Result<i32, String>) -> Bytes {
             Some(json!({"causes": [{"reason": "ExitCode", "message": code.to_string()}]})),
         ),
         Err(reason) => failure("InternalError", &reason, None),
-    };
-    message(ERROR, status.to_string().as_bytes())
+    }
 }
 
 fn failure(reason: &str, text: &str, details: Option<Value>) -> Value {
@@ -104,13 +135,6 @@ mod tests {
     }
 
     #[test]
-    fn the_best_common_protocol_is_chosen() {
-        assert_eq!(choose("v4.channel.k8s.io, v5.channel.k8s.io"), Some("v5.channel.k8s.io"));
-        assert_eq!(choose("v4.channel.k8s.io"), Some("v4.channel.k8s.io"));
-        assert_eq!(choose("channel.k8s.io"), None);
-    }
-
-    #[test]
     fn messages_of_clients() {
         assert_eq!(shown(b""), "None");
         assert_eq!(shown(b"\x00"), "None");
@@ -122,6 +146,32 @@ mod tests {
         assert_eq!(shown(b"\xff\x00"), "Some(Close)");
         assert!(shown(b"\x04{\"Width\":-1}").starts_with("error: resize: "));
         assert_eq!(shown(b"\x09x"), "error: unknown channel 9");
+    }
+
+    #[test]
+    fn sizes_of_a_stream() {
+        let mut arrived = Vec::new();
+        let mut next = |bytes: &[u8]| {
+            arrived.extend_from_slice(bytes);
+            (format!("{:?}", last_size(&mut arrived)), String::from_utf8(arrived.clone()).unwrap())
+        };
+        let size = |width, height| {
+            format!("Ok(Some(Resize(TerminalSize {{ width: {width}, height: {height} }})))")
+        };
+        let nothing = "Ok(None)".to_owned();
+        assert_eq!(next(b""), (nothing.clone(), String::new()));
+        let two = b"{\"Width\":80,\"Height\":24}\n{\"Width\":81,\"Height\":25}\n{\"Wi";
+        assert_eq!(next(two), (size(81, 25), "\n{\"Wi".to_owned()));
+        assert_eq!(
+            next(b"dth\":1,\"Height\":2"),
+            (nothing, "\n{\"Width\":1,\"Height\":2".to_owned())
+        );
+        assert_eq!(next(b"}"), (size(1, 2), String::new()));
+        assert!(next(b"{\"Width\":-1}").0.starts_with("Err(\"resize: "));
+        assert!(last_size(&mut vec![b' '; 2000]).is_ok_and(|size| size.is_none()));
+        let mut long = b"{\"".to_vec();
+        long.resize(2000, b'x');
+        assert!(last_size(&mut long).is_err());
     }
 
     #[test]

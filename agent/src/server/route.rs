@@ -9,7 +9,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use warren_process::{METRICS_CONTENT_TYPE, Metrics, Tasks};
 
-use super::{logs, stats, stream};
+use super::{forward, logs, stats, stream};
 use crate::pod::index::{PodEntry, PodIndex};
 
 pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -78,10 +78,10 @@ async fn answer(
             let entry = find(&service.pods, namespace, pod)?;
             stream::attach(service, &entry, container, &query, &mut request).await
         }
-        ["portForward", ..] => Err(Refusal(
-            StatusCode::NOT_IMPLEMENTED,
-            "this release does not forward ports; use a Service or hostPort".to_owned(),
-        )),
+        ["portForward", namespace, pod] => {
+            let entry = find(&service.pods, namespace, pod)?;
+            forward::answer(service, &entry, &query, &mut request)
+        }
         _ => Err(Refusal::not_found(format!("no such path: {path}"))),
     }
 }

@@ -1,25 +1,23 @@
-//! `/exec` and `/attach`: a process' streams over a WebSocket.
+//! `/exec` and `/attach`: a process' streams over a WebSocket or over SPDY.
 
-use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
-use http::{HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Empty};
+use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
 
 use super::channels;
 use super::route::{Body, Query, Refusal, Service};
+use super::terminal::{self, Wanted};
+use super::upgrade::{Offers, Transport, Upgrade};
 use crate::pod::index::PodEntry;
 use crate::runtime::{Container, ExecOptions, Input, Session};
 
-/// What one message of a client may have; terminals and `kubectl cp` send 32 KiB.
-const MAX_MESSAGE_BYTES: usize = 1 << 20;
 const MAX_COMMAND_WORDS: usize = 1024;
+
+const OFFERS: Offers = Offers { websocket: &channels::PROTOCOLS, spdy: &terminal::PROTOCOLS };
 
 pub(super) async fn exec(
     service: &Service,
@@ -35,13 +33,13 @@ pub(super) async fn exec(
             command.len()
         )));
     }
-    let options =
-        ExecOptions { command, stdin: wants(query, "stdin", "input"), tty: query.flag("tty") };
+    let wanted = wanted(query)?;
+    let options = ExecOptions { command, stdin: wanted.stdin, tty: wanted.tty };
     let id = running(entry, container)?.id.clone();
-    let upgrade = Upgrade::of(request)?;
+    let upgrade = Upgrade::of(request, &OFFERS)?;
     let session = entry.runtime.exec(&id, options).await;
     let session = session.map_err(|error| Refusal::internal(error.to_string()))?;
-    Ok(upgrade.serve(service, session))
+    Ok(serve(upgrade, service, wanted, session))
 }
 
 pub(super) async fn attach(
@@ -51,17 +49,36 @@ pub(super) async fn attach(
     query: &Query,
     request: &mut Request<Incoming>,
 ) -> Result<Response<Body>, Refusal> {
+    let wanted = wanted(query)?;
     let id = running(entry, container)?.id.clone();
-    let upgrade = Upgrade::of(request)?;
-    let stdin = wants(query, "stdin", "input");
-    let session = entry.runtime.attach(&id, stdin, query.flag("tty")).await;
+    let upgrade = Upgrade::of(request, &OFFERS)?;
+    let session = entry.runtime.attach(&id, wanted.stdin, wanted.tty).await;
     let session = session.map_err(|error| Refusal::internal(error.to_string()))?;
-    Ok(upgrade.serve(service, session))
+    Ok(serve(upgrade, service, wanted, session))
 }
 
-/// The API's name of a stream, or the kubelet's.
-fn wants(query: &Query, api: &str, kubelet: &str) -> bool {
-    query.flag(api) || query.flag(kubelet)
+/// By the API's name of a stream, or by the kubelet's.
+fn wanted(query: &Query) -> Result<Wanted, Refusal> {
+    let wants = |api: &str, kubelet: &str| query.flag(api) || query.flag(kubelet);
+    let tty = query.flag("tty");
+    let (stdin, stdout) = (wants("stdin", "input"), wants("stdout", "output"));
+    let stderr = wants("stderr", "error");
+    if !(stdin || stdout || stderr) {
+        return Err(Refusal::bad("you must specify at least 1 of stdin, stdout, stderr"));
+    }
+    // A terminal has one output.
+    Ok(Wanted { stdin, stdout, stderr: stderr && !tty, tty })
+}
+
+/// Answers the upgrade; a task carries the streams.
+fn serve(upgrade: Upgrade, service: &Service, wanted: Wanted, session: Session) -> Response<Body> {
+    let protocol = upgrade.protocol;
+    upgrade.serve(service, "terminal", move |transport| async move {
+        match transport {
+            Transport::WebSocket(socket) => carry(*socket, session).await,
+            spdy @ Transport::Spdy(_) => terminal::carry(spdy, protocol, wanted, session).await,
+        }
+    })
 }
 
 fn running<'a>(entry: &'a PodEntry, name: &str) -> Result<&'a Container, Refusal> {
@@ -70,75 +87,6 @@ fn running<'a>(entry: &'a PodEntry, name: &str) -> Result<&'a Container, Refusal
         let pod = entry.pod.metadata.name.as_deref().unwrap_or_default();
         Refusal::bad(format!("container {name:?} of pod {pod:?} is not running"))
     })
-}
-
-/// A request that asked for a WebSocket with a protocol that we speak.
-struct Upgrade {
-    protocol: &'static str,
-    accept: String,
-    connection: hyper::upgrade::OnUpgrade,
-}
-
-impl Upgrade {
-    fn of(request: &mut Request<Incoming>) -> Result<Self, Refusal> {
-        let header = |name: header::HeaderName| -> String {
-            let values = request.headers().get_all(name).iter();
-            values.filter_map(|v| v.to_str().ok()).collect::<Vec<_>>().join(",")
-        };
-        let upgrade = header(header::UPGRADE);
-        if upgrade.to_ascii_lowercase().contains("spdy/3.1") {
-            return Err(Refusal::bad(
-                "SPDY is not served; use a client that speaks WebSocket (kubectl 1.30 or newer)",
-            ));
-        }
-        if !upgrade.eq_ignore_ascii_case("websocket") {
-            return Err(Refusal::bad("Upgrade: websocket is required"));
-        }
-        let offered = header(header::SEC_WEBSOCKET_PROTOCOL);
-        let Some(protocol) = channels::choose(&offered) else {
-            return Err(Refusal::bad(format!(
-                "Sec-WebSocket-Protocol: none of {offered:?} is served; {:?} are",
-                channels::PROTOCOLS
-            )));
-        };
-        let key = header(header::SEC_WEBSOCKET_KEY);
-        if key.is_empty() {
-            return Err(Refusal::bad("Sec-WebSocket-Key: is required"));
-        }
-        let accept = derive_accept_key(key.as_bytes());
-        Ok(Self { protocol, accept, connection: hyper::upgrade::on(request) })
-    }
-
-    /// Answers the upgrade; a task carries the streams.
-    fn serve(self, service: &Service, session: Session) -> Response<Body> {
-        let Self { protocol, accept, connection } = self;
-        let shutdown = service.tasks.shutdown().clone();
-        service.tasks.spawn("terminal", async move {
-            let connection = match connection.await {
-                Ok(connection) => TokioIo::new(connection),
-                Err(error) => return tracing::debug!(%error, "an upgrade failed"),
-            };
-            let config = WebSocketConfig::default()
-                .max_message_size(Some(MAX_MESSAGE_BYTES))
-                .max_frame_size(Some(MAX_MESSAGE_BYTES));
-            let socket =
-                WebSocketStream::from_raw_socket(connection, Role::Server, Some(config)).await;
-            tokio::select! {
-                () = carry(socket, session) => {}
-                () = shutdown.draining() => {}
-            }
-        });
-        let mut response = Response::new(Empty::<Bytes>::new().boxed_unsync());
-        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        let headers = response.headers_mut();
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
-        if let Ok(accept) = HeaderValue::from_str(&accept) {
-            headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-        }
-        response
-    }
 }
 
 /// Both directions until the process has ended or the client has gone.

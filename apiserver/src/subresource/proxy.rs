@@ -16,6 +16,9 @@ use crate::write::{collect, resource};
 const NOT_FORWARDED: [&str; 5] =
     ["host", "authorization", "impersonate-user", "impersonate-group", "impersonate-uid"];
 
+/// Of each direction of a stream; clients write 32 KiB at once.
+const STREAM_BUFFER: usize = 64 << 10;
+
 pub(crate) async fn connect(
     api: &Api,
     call: Call,
@@ -94,7 +97,8 @@ pub(crate) async fn connect(
         let copied = async {
             let mut client = TokioIo::new(client.await?);
             let mut node = TokioIo::new(node.await?);
-            tokio::io::copy_bidirectional(&mut client, &mut node).await?;
+            let size = STREAM_BUFFER;
+            tokio::io::copy_bidirectional_with_sizes(&mut client, &mut node, size, size).await?;
             Ok::<_, response::BoxError>(())
         };
         tokio::select! {
@@ -125,6 +129,7 @@ async fn as_status(answer: Response<Body>) -> Result<Response<Body>, Status> {
     Err(Status::new(
         match code.as_u16() {
             400 => Reason::BadRequest,
+            403 => Reason::Forbidden,
             404 => Reason::NotFound,
             _ => Reason::InternalError,
         },

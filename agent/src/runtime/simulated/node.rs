@@ -1,5 +1,7 @@
 //! The runtime that one simulated node sees: what is asked of it becomes states in the shared engine.
 
+use tokio::io::AsyncWriteExt as _;
+
 use super::*;
 
 pub(super) struct SimulatedRuntime {
@@ -51,8 +53,12 @@ impl Runtime for SimulatedRuntime {
         let id = state.id(&self.node, &uid);
         let number = u32::try_from(state.next % (1 << 22)).unwrap_or_default();
         let node = state.nodes.entry(self.node.clone()).or_default();
+        let listens = lookup(&config.annotations, "listen", "").unwrap_or_default();
+        let listens = listens.split(',').filter_map(|port| port.trim().parse().ok());
         let pod = node.pods.entry(uid.clone()).or_insert_with(|| SimPod {
             pod: config.pod.clone(),
+            listens: listens.collect(),
+            ended: CancellationToken::new(),
             sandboxes: Vec::new(),
             containers: Vec::new(),
         });
@@ -70,6 +76,7 @@ impl Runtime for SimulatedRuntime {
             ip: (!config.host_network).then_some(IpAddr::V4(ip)),
             created_at: self.engine.clock.now(),
         };
+        pod.ended = CancellationToken::new();
         pod.sandboxes.push(sandbox.clone());
         state.tell(&self.node, &uid);
         Ok(sandbox)
@@ -82,6 +89,9 @@ impl Runtime for SimulatedRuntime {
         if let Some(pods) = state.nodes.get_mut(&node).map(|n| &mut n.pods)
             && let Some(pod) = pods.get_mut(&uid)
         {
+            if pod.sandboxes.last().is_some_and(|newest| *newest.id == *id) {
+                pod.ended.cancel();
+            }
             pod.sandboxes.retain(|s| *s.id != *id);
             for container in pod.containers.iter_mut().filter(|c| *c.view.sandbox == *id) {
                 container.exit(137, now);
@@ -380,6 +390,37 @@ impl Runtime for SimulatedRuntime {
             memory_working_set: 1 << 20,
             memory_usage: 1 << 20,
         })
+    }
+
+    async fn connect(&self, sandbox: &Sandbox, _: bool, port: u16) -> Result<Connection> {
+        /// Of a direction.
+        const BUFFER: usize = 64 << 10;
+        let ended = {
+            let mut state = self.up()?;
+            let pod = state.pod(&sandbox.id).filter(|pod| {
+                pod.listens.contains(&port) && pod.containers.iter().any(|c| c.view.is_running())
+            });
+            let refused = || RuntimeError::Failed {
+                operation: "connect to the pod",
+                reason: format!(
+                    "dial tcp 127.0.0.1:{port}: connect: connection refused (the pod is simulated; annotate it with {ANNOTATION}listen)"
+                ),
+            };
+            pod.ok_or_else(refused)?.ended.clone()
+        };
+        let (ours, theirs) = tokio::io::duplex(BUFFER);
+        self.engine.tasks.spawn("simulated-listener", async move {
+            let (mut read, mut write) = tokio::io::split(theirs);
+            let echo = async {
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+                let _ = write.shutdown().await;
+            };
+            tokio::select! {
+                () = echo => {}
+                () = ended.cancelled() => {}
+            }
+        });
+        Ok(Box::new(ours))
     }
 
     fn simulated_probe(&self, id: &str) -> Option<bool> {
