@@ -1,8 +1,9 @@
 //! The stock `kubectl`.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
@@ -55,6 +56,30 @@ impl Output {
 /// Which kubectl: $KUBECTL, else that of the PATH.
 pub fn program() -> String {
     std::env::var("KUBECTL").ok().filter(|path| !path.is_empty()).unwrap_or("kubectl".into())
+}
+
+/// Every kubectl that is found in the folders of `KUBECTL_PATH` and `PATH` (`kubectl` and `kubectl.1.NN`), by its version;
+/// two of the same are one.
+pub fn programs() -> BTreeMap<String, PathBuf> {
+    let path = ["KUBECTL_PATH", "PATH"].into_iter().filter_map(std::env::var_os);
+    let folders: Vec<PathBuf> =
+        path.flat_map(|path| std::env::split_paths(&path).collect::<Vec<_>>()).collect();
+    let files = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten();
+    let named = files.flatten().map(|file| file.path()).filter(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name == "kubectl" || name.starts_with("kubectl.1.")
+    });
+    named
+        .chain([PathBuf::from(program())])
+        .filter_map(|path| {
+            let mut command = Command::new(&path);
+            command.args(["version", "--client", "-o", "json"]);
+            let value: Value = serde_json::from_str(&run(command, None).stdout).ok()?;
+            let version = value["clientVersion"]["gitVersion"].as_str()?;
+            let minor = version.trim_start_matches('v').split('.').take(2);
+            Some((minor.collect::<Vec<_>>().join("."), path))
+        })
+        .collect()
 }
 
 pub(crate) fn command(kubeconfig: &Path) -> Command {

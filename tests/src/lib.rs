@@ -4,6 +4,7 @@
 
 pub mod cluster;
 pub mod docker;
+pub mod forwarded;
 pub mod history;
 pub mod kubectl;
 pub mod rabbitmq;

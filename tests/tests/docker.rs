@@ -8,6 +8,7 @@ mod docker {
     pub mod deaths;
     pub mod endings;
     pub mod environment;
+    pub mod forward;
     pub mod kubectl;
     pub mod neighbours;
     pub mod net;

@@ -1,14 +1,11 @@
 //! Every kubectl that is found (`kubectl` and `kubectl.1.NN`) against one cluster. They differ in what they send and
 //! read: JSON or protobuf, OpenAPI v2 or v3, validation by the client or the server.
-//!
-//! More folders to look into: `KUBECTL_PATH`, as `PATH`.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::Value;
 use warren_tests::cluster::SOON;
+use warren_tests::forwarded::{Forwarded, noise};
 use warren_tests::kubectl::{self, Output};
 use warren_tests::{Cluster, until, until_some};
 
@@ -37,30 +34,8 @@ const EXPLAINED: &[(&str, &[&str])] = &[
     ("svc.metadata.ownerReferences.controller", &["At most one owner does."]),
 ];
 
-/// By version; two of the same are one.
-fn programs() -> BTreeMap<String, PathBuf> {
-    let path = ["KUBECTL_PATH", "PATH"].into_iter().filter_map(std::env::var_os);
-    let folders: Vec<PathBuf> =
-        path.flat_map(|path| std::env::split_paths(&path).collect::<Vec<_>>()).collect();
-    let files = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten();
-    let named = files.flatten().map(|file| file.path()).filter(|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name == "kubectl" || name.starts_with("kubectl.1.")
-    });
-    named
-        .chain([PathBuf::from(kubectl::program())])
-        .filter_map(|path| {
-            let mut command = Command::new(&path);
-            command.args(["version", "--client", "-o", "json"]);
-            let value: Value = serde_json::from_str(&kubectl::run(command, None).stdout).ok()?;
-            let version = value["clientVersion"]["gitVersion"].as_str()?;
-            let minor = version.trim_start_matches('v').split('.').take(2);
-            Some((minor.collect::<Vec<_>>().join("."), path))
-        })
-        .collect()
-}
-
 struct Kubectl<'a> {
+    cluster: &'a Cluster,
     version: &'a str,
     program: &'a Path,
     kubeconfig: PathBuf,
@@ -150,22 +125,48 @@ impl Kubectl<'_> {
         self.with("apply -f -", pod).ok();
         self.ok("wait --for=condition=Ready pod/talker --timeout=60s");
         self.shows("logs talker", &["here I am"]);
-        let out = self.with("exec -i talker -- cat", "in and out");
-        // WebSocket came with 1.30; before it there was SPDY only.
-        if self.minor() >= 30 {
-            assert_eq!(out.ok(), "in and out");
-            assert_eq!(self.run("exec talker -- false").code, 1);
-        } else {
-            assert!(out.err().contains("kubectl 1.30 or newer"), "{}", out.told());
-        }
+        // Over SPDY up to 1.29, over WebSocket since.
+        assert_eq!(self.with("exec -i talker -- cat", "in and out").ok(), "in and out");
+        assert_eq!(self.ok("exec talker -- echo said"), "said\n");
+        assert_eq!(self.run("exec talker -- false").code, 1);
+        let out = self.run("exec talker -- nothing");
+        assert!(out.code == 127 && out.stderr.contains("it has no programs"), "{}", out.told());
+        let out = self.run("exec talker -c other -- true");
+        assert!(out.err().contains("container other is not valid"), "{}", out.told());
+        let attached = self.cluster.going_on(self.command("attach talker"));
+        until("it is attached", SOON, || attached.output().contains("here I am"));
         until_some("usage is measured", SOON, || {
             let out = self.run("top pod talker");
             (out.succeeded() && out.stdout.contains("talker")).then_some(())
         });
     }
 
-    fn minor(&self) -> u32 {
-        self.version.split('.').nth(1).and_then(|minor| minor.parse().ok()).expect("1.x")
+    fn forwards_ports(&self) {
+        let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: echo, annotations: \
+                   {simulated.warren.dev/listen: '7000'}}\nspec: {containers: [{name: c, image: any}]}\n";
+        self.with("apply -f -", pod).ok();
+        self.ok("wait --for=condition=Ready pod/echo --timeout=60s");
+        let forward = || self.command("port-forward pod/echo");
+        let forwarded = Forwarded::start(self.cluster, forward(), &[7000, 7001]);
+        assert_eq!(forwarded.ask(7000, b"there and back"), b"there and back", "{}", self.version);
+        let sent = noise(2 << 20);
+        std::thread::scope(|scope| {
+            for _ in 0..10 {
+                scope.spawn(|| assert!(forwarded.ask(7000, &sent) == sent, "{}", self.version));
+            }
+        });
+        assert_eq!(forwarded.ask(7001, b"anybody?"), b"", "{}", self.version);
+        until("the reason is told", SOON, || forwarded.output().contains("connection refused"));
+
+        let service = "create service clusterip echo --tcp=80:7000";
+        self.ok(service);
+        self.ok("set selector service/echo app=echo");
+        self.ok("label pod echo app=echo");
+        let forwarded =
+            Forwarded::start(self.cluster, self.command("port-forward svc/echo"), &[80]);
+        assert_eq!(forwarded.ask(80, b"by its service"), b"by its service", "{}", self.version);
+        let out = self.run("port-forward pod/nobody :80");
+        assert!(out.err().contains("pods \"nobody\" not found"), "{}", out.told());
     }
 
     fn applies_and_edits(&self) {
@@ -305,11 +306,12 @@ impl Kubectl<'_> {
 #[test]
 fn every_kubectl_does_the_usual_things() {
     let cluster = Cluster::simulated();
-    let programs = programs();
+    let programs = kubectl::programs();
     assert!(!programs.is_empty(), "no kubectl is found");
     let all: Vec<_> = programs
         .iter()
         .map(|(version, program)| Kubectl {
+            cluster: &cluster,
             version,
             program,
             kubeconfig: cluster.kubeconfig(),
@@ -323,6 +325,7 @@ fn every_kubectl_does_the_usual_things() {
                 kubectl.creates();
                 kubectl.rolls_out();
                 kubectl.talks_to_containers();
+                kubectl.forwards_ports();
                 kubectl.applies_and_edits();
                 kubectl.shows_what_there_is();
                 kubectl.explains();

@@ -6,7 +6,7 @@ import { after, before, test } from 'node:test';
 
 import {
     ADD, AppsV1Api, CoreV1Api, DELETE, Exec, KubeConfig, KubernetesObjectApi, Log, makeInformer, Metrics, PatchStrategy,
-    setHeaderOptions, topPods, UPDATE, Watch,
+    PortForward, setHeaderOptions, topPods, UPDATE, Watch,
 } from '@kubernetes/client-node';
 
 const namespace = 'javascript';
@@ -172,4 +172,22 @@ test('containers are talked to', async () => {
     input.write('there and back');
     await until('it comes back', () => echoed.text === 'there and back');
     socket.close();
+});
+
+test('ports are forwarded', async () => {
+    const body = pod('listens', ['sleep', '3600']);
+    body.metadata.annotations = { 'simulated.warren.dev/listen': '7000' };
+    await core.createNamespacedPod({ namespace, body });
+    await until('it runs', async () => (await core.readNamespacedPod({ name: 'listens', namespace })).status.phase === 'Running');
+    const forward = new PortForward(config);
+    const [input, back, errors] = [new PassThrough(), new Collected(), new Collected()];
+    const socket = await forward.portForward(namespace, 'listens', [7000], back, errors, input);
+    const sent = 'there and back '.repeat(10_000);
+    input.write(sent);
+    await until('it comes back', () => back.text.length >= sent.length);
+    assert.equal(back.text, sent);
+    assert.equal(errors.text, '');
+    socket.close();
+    await forward.portForward(namespace, 'listens', [7001], new Collected(), errors, new PassThrough());
+    await until('the error', () => errors.text.includes('connection refused'));
 });

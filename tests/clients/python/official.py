@@ -7,7 +7,7 @@ import unittest
 
 from kubernetes import client, config, dynamic, utils, watch
 from kubernetes.client.rest import ApiException
-from kubernetes.stream import stream
+from kubernetes.stream import portforward, stream
 
 NAMESPACE = "python"
 PATIENCE = 60
@@ -233,6 +233,28 @@ class Official(unittest.TestCase):
         eviction = client.V1Eviction(metadata=client.V1ObjectMeta(name="talks"))
         self.core.create_namespaced_pod_eviction("talks", NAMESPACE, eviction)
         until("it is evicted", lambda: "talks" not in [p.metadata.name for p in self.core.list_namespaced_pod(NAMESPACE).items])
+
+    def test_ports_are_forwarded(self):
+        body = pod("listens", ["sleep", "3600"])
+        body.metadata.annotations = {"simulated.warren.dev/listen": "7000"}
+        self.core.create_namespaced_pod(NAMESPACE, body)
+        until("it runs", lambda: self.core.read_namespaced_pod("listens", NAMESPACE).status.phase == "Running")
+        connect = self.core.connect_get_namespaced_pod_portforward
+        forwarded = portforward(connect, "listens", NAMESPACE, ports="7000,7001")
+        sent = bytes(range(256)) * 4096
+        connection = forwarded.socket(7000)
+        connection.settimeout(PATIENCE)
+        sender = threading.Thread(target=connection.sendall, args=(sent,))
+        sender.start()
+        came = b""
+        while len(came) < len(sent):
+            came += connection.recv(65536)
+        sender.join()
+        self.assertEqual(came, sent)
+        self.assertIsNone(forwarded.error(7000))
+        until("the other port's error", lambda: forwarded.error(7001))
+        self.assertIn("connection refused", forwarded.error(7001))
+        forwarded.close()
 
     def test_ephemeral_containers_are_refused_in_words(self):
         self.core.create_namespaced_pod(NAMESPACE, pod("debugged", ["sleep", "3600"]))
