@@ -50,10 +50,19 @@ pub enum Operator {
 /// Why a text or a `LabelSelector` is no selector.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SelectorError {
-    #[error("unable to parse requirement: found '{found}', expected: {expected}")]
+    #[error("found '{found}', expected: {expected}")]
     Syntax { found: String, expected: &'static str },
-    #[error("key: Invalid value: {key:?}: {message}")]
-    Key { key: String, message: String },
+    /// Kubernetes has no comma here.
+    #[error("found '{0}' expected: '('")]
+    NoList(String),
+    #[error("unable to parse requirement: {0}")]
+    Requirement(Box<SelectorError>),
+    #[error("{at}: Invalid value: {key:?}: {message}")]
+    Key { at: &'static str, key: String, message: String },
+    #[error(
+        "values[0]: Invalid value: {0:?}: for 'Gt', 'Lt' operators, the value must be an integer"
+    )]
+    NotANumber(String),
     #[error("values[{index}][{key}]: Invalid value: {value:?}: {message}")]
     Value { index: usize, key: String, value: String, message: String },
     #[error("{0:?} is not a valid label selector operator")]
@@ -62,8 +71,8 @@ pub enum SelectorError {
     NoValues,
     #[error("values: Invalid value: {0:?}: values set must be empty for exists and does not exist")]
     Values(Vec<String>),
-    #[error("invalid field selector: can't understand '{0}'")]
-    Field(String),
+    #[error("invalid selector: '{selector}'; can't understand '{part}'")]
+    Field { selector: String, part: String },
     #[error("field label not supported: {0}")]
     UnknownField(String),
     #[error("{0:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")]
@@ -83,7 +92,8 @@ impl LabelSelector {
 
     /// The text form of the query parameter: `app=web,tier in (a,b),!old`.
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
-        Self::new(parse::requirements(text)?)
+        let requirements = parse::requirements(text)?;
+        Self::new(requirements).map_err(|error| SelectorError::Requirement(Box::new(error)))
     }
 
     /// The object form, `{matchLabels, matchExpressions}`. Absent matches nothing, empty matches everything.
@@ -182,9 +192,7 @@ impl Requirement {
     }
 
     fn check(&self) -> Result<(), SelectorError> {
-        if let Some(message) = names::label_key(&self.key).into_iter().next() {
-            return Err(SelectorError::Key { key: self.key.clone(), message });
-        }
+        check_key("key", &self.key)?;
         match self.operator {
             Operator::In | Operator::NotIn if self.values.is_empty() => {
                 return Err(SelectorError::NoValues);
@@ -195,12 +203,21 @@ impl Requirement {
             _ => {}
         }
         for (index, value) in self.values.iter().enumerate() {
-            if let Some(message) = names::label_value(value).into_iter().next() {
+            let message = names::label_value(value).join("; ");
+            if !message.is_empty() {
                 let (key, value) = (self.key.clone(), value.clone());
                 return Err(SelectorError::Value { index, key, value, message });
             }
         }
         Ok(())
+    }
+}
+
+fn check_key(at: &'static str, key: &str) -> Result<(), SelectorError> {
+    let message = names::label_key(key).join("; ");
+    match message.is_empty() {
+        true => Ok(()),
+        false => Err(SelectorError::Key { at, key: key.to_owned(), message }),
     }
 }
 

@@ -31,6 +31,9 @@ pub enum Cause {
     NamespaceTerminating,
     UnexpectedServerResponse,
     ResourceVersionTooLarge,
+    /// A cause that has a message and no reason: what lies behind an internal error.
+    #[serde(rename = "")]
+    Unknown,
 }
 
 /// Collects field errors in the order in which they are found.
@@ -103,7 +106,32 @@ fn join(head: &str, detail: &str) -> String {
 }
 
 fn show(value: &impl Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(text)) => quote(&text),
+        _ => serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned()),
+    }
+}
+
+/// As Go's `%q`: JSON's quotes, but for control characters.
+fn quote(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            '\x07' => out.push_str("\\a"),
+            '\x08' => out.push_str("\\b"),
+            '\x0b' => out.push_str("\\v"),
+            '\x0c' => out.push_str("\\f"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c.is_ascii_control() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
 }
 
 /// The `reason` of a Status; the HTTP code follows from it.
@@ -127,6 +155,9 @@ pub enum Reason {
     MethodNotAllowed,
     InternalError,
     ServiceUnavailable,
+    /// None is given; such a Status has no field `reason`. Kubernetes' storage and its decoders of patches fail so.
+    #[serde(rename = "")]
+    Unknown,
 }
 
 impl Reason {
@@ -144,9 +175,9 @@ impl Reason {
             Reason::UnsupportedMediaType => 415,
             Reason::Invalid => 422,
             Reason::TooManyRequests => 429,
-            Reason::InternalError => 500,
+            Reason::InternalError | Reason::ServerTimeout | Reason::Unknown => 500,
             Reason::ServiceUnavailable => 503,
-            Reason::Timeout | Reason::ServerTimeout => 504,
+            Reason::Timeout => 504,
         }
     }
 }
@@ -180,9 +211,45 @@ impl Status {
         Self::new(Reason::BadRequest, message)
     }
 
+    /// 500, for what is not the client's fault.
     pub fn internal(message: impl Into<String>) -> Self {
         let message = message.into();
-        Self::new(Reason::InternalError, format!("Internal error occurred: {message}"))
+        let shown = format!("Internal error occurred: {message}");
+        let cause = FieldError { kind: Cause::Unknown, field: String::new(), message };
+        let details = Details { causes: vec![cause], ..Details::default() };
+        Self { reason: Reason::InternalError, message: shown, details: Some(Box::new(details)) }
+    }
+
+    /// 500 without a reason.
+    pub fn unknown(message: impl Into<String>) -> Self {
+        Self::new(Reason::Unknown, message)
+    }
+
+    /// What a router says of a request that no resource takes, with details that are empty: `NewGenericServerResponse`
+    /// of k8s.io/apimachinery.
+    pub fn generic(reason: Reason) -> Self {
+        let message = match reason {
+            Reason::NotFound => "the server could not find the requested resource",
+            Reason::MethodNotAllowed => {
+                "the server does not allow this method on the requested resource"
+            }
+            Reason::Invalid => "the server rejected our request due to an error in our request",
+            _ => "the server rejected our request for an unknown reason",
+        };
+        Self { details: Some(Box::default()), ..Self::new(reason, message) }
+    }
+
+    /// A name that the server chose is taken: the client may try again.
+    pub fn generated_name_conflict(resource: &GroupResource, name: &str) -> Self {
+        let message = format!(
+            "{resource} {name:?} already exists, the server was not able to generate a unique name \
+             for the object"
+        );
+        let mut status = Self::about(Reason::AlreadyExists, resource, name, message);
+        if let Some(details) = &mut status.details {
+            details.retry_after_seconds = Some(1);
+        }
+        status
     }
 
     pub fn not_found(resource: &GroupResource, name: &str) -> Self {
@@ -218,16 +285,23 @@ impl Status {
 
     /// 422 with every field. `kind` is the object's kind, not the resource.
     pub fn invalid(group: &str, kind: &str, name: &str, errors: ErrorList) -> Self {
-        let shown: Vec<String> =
-            errors.0.iter().map(|e| format!("{}: {}", e.field, e.message)).collect();
+        let mut shown: Vec<String> = Vec::new();
+        for error in &errors.0 {
+            let message = format!("{}: {}", error.field, error.message);
+            // The message says the same once; the causes have it as often as it was found.
+            if !shown.contains(&message) {
+                shown.push(message);
+            }
+        }
         let list = match shown.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
         };
         let of = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
+        let shown = format!("{of} {name:?} is invalid: {list}");
         Self {
             reason: Reason::Invalid,
-            message: format!("{of} {name:?} is invalid: {list}"),
+            message: shown,
             details: Some(Box::new(Details {
                 name: name.to_owned(),
                 group: group.to_owned(),
@@ -256,8 +330,11 @@ impl Status {
         use serde_json::{Map, Value, json};
         let mut status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason, "code": self.reason.code(),
+            "message": self.message, "code": self.reason.code(),
         });
+        if self.reason != Reason::Unknown {
+            status["reason"] = json!(self.reason);
+        }
         if let Some(details) = &self.details {
             let mut map = Map::new();
             for (key, value) in [
@@ -271,11 +348,17 @@ impl Status {
                 }
             }
             if !details.causes.is_empty() {
-                let causes = details
-                    .causes
-                    .iter()
-                    .map(|c| json!({"reason": c.kind, "message": c.message, "field": c.field}));
-                map.insert("causes".to_owned(), causes.collect());
+                let cause = |cause: &FieldError| {
+                    let mut shown = json!({"message": cause.message});
+                    if cause.kind != Cause::Unknown {
+                        shown["reason"] = json!(cause.kind);
+                    }
+                    if !cause.field.is_empty() {
+                        shown["field"] = cause.field.as_str().into();
+                    }
+                    shown
+                };
+                map.insert("causes".to_owned(), details.causes.iter().map(cause).collect());
             }
             if let Some(seconds) = details.retry_after_seconds {
                 map.insert("retryAfterSeconds".to_owned(), seconds.into());

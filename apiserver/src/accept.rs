@@ -34,13 +34,6 @@ pub(crate) enum Protobuf {
 
 const PROTOBUF: &str = warren_api::protobuf::MEDIA_TYPE;
 
-/// Whether errors are wanted in protobuf. Rough: clients take them in any form.
-pub(crate) fn prefers_protobuf(headers: &HeaderMap) -> bool {
-    headers
-        .get(http::header::ACCEPT)
-        .is_some_and(|value| value.as_bytes().starts_with(PROTOBUF.as_bytes()))
-}
-
 /// The first range that can be served.
 pub(crate) fn accept(headers: &HeaderMap, pretty: &str) -> Result<Accept, Status> {
     let text: Vec<&str> = headers

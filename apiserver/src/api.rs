@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use http::{Request, Response, StatusCode};
-use warren_api::{GroupResource, Kind, ObjectKey, Registry, Status, Subresource};
+use warren_api::{GroupResource, Kind, ObjectKey, Reason, Registry, Status, Subresource};
 use warren_process::{Clock, Shutdown, Tasks};
 use warren_store::Journal;
 
@@ -65,10 +65,10 @@ pub(crate) fn handle(
     Box::pin(async move {
         let started = std::time::Instant::now();
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let in_protobuf = crate::accept::prefers_protobuf(request.headers());
+        let errors_in = response::error_form(request.headers());
         let response = match respond(Arc::clone(&api), connection, request).await {
             Ok(response) => response,
-            Err(status) => response::error(&status, in_protobuf),
+            Err(status) => response::error(&status, errors_in),
         };
         let took = started.elapsed();
         api.metrics.observe(&method, response.status(), took);
@@ -106,7 +106,7 @@ async fn respond(
     let deprecation = route.deprecation();
     let call = Call { info: info.clone(), accept: accept?, allowed, http };
     let answer = match (route, verb) {
-        (Route::NotServed, _) => Ok(response::no_such_path()),
+        (Route::NotServed, _) => not_served(api.registry, &call.info),
         (Route::Proxied, _) => Ok(no_proxy()),
         (Route::NoDefinitions, Verb::List) => Ok(no_definitions(call.accept)),
         (Route::Review, Verb::Create) => review::answer(api, call).await,
@@ -191,6 +191,9 @@ fn route(registry: Registry, request: &ResourceRequest) -> Result<Route, Status>
     }
     if request.subresource.is_empty() {
         return match (request.verb, request.named) {
+            (Verb::DeleteCollection, _) if crate::prepare::is_namespace(kind) => {
+                Err(method_not_allowed())
+            }
             (Verb::Create, true) | (Verb::Update | Verb::Patch, false) => Err(method_not_allowed()),
             _ => Ok(Route::Stored(kind, None)),
         };
@@ -209,12 +212,25 @@ fn route(registry: Registry, request: &ResourceRequest) -> Result<Route, Status>
         ) => Route::Connect(sub),
         Some(Subresource::EphemeralContainers) if !request.verb.is_read() => {
             return Err(Status::new(
-                warren_api::Reason::MethodNotAllowed,
+                Reason::MethodNotAllowed,
                 "this release does not run ephemeral containers; use `kubectl exec`, or `kubectl debug --copy-to=NAME`",
             ));
         }
         Some(sub) => Route::Stored(kind, Some(sub)),
     })
+}
+
+/// What the paths of a group do not have is told in a Status, all else in plain text.
+fn not_served(registry: Registry, info: &RequestInfo) -> Result<Response<Body>, Status> {
+    let Target::Resource(request) = &info.target else { return Ok(response::no_such_path()) };
+    let (group, version) = (request.group.as_str(), request.version.as_str());
+    let served = registry.iter().any(|k| k.group() == group && k.version() == version)
+        || (version == "v1" && review::REVIEWS.iter().any(|(of, ..)| *of == group))
+        || (group, version) == (metrics_api::GROUP, metrics_api::VERSION);
+    match served {
+        true => Err(Status::generic(Reason::NotFound)),
+        false => Ok(response::no_such_path()),
+    }
 }
 
 /// kubectl looks for a definition before it says that a kind is unknown; without the list it says that it has no list.
@@ -248,10 +264,7 @@ fn serve_path(
 }
 
 pub(crate) fn method_not_allowed() -> Status {
-    Status::new(
-        warren_api::Reason::MethodNotAllowed,
-        "the server does not allow this method on the requested resource",
-    )
+    Status::generic(Reason::MethodNotAllowed)
 }
 
 /// These hold no permit: a watcher is no load while nothing happens.

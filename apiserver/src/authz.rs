@@ -61,10 +61,8 @@ pub(crate) fn authorize_path(user: Option<&User>, path: &str) -> Result<(), Stat
     if public || known || user.is_in(MASTERS) || user.is_in(CONTROLLERS) {
         return Ok(());
     }
-    Err(Status::new(
-        Reason::Forbidden,
-        format!("forbidden: User {:?} cannot get path {path:?}", user.name),
-    ))
+    let why = format!("forbidden: User {:?} cannot get path {path:?}", user.name);
+    Err(Status { details: Some(Box::default()), ..Status::new(Reason::Forbidden, why) })
 }
 
 pub(crate) fn may_impersonate(user: &User, wanted: &str, groups: &[&str]) -> Result<(), Status> {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use serde_json::Value;
 use warren_api::schema::{self, FieldValidation};
-use warren_api::{Kind, Object, Reason, Status};
+use warren_api::{Kind, Object, Reason, Registry, Status};
 use warren_store::Body;
 
 /// What a body is written in.
@@ -39,9 +39,8 @@ pub(crate) fn value(body: &[u8], format: Format) -> Result<Value, Status> {
         return Ok(Value::Null);
     }
     match format {
-        Format::Json => serde_json::from_slice(body).map_err(|error| {
-            Status::bad_request(format!("couldn't parse the body as JSON: {error}"))
-        }),
+        Format::Json => serde_json::from_slice(body)
+            .map_err(|error| Status::bad_request(unparsed(&syntax_error(body, &error)))),
         Format::Yaml => yaml(body),
         Format::Protobuf => protobuf(body, "", ""),
     }
@@ -86,30 +85,112 @@ pub(crate) fn object(
             schema::decode(schema::builtin(), kind.schema_type(), tree, validation)
         }
     };
-    let (mut object, warnings) =
-        decoded.map_err(|error| error.status(&kind.api_version(), kind.kind()))?;
+    let (mut object, warnings) = decoded.map_err(|error| {
+        unrecognised(kind, body, format)
+            .unwrap_or_else(|| error.status(kind.version(), kind.kind()))
+    })?;
     identify(kind, &mut object)?;
     kind.to_stored(&mut object);
     Ok((object, warnings))
 }
 
-/// As [`object`], of a tree that a patch gave.
-pub(crate) fn object_of_tree(
-    kind: &dyn Kind,
-    tree: Value,
-    validation: FieldValidation,
-) -> Result<(Object, Vec<String>), Status> {
-    let (mut object, warnings) =
-        schema::decode(schema::builtin(), kind.schema_type(), tree, validation)
-            .map_err(|error| error.status(&kind.api_version(), kind.kind()))?;
-    identify(kind, &mut object)?;
-    kind.to_stored(&mut object);
-    Ok((object, warnings))
+/// What is no JSON object has no kind that could be named.
+fn unrecognised(kind: &dyn Kind, body: &[u8], format: Format) -> Option<Status> {
+    if format != Format::Json {
+        return None;
+    }
+    let why = match serde_json::from_slice::<Value>(body) {
+        Ok(Value::Object(_) | Value::Null) => return None,
+        Ok(other) => {
+            let found = match other {
+                Value::Bool(_) => "bool",
+                Value::Number(_) => "number",
+                Value::String(_) => "string",
+                _ => "array",
+            };
+            format!("json: cannot unmarshal {found} into Go value of type {TYPE_META}")
+        }
+        Err(error) => syntax_error(body, &error),
+    };
+    Some(Status::bad_request(format!(
+        "the object provided is unrecognized (must be of type {}): {} ({})",
+        kind.kind(),
+        unparsed(&why),
+        summary(body)
+    )))
+}
+
+const TYPE_META: &str = "struct { APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind \
+                         string \"json:\\\"kind,omitempty\\\"\" }";
+
+fn unparsed(why: &str) -> String {
+    format!("couldn't get version/kind; json parse error: {why}")
+}
+
+/// The beginning of a body as Kubernetes shows it: what is no map stands in hexadecimal.
+fn summary(body: &[u8]) -> String {
+    const MAX: usize = 30;
+    let (head, dots) = (&body[..body.len().min(MAX)], if body.len() > MAX { " ..." } else { "" });
+    match body.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => format!("{}{dots}", String::from_utf8_lossy(head)),
+        Some(_) => {
+            let hex: String = head.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("{hex}{dots}")
+        }
+    }
+}
+
+/// What Go's decoder says of broken JSON, as far as it finds the same place wrong.
+pub(crate) fn syntax_error(body: &[u8], error: &serde_json::Error) -> String {
+    if error.is_eof() {
+        return "unexpected end of JSON input".to_owned();
+    }
+    let told = error.to_string();
+    let before = body.split_inclusive(|byte| *byte == b'\n').take(error.line().max(1) - 1);
+    let start: usize = before.map(<[u8]>::len).sum();
+    let byte = body.get(start + error.column().max(1) - 1).copied().unwrap_or(b' ');
+    let context = [
+        ("expected value", "looking for beginning of value"),
+        ("key must be a string", "looking for beginning of object key string"),
+        ("expected `:`", "after object key"),
+        ("expected `,` or `}`", "after object key:value pair"),
+        ("expected `,` or `]`", "after array element"),
+        ("trailing characters", "after top-level value"),
+        ("trailing comma", "looking for beginning of value"),
+    ];
+    let Some((_, context)) = context.iter().find(|(serde, _)| told.starts_with(serde)) else {
+        return told;
+    };
+    let context = match (told.starts_with("trailing comma"), byte) {
+        (true, b'}') => "looking for beginning of object key string",
+        _ => context,
+    };
+    let shown = match byte {
+        b'\'' => r"'\''".to_owned(),
+        byte if byte.is_ascii_graphic() || byte == b' ' => format!("'{}'", char::from(byte)),
+        byte => format!("'\\x{byte:02x}'"),
+    };
+    format!("invalid character {shown} {context}")
 }
 
 /// Fills in `kind` and `apiVersion`; refuses others than the path's.
 pub(crate) fn identify(kind: &dyn Kind, object: &mut Object) -> Result<(), Status> {
     let expected = kind.api_version();
+    if object.kind() != kind.kind()
+        && let Some(other) = Registry::builtin().by_kind(object.api_version(), object.kind())
+    {
+        // Kubernetes reads it as what it is, and fails to convert it; its package is the group's first word.
+        let package = match kind.group().split('.').next() {
+            Some("") | None => "core",
+            Some(word) => word,
+        };
+        let (version, given, wanted) = (other.version(), other.kind(), kind.kind());
+        return Err(Status::bad_request(format!(
+            "{given} in version {version:?} cannot be handled as a {wanted}: converting \
+             ({version}.{given}) to ({package}.{wanted}): unknown conversion"
+        )));
+    }
     match object.api_version() {
         "" => object.set_at(&["apiVersion"], expected),
         given if given == expected => {}

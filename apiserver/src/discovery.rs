@@ -178,6 +178,14 @@ fn only(plural: &str, kind: &str, namespaced: bool, verbs: &'static [&'static st
     }
 }
 
+fn verbs(kind: &dyn Kind) -> &'static [&'static str] {
+    match crate::prepare::is_namespace(kind) {
+        // Namespaces go one by one, as in Kubernetes.
+        true => &["create", "delete", "get", "list", "patch", "update", "watch"],
+        false => ALL_VERBS,
+    }
+}
+
 fn resource(kind: &dyn Kind) -> Resource {
     let owned = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
     Resource {
@@ -185,7 +193,7 @@ fn resource(kind: &dyn Kind) -> Resource {
         singular: kind.singular().to_owned(),
         kind: kind.kind().to_owned(),
         namespaced: kind.is_namespaced(),
-        verbs: ALL_VERBS,
+        verbs: verbs(kind),
         short_names: owned(kind.short_names()),
         categories: owned(kind.categories()),
         subresources: kind.subresources().iter().map(|sub| subresource(kind, *sub)).collect(),

@@ -40,7 +40,7 @@ pub fn read_request(method: &Method, uri: &Uri, media_types: [&str; 2], body: &[
 fn read_options(query: &Query) {
     let _ = read::revision(query.get("resourceVersion"));
     let _ = read::check_token(query.get("continue"));
-    let _ = (query.number::<u64>("limit"), query.number::<u64>("timeoutSeconds"));
+    let _ = (query.number("limit"), query.number("timeoutSeconds"));
 }
 
 fn read_object(kind: &'static dyn Kind, body: &[u8], format: codec::Format) {

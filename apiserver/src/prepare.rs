@@ -2,7 +2,9 @@
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
-use warren_api::{ErrorList, Kind, Object, Status, Subresource, schema, validation};
+use warren_api::{ErrorList, GroupResource, Kind, Object, Status, Subresource, schema, validation};
+
+use crate::request::no_number;
 
 mod delete;
 mod managed;
@@ -53,10 +55,9 @@ pub(crate) fn create(
     admit: &mut Admit<'_>,
 ) -> Result<Object, Status> {
     let kind = scene.kind;
-    if !object.str_at(&["metadata", "resourceVersion"]).is_empty() {
-        return Err(Status::bad_request(
-            "resourceVersion should not be set on objects to be created",
-        ));
+    // What is no number is passed over, as Kubernetes does.
+    if object.resource_version().is_some_and(|version| version.0 != 0) {
+        return Err(Status::unknown("resourceVersion should not be set on objects to be created"));
     }
     place(scene, &mut object)?;
     if object.name().is_empty() {
@@ -105,6 +106,7 @@ pub(crate) fn update(
 ) -> Result<Outcome, Status> {
     let kind = scene.kind;
     check_versions(kind, old, &new)?;
+    demand_version(kind, &new)?;
     let mut new = within_subresource(scene, old, new);
     keep_system_metadata(scene, old, &mut new)?;
     // Resets are about writes of the object itself.
@@ -161,9 +163,7 @@ fn defaults(kind: &dyn Kind, object: &mut Object) {
 fn place(scene: &Scene<'_>, object: &mut Object) -> Result<(), Status> {
     let given = object.namespace();
     if !scene.kind.is_namespaced() {
-        if given.is_empty() {
-            object.remove_at(&["metadata", "namespace"]);
-        }
+        object.remove_at(&["metadata", "namespace"]);
         return Ok(());
     }
     if !given.is_empty() && given != scene.namespace {
@@ -177,22 +177,47 @@ fn place(scene: &Scene<'_>, object: &mut Object) -> Result<(), Status> {
 
 fn check_versions(kind: &dyn Kind, old: &Object, new: &Object) -> Result<(), Status> {
     let wanted = new.str_at(&["metadata", "resourceVersion"]);
-    if !wanted.is_empty() && wanted.parse::<u64>().is_err() {
-        let mut errors = ErrorList::default();
-        errors.invalid("metadata.resourceVersion", wanted, "must be an unsigned integer");
-        return Err(Status::invalid(kind.group(), kind.kind(), old.name(), errors));
+    if !wanted.is_empty()
+        && let Err(error) = wanted.parse::<u64>()
+    {
+        let why = no_number(error.kind());
+        return Err(Status::unknown(format!("strconv.ParseUint: parsing {wanted:?}: {why}")));
     }
     let (uid, old_uid) = (new.str_at(&["metadata", "uid"]), old.str_at(&["metadata", "uid"]));
     if !uid.is_empty() && uid != old_uid {
-        let why = format!(
-            "Precondition failed: UID in precondition: {uid}, UID in object meta: {old_uid}"
-        );
-        return Err(Status::conflict(&kind.resource(), old.name(), &why));
+        return Err(other_uid(&kind.resource(), old, uid));
     }
     if !wanted.is_empty() && wanted != "0" && new.resource_version() != old.resource_version() {
         return Err(Status::conflict(&kind.resource(), old.name(), MODIFIED));
     }
     Ok(())
+}
+
+/// Leases are how their holders take turns: nobody replaces one without having seen it.
+fn demand_version(kind: &dyn Kind, new: &Object) -> Result<(), Status> {
+    let is_lease = (kind.group(), kind.kind()) == ("coordination.k8s.io", "Lease");
+    if !is_lease || !matches!(new.str_at(&["metadata", "resourceVersion"]), "" | "0") {
+        return Ok(());
+    }
+    let mut errors = ErrorList::default();
+    errors.invalid("metadata.resourceVersion", 0, "must be specified for an update");
+    // Kubernetes names the resource here, where all else of its sort names the kind.
+    Err(Status::invalid(kind.group(), kind.plural(), new.name(), errors))
+}
+
+/// In the words of Kubernetes' storage, key and all.
+pub(crate) fn other_uid(resource: &GroupResource, old: &Object, wanted: &str) -> Status {
+    let (plural, name) = (&*resource.resource, old.name());
+    let key = match old.namespace() {
+        "" => format!("/registry/{plural}/{name}"),
+        namespace => format!("/registry/{plural}/{namespace}/{name}"),
+    };
+    let uid = old.str_at(&["metadata", "uid"]);
+    let why = format!(
+        "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: \
+         Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}"
+    );
+    Status::conflict(resource, name, &why)
 }
 
 /// What of the new object the subresource lets through; the rest is the old object's.

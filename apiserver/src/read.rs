@@ -11,14 +11,14 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use warren_api::{GroupResource, Kind, Reason, Revision, Status, protobuf};
+use warren_api::{ErrorList, GroupResource, Kind, Reason, Revision, Status, protobuf};
 
 use crate::accept::{Accept, Form};
 use crate::api::{Api, Call};
 use crate::cache::Entry;
 use crate::codec;
 use crate::commit::key_of;
-use crate::request::Query;
+use crate::request::{Query, no_number};
 use crate::response::{self, Body, ListBody};
 use crate::selection::Selection;
 use crate::table::{self, Include};
@@ -95,7 +95,7 @@ impl Token {
             .decode(text)
             .ok()
             .and_then(|json| serde_json::from_slice(&json).ok())
-            .ok_or_else(|| Status::bad_request("continue key is not valid"))
+            .ok_or_else(|| invalid_token(text))
     }
 }
 
@@ -104,13 +104,23 @@ pub(crate) fn check_token(text: &str) -> Result<(), Status> {
     Token::decode(text).map(drop)
 }
 
+/// What is no base64 is told where it goes wrong.
+fn invalid_token(text: &str) -> Status {
+    const HEAD: &str = "invalid continue token: continue key is not valid";
+    let is_letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    Status::bad_request(match text.find(|c| !is_letter(c)) {
+        Some(at) => format!("{HEAD}: illegal base64 data at input byte {at}"),
+        None => format!("{HEAD}: it was not given by this server"),
+    })
+}
+
 pub(crate) fn get(
     api: &Api,
     call: &Call,
     kind: &'static dyn Kind,
 ) -> Result<Response<Body>, Status> {
     let request = resource(call)?;
-    check_revision(api, &call.info.query)?;
+    not_newer_than(api, revision(call.info.query.get("resourceVersion"))?)?;
     let key = key_of(kind, &request.namespace, &request.name);
     let entry = api
         .cache
@@ -143,8 +153,9 @@ pub(crate) fn list(
 ) -> Result<Response<Body>, Status> {
     let (request, query) = (resource(call)?, &call.info.query);
     let selection = Selection::of(kind, request, query)?;
-    let exact = check_revision(api, query)?;
-    let limit = usize::try_from(query.number::<u64>("limit")?.unwrap_or(0)).unwrap_or(usize::MAX);
+    let exact = list_revision(api, query)?;
+    // Below zero is no limit either.
+    let limit = usize::try_from(query.number("limit")?.unwrap_or(0)).unwrap_or(0);
     let stored = kind.stored();
     let name = stored.resource();
     let now = api.clock.now();
@@ -163,7 +174,7 @@ pub(crate) fn list(
         }
     };
     if exact.is_some_and(|exact| exact != revision) && token.is_none() {
-        return Err(gone(exact.unwrap_or_default()));
+        return Err(gone());
     }
     let after = |entry: &Entry| {
         let key = &entry.change.key;
@@ -233,7 +244,9 @@ fn render(
             let items = entries.iter().map(|entry| Cow::Owned(served(entry).0));
             return match protobuf::encode_list(&kind.api_version(), kind.kind(), meta, items) {
                 Ok(bytes) => response::protobuf(StatusCode::OK, bytes),
-                Err(error) => response::error(&Status::internal(error.to_string()), false),
+                Err(error) => {
+                    response::error(&Status::internal(error.to_string()), Accept::default())
+                }
             };
         }
         Form::Object | Form::AggregatedDiscovery
@@ -271,38 +284,49 @@ fn render(
     response::tree(StatusCode::OK, &value, accept)
 }
 
-/// `resourceVersion` of a GET or LIST. The cache is never older than what anybody was told, so "not older than" is
-/// always met; the future is refused. `Some` where exactly this revision is wanted.
-fn check_revision(api: &Api, query: &Query) -> Result<Option<Revision>, Status> {
-    let text = query.get("resourceVersion");
-    let matching = query.get("resourceVersionMatch");
-    if !matches!(matching, "" | "NotOlderThan" | "Exact") {
-        return Err(Status::bad_request(format!(
-            "resourceVersionMatch: Unsupported value: {matching:?}: supported values: \"Exact\", \
-             \"NotOlderThan\""
-        )));
+/// What a LIST may say of revisions, as `ValidateListOptions` of k8s.io/apimachinery has it. `Some` where exactly this
+/// revision is wanted.
+fn list_revision(api: &Api, query: &Query) -> Result<Option<Revision>, Status> {
+    const MATCH: &str = "resourceVersionMatch";
+    let (text, matching) = (query.get("resourceVersion"), query.get(MATCH));
+    let continues = !query.get("continue").is_empty();
+    let mut errors = ErrorList::default();
+    if !matching.is_empty() {
+        if text.is_empty() {
+            let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+            errors.forbidden(MATCH, why);
+        }
+        if continues {
+            errors.forbidden(MATCH, "resourceVersionMatch is forbidden when continue is provided");
+        }
+        if !matches!(matching, "NotOlderThan" | "Exact") {
+            errors.not_supported(MATCH, matching, &["Exact", "NotOlderThan", ""]);
+        }
+        if matching == "Exact" && text == "0" {
+            let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+            errors.forbidden(MATCH, why);
+        }
     }
-    if !matching.is_empty() && text.is_empty() {
-        return Err(Status::bad_request(
-            "resourceVersionMatch is forbidden unless resourceVersion is provided",
-        ));
+    if query.has("sendInitialEvents") {
+        errors.forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list");
     }
-    if !matching.is_empty() && !query.get("continue").is_empty() {
-        return Err(Status::bad_request(
-            "resourceVersionMatch is forbidden when continue is provided",
-        ));
+    if !errors.is_empty() {
+        return Err(Status::invalid("meta.k8s.io", "ListOptions", "", errors));
     }
-    let wanted = revision(text)?;
-    if matching == "Exact" && wanted.0 == 0 {
-        return Err(Status::bad_request(
-            "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
-        ));
+    if continues && !matches!(text, "" | "0") {
+        let why = "specifying resource version is not allowed when using continue";
+        return Err(Status::bad_request(why));
     }
-    let current = api.cache.revision();
-    if wanted > current {
-        return Err(too_large(wanted, current));
-    }
+    let wanted = revision(text)
+        .map_err(|status| Status::bad_request(format!("invalid resource version: {status}")))?;
+    not_newer_than(api, wanted)?;
     Ok((matching == "Exact").then_some(wanted))
+}
+
+/// The cache is never older than what anybody was told, so "not older than" is always met; the future is refused.
+fn not_newer_than(api: &Api, wanted: Revision) -> Result<(), Status> {
+    let current = api.cache.revision();
+    if wanted > current { Err(too_large(wanted, current)) } else { Ok(()) }
 }
 
 /// Empty is 0.
@@ -310,10 +334,14 @@ pub(crate) fn revision(text: &str) -> Result<Revision, Status> {
     if text.is_empty() {
         return Ok(Revision(0));
     }
-    text.parse().map_err(|_| {
-        Status::bad_request(format!(
-            "resourceVersion: Invalid value: {text:?}: must be an unsigned integer"
-        ))
+    text.parse().map(Revision).map_err(|error: std::num::ParseIntError| {
+        let why = no_number(error.kind());
+        Status::new(
+            Reason::Invalid,
+            format!(
+                "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: {why}"
+            ),
+        )
     })
 }
 
@@ -332,11 +360,8 @@ pub(crate) fn too_large(wanted: Revision, current: Revision) -> Status {
     status
 }
 
-fn gone(exact: Revision) -> Status {
-    Status::new(
-        Reason::Expired,
-        format!("The resourceVersion for the provided list is too old: {exact}"),
-    )
+fn gone() -> Status {
+    Status::new(Reason::Expired, "The resourceVersion for the provided list is too old.")
 }
 
 /// With a token that goes on from the same key in the state of now.

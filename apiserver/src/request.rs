@@ -74,13 +74,24 @@ impl Query {
     }
 
     /// `Ok(None)` where it is absent or empty.
-    pub(crate) fn number<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, Status> {
+    pub(crate) fn number(&self, key: &str) -> Result<Option<i64>, Status> {
         match self.get(key) {
             "" => Ok(None),
-            text => text.parse().map(Some).map_err(|_| {
-                Status::bad_request(format!("invalid value {text:?} for query parameter {key}"))
+            text => text.parse().map(Some).map_err(|error: std::num::ParseIntError| {
+                let why = no_number(error.kind());
+                Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: {why}"))
             }),
         }
+    }
+}
+
+/// Why a text is no number, in Go's words.
+pub(crate) fn no_number(kind: &std::num::IntErrorKind) -> &'static str {
+    match kind {
+        std::num::IntErrorKind::PosOverflow | std::num::IntErrorKind::NegOverflow => {
+            "value out of range"
+        }
+        _ => "invalid syntax",
     }
 }
 
@@ -305,6 +316,6 @@ mod tests {
         assert_eq!(query.all("command").collect::<Vec<_>>(), ["ls", "/a b"]);
         assert!(query.flag("tty"));
         assert_eq!(query.get("x"), "%zz%");
-        assert!(Query::parse("limit=x").number::<u64>("limit").is_err());
+        assert!(Query::parse("limit=x").number("limit").is_err());
     }
 }

@@ -56,7 +56,7 @@ pub(crate) fn tree(code: StatusCode, value: &Value, accept: Accept) -> Response<
         match warren_api::protobuf::encode(object) {
             Ok(bytes) => return protobuf(code, bytes),
             Err(_) if wanted == Protobuf::OrJson => {}
-            Err(_) => return error(&not_acceptable(), false),
+            Err(_) => return error(&not_acceptable(), Accept::default()),
         }
     }
     if accept.yaml {
@@ -82,17 +82,32 @@ pub(crate) fn text(code: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
     response
 }
 
-/// A path that nothing is at, as Kubernetes answers it.
-pub(crate) fn no_such_path() -> Response<Body> {
-    text(StatusCode::NOT_FOUND, "404 page not found\n")
+/// In the form in which an answer was wanted, where that is a form of its own.
+pub(crate) fn error_form(headers: &http::HeaderMap) -> Accept {
+    let accept = crate::accept::accept(headers, "").unwrap_or_default();
+    Accept { form: crate::accept::Form::Object, pretty: false, ..accept }
 }
 
-pub(crate) fn error(status: &Status, in_protobuf: bool) -> Response<Body> {
+/// A path that nothing is at, as Kubernetes answers it; within a group that is served, the answer is a Status.
+pub(crate) fn no_such_path() -> Response<Body> {
+    nosniff(text(StatusCode::NOT_FOUND, "404 page not found\n"))
+}
+
+fn nosniff(mut response: Response<Body>) -> Response<Body> {
+    let value = HeaderValue::from_static("nosniff");
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, value);
+    response
+}
+
+pub(crate) fn error(status: &Status, accept: Accept) -> Response<Body> {
     let code =
         StatusCode::from_u16(status.reason.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let value = status.to_json();
-    let accept = Accept { protobuf: in_protobuf.then_some(Protobuf::OrJson), ..Accept::default() };
-    let mut response = tree(code, &value, accept);
+    let protobuf = accept.protobuf.map(|_| Protobuf::OrJson);
+    let mut response = tree(code, &value, Accept { protobuf, ..accept });
+    if code == StatusCode::FORBIDDEN {
+        response = nosniff(response);
+    }
     let retry = status.details.as_ref().and_then(|details| details.retry_after_seconds);
     if let Some(seconds) = retry {
         response.headers_mut().insert(header::RETRY_AFTER, seconds.into());

@@ -2,7 +2,7 @@
 
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
-use warren_api::{Kind, Object, Reason, Status, schema};
+use warren_api::{GroupResource, Kind, Object, Reason, Status, schema};
 
 use crate::api::{Api, Call};
 use crate::codec;
@@ -37,7 +37,8 @@ pub(crate) async fn scale(
         return Err(crate::api::method_not_allowed());
     }
     let Call { info, accept, allowed, http } = call;
-    let options = WriteOptions::read(&info.query, http.headers())?;
+    let options_kind = if request.verb == Verb::Update { "UpdateOptions" } else { "PatchOptions" };
+    let options = WriteOptions::read(options_kind, &info.query, http.headers())?;
     let media_type = codec::media_type(http.headers());
     let whole = match request.verb {
         Verb::Update => Some(codec::format(http.headers())?),
@@ -83,7 +84,7 @@ fn read_scale(value: Value) -> Result<Value, Status> {
 fn typed(type_name: &str, api_version: &str, kind: &str, value: Value) -> Result<Value, Status> {
     let ignore = schema::FieldValidation::Ignore;
     let (object, _) = schema::decode(schema::builtin(), type_name, value, ignore)
-        .map_err(|error| error.status(api_version, kind))?;
+        .map_err(|error| error.status(api_version.rsplit('/').next().unwrap_or_default(), kind))?;
     if !matches!(object.kind(), "") && object.kind() != kind
         || !matches!(object.api_version(), "") && object.api_version() != api_version
     {
@@ -119,15 +120,7 @@ fn scaled(kind: &dyn Kind, old: &Object, scale: &Value) -> Result<Object, Status
         return Err(Status::invalid("autoscaling", "Scale", old.name(), errors));
     }
     let name = text(&scale["metadata"]["name"]);
-    if name.is_empty() {
-        return Err(Status::bad_request("name must be provided"));
-    }
-    if name != old.name() {
-        return Err(Status::bad_request(format!(
-            "the name of the object ({name}) does not match the name on the URL ({})",
-            old.name()
-        )));
-    }
+    write::same_name(name, old.name())?;
     let mut new = old.clone();
     new.set_at(&["spec", "replicas"], replicas);
     let version = text(&scale["metadata"]["resourceVersion"]);
@@ -163,8 +156,11 @@ fn scale_of(object: &Object) -> Value {
 pub(crate) async fn bind(api: &Api, call: Call) -> Result<Response<Body>, Status> {
     let request = resource(&call)?.clone();
     let Call { info, allowed, http, .. } = call;
-    let options = WriteOptions::read(&info.query, http.headers())?;
+    let options = WriteOptions::read("CreateOptions", &info.query, http.headers())?;
     let binding = typed("core/v1.Binding", "v1", "Binding", write::value(http).await?)?;
+    if text(&binding["metadata"]["name"]) != request.name {
+        return Err(Status::bad_request("name in URL does not match name in Binding object"));
+    }
     let node = text(&binding["target"]["name"]).to_owned();
     let mut errors = warren_api::ErrorList::default();
     if !matches!(text(&binding["target"]["kind"]), "" | "Node") {
@@ -175,7 +171,13 @@ pub(crate) async fn bind(api: &Api, call: Call) -> Result<Response<Body>, Status
         errors.required("target.name", "");
     }
     if !errors.is_empty() {
-        return Err(Status::invalid("", "Binding", &request.name, errors));
+        // Kubernetes hands these on as they are, as an error without a reason.
+        let shown: Vec<String> =
+            errors.0.iter().map(|e| format!("{}: {}", e.field, e.message)).collect();
+        return Err(Status::unknown(match shown.as_slice() {
+            [one] => one.clone(),
+            many => format!("[{}]", many.join(", ")),
+        }));
     }
     let pods = api.pods();
     let kind = pod_kind(api)?;
@@ -187,12 +189,10 @@ pub(crate) async fn bind(api: &Api, call: Call) -> Result<Response<Body>, Status
             .get(&pods, &request.namespace, &request.name)
             .ok_or_else(|| Status::not_found(&pods, &request.name))?;
         let old = entry.object();
-        let conflict = |why: String| Status::conflict(&pods, &request.name, &why);
-        let has = old.str_at(&["metadata", "uid"]);
-        if !uid.is_empty() && uid != has {
-            return Err(conflict(format!(
-                "Precondition failed: UID in precondition: {uid}, UID in object meta: {has}"
-            )));
+        let bindings = GroupResource::new("", "pods/binding");
+        let conflict = |why: String| Status::conflict(&bindings, &request.name, &why);
+        if !uid.is_empty() && uid != old.str_at(&["metadata", "uid"]) {
+            return Err(prepare::other_uid(&pods, &old, &uid));
         }
         if old.is_being_deleted() {
             return Err(conflict(format!(
@@ -204,6 +204,13 @@ pub(crate) async fn bind(api: &Api, call: Call) -> Result<Response<Body>, Status
         if !bound.is_empty() {
             return Err(conflict(format!(
                 "pod {} is already assigned to node {bound:?}",
+                request.name
+            )));
+        }
+        let gates = old.at(&["spec", "schedulingGates"]).and_then(Value::as_array);
+        if gates.is_some_and(|gates| !gates.is_empty()) {
+            return Err(conflict(format!(
+                "pod {} has non-empty .spec.schedulingGates",
                 request.name
             )));
         }
@@ -238,10 +245,9 @@ fn set_condition(pod: &mut Object, now: &str) {
 pub(crate) async fn evict(api: &Api, call: Call) -> Result<Response<Body>, Status> {
     let request = resource(&call)?.clone();
     let Call { info, allowed, http, .. } = call;
-    let dry_run = WriteOptions::read(&info.query, http.headers())?.dry_run;
+    let dry_run = WriteOptions::read("CreateOptions", &info.query, http.headers())?.dry_run;
     let eviction = typed("policy/v1.Eviction", "policy/v1", "Eviction", write::value(http).await?)?;
-    let name = text(&eviction["metadata"]["name"]);
-    if !name.is_empty() && name != request.name {
+    if text(&eviction["metadata"]["name"]) != request.name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
     let mut options = DeleteOptions::read(&eviction["deleteOptions"], &Query::default())?;

@@ -18,6 +18,7 @@ use crate::accept::{Accept, Form, Protobuf, not_acceptable};
 use crate::api::{Api, Call};
 use crate::cache::{Entry, Resource, Since};
 use crate::read::{revision, too_large};
+use crate::request::Query;
 use crate::response::{self, Body, BoxError};
 use crate::selection::Selection;
 use crate::table::{self, Include};
@@ -50,8 +51,9 @@ pub(crate) fn start(
         return Err(too_large(from, current));
     }
     let send_initial = query.has("sendInitialEvents").then(|| query.flag("sendInitialEvents"));
-    check_options(send_initial, query.get("resourceVersionMatch"))?;
-    let timeout = query.number::<u64>("timeoutSeconds")?.filter(|seconds| *seconds > 0);
+    check_options(send_initial, query)?;
+    let timeout = query.number("timeoutSeconds")?;
+    let timeout = timeout.and_then(|t| u64::try_from(t).ok()).filter(|seconds| *seconds > 0);
     let seconds =
         timeout.unwrap_or_else(|| MAX_SECONDS / 2 + rand::random_range(0..MAX_SECONDS / 2));
 
@@ -119,20 +121,33 @@ fn next_bookmark(now: Instant, deadline: Instant) -> Instant {
     }
 }
 
-fn check_options(send_initial: Option<bool>, matching: &str) -> Result<(), Status> {
+/// As `validateWatchOptions` of k8s.io/apimachinery.
+fn check_options(send_initial: Option<bool>, query: &Query) -> Result<(), Status> {
+    const MATCH: &str = "resourceVersionMatch";
+    let matching = query.get(MATCH);
     let mut errors = ErrorList::default();
-    match (send_initial, matching) {
-        (None, "") | (Some(_), "NotOlderThan") => return Ok(()),
-        (None, _) => errors.forbidden(
-            "resourceVersionMatch",
-            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-        ),
-        (Some(_), _) => errors.forbidden(
-            "resourceVersionMatch",
-            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-        ),
+    if send_initial.is_some() && matching != "NotOlderThan" {
+        let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        errors.forbidden(MATCH, why);
     }
-    Err(Status::invalid("meta.k8s.io", "ListOptions", "", errors))
+    if !matching.is_empty() {
+        if send_initial.is_none() {
+            errors.forbidden(
+                MATCH,
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            );
+        }
+        if matching != "NotOlderThan" {
+            errors.not_supported(MATCH, matching, &["NotOlderThan"]);
+        }
+        if !query.get("continue").is_empty() {
+            errors.forbidden(MATCH, "resourceVersionMatch is forbidden when continue is provided");
+        }
+    }
+    match errors.is_empty() {
+        true => Ok(()),
+        false => Err(Status::invalid("meta.k8s.io", "ListOptions", "", errors)),
+    }
 }
 
 struct Watcher {

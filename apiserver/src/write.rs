@@ -10,7 +10,7 @@ use http_body_util::BodyExt as _;
 use serde_json::{Map, Value, json};
 use warren_api::patch::Manager;
 use warren_api::schema::FieldValidation;
-use warren_api::{Kind, Object, Reason, Status, Subresource};
+use warren_api::{ErrorList, Kind, Object, Reason, Status, Subresource};
 
 use crate::accept::{Accept, Form};
 use crate::admission::{Admission, release};
@@ -40,8 +40,6 @@ pub(crate) struct WriteOptions {
     pub dry_run: bool,
     pub validation: FieldValidation,
     pub manager: String,
-    /// Whether the client named its manager; apply must.
-    pub manager_given: bool,
     /// Server-side apply, which computes managed fields itself.
     pub applied: bool,
 }
@@ -49,25 +47,43 @@ pub(crate) struct WriteOptions {
 const MAX_MANAGER: usize = 128;
 
 impl WriteOptions {
-    pub(crate) fn read(query: &Query, headers: &HeaderMap) -> Result<Self, Status> {
+    /// `kind` is what Kubernetes calls them: `CreateOptions`, `UpdateOptions`.
+    pub(crate) fn read(kind: &str, query: &Query, headers: &HeaderMap) -> Result<Self, Status> {
+        let mut errors = ErrorList::default();
+        let options = Self::check(query, headers, &mut errors);
+        options_or(kind, options, errors)
+    }
+
+    fn check(query: &Query, headers: &HeaderMap, errors: &mut ErrorList) -> Self {
         let given = query.get("fieldManager");
-        if given.len() > MAX_MANAGER || given.chars().any(char::is_control) {
-            let mut errors = warren_api::ErrorList::default();
-            errors.invalid(
-                "fieldManager",
-                given,
-                "may not be longer than 128 bytes and should only contain printable characters",
-            );
-            return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", errors));
+        if given.len() > MAX_MANAGER {
+            errors.too_long("fieldManager", MAX_MANAGER);
+        }
+        for (at, c) in given.char_indices().filter(|(_, c)| c.is_control()) {
+            let why = format!("invalid character U+{:04X} (at position {at})", u32::from(c));
+            errors.invalid("fieldManager", given, &why);
+        }
+        let dry_run = prepare::dry_run(query.all("dryRun"), errors);
+        let validation = query.get("fieldValidation");
+        let known = validation.parse();
+        if known.is_err() {
+            let words = ["", "Ignore", "Strict", "Warn"];
+            errors.not_supported("fieldValidation", validation, &words);
         }
         let agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("");
-        Ok(Self {
-            dry_run: prepare::dry_run(query.all("dryRun"))?,
-            validation: query.get("fieldValidation").parse().map_err(Status::bad_request)?,
+        Self {
+            dry_run,
+            validation: known.unwrap_or_default(),
             manager: Manager::name_of(given, agent),
-            manager_given: !given.is_empty(),
             applied: false,
-        })
+        }
+    }
+}
+
+fn options_or<T>(kind: &str, options: T, errors: ErrorList) -> Result<T, Status> {
+    match errors.is_empty() {
+        true => Ok(options),
+        false => Err(Status::invalid("meta.k8s.io", kind, "", errors)),
     }
 }
 
@@ -123,7 +139,7 @@ pub(crate) async fn create(
 ) -> Result<Response<Body>, Status> {
     let request = resource(&call)?.clone();
     let Call { info, accept, allowed, http } = call;
-    let options = WriteOptions::read(&info.query, http.headers())?;
+    let options = WriteOptions::read("CreateOptions", &info.query, http.headers())?;
     let format = codec::format(http.headers())?;
     let body = body(http).await?;
     let (object, warnings) = codec::object(kind, &body, format, options.validation)?;
@@ -150,6 +166,7 @@ pub(crate) async fn create_object(
     commit(api, allowed, kind.stored(), true, options.dry_run, &mut || {
         let object = wanted()?;
         let generated = object.name().is_empty();
+        let from_prefix = !object.str_at(&["metadata", "generateName"]).is_empty();
         let uid = uuid::Uuid::new_v4().to_string();
         let suffix = suffix();
         let scene = Scene {
@@ -167,8 +184,15 @@ pub(crate) async fn create_object(
         let object =
             prepare::create(&scene, object, &mut |new, old| admission.admit(&scene, new, old))?;
         let key = key_of(kind, namespace, object.name());
-        if !generated && api.cache.get(&key.resource, namespace, &key.name).is_some() {
-            return Err(Status::already_exists(&key.resource, &key.name));
+        if !generated && let Some(entry) = api.cache.get(&key.resource, namespace, &key.name) {
+            let mut status = match from_prefix {
+                true => Status::generated_name_conflict(&key.resource, &key.name),
+                false => Status::already_exists(&key.resource, &key.name),
+            };
+            if entry.object().is_being_deleted() {
+                status.message = format!("object is being deleted: {}", status.message);
+            }
+            return Err(status);
         }
         Ok(Plan {
             key,
@@ -189,27 +213,30 @@ pub(crate) async fn update(
 ) -> Result<Response<Body>, Status> {
     let request = resource(&call)?.clone();
     let Call { info, accept, allowed, http } = call;
-    let options = WriteOptions::read(&info.query, http.headers())?;
+    let options = WriteOptions::read("UpdateOptions", &info.query, http.headers())?;
     let format = codec::format(http.headers())?;
     let body = body(http).await?;
     let (object, warnings) = codec::object(kind, &body, format, options.validation)?;
-    if object.name() != request.name {
-        return Err(if object.name().is_empty() {
-            Status::bad_request("name must be provided")
-        } else {
-            Status::bad_request(format!(
-                "the name of the object ({}) does not match the name on the URL ({})",
-                object.name(),
-                request.name
-            ))
-        });
-    }
+    same_name(object.name(), &request.name)?;
     let conditional = object.resource_version().is_some_and(|rv| rv.0 != 0);
     let place = Place { kind, request: &request, subresource };
     let done =
         update_object(api, &allowed, place, &options, conditional, &mut |_| Ok(object.clone()))
             .await?;
     answer(kind, done, accept, &warnings)
+}
+
+/// What a body calls the object must be what the path calls it.
+pub(crate) fn same_name(given: &str, on_url: &str) -> Result<(), Status> {
+    match given {
+        "" => Err(Status::bad_request(format!(
+            "the name of the object ({on_url} based on URL) was undeterminable: name must be provided"
+        ))),
+        given if given != on_url => Err(Status::bad_request(format!(
+            "the name of the object ({given}) does not match the name on the URL ({on_url})"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Which object a write is about.
@@ -291,7 +318,14 @@ pub(crate) async fn delete_options(
 ) -> Result<DeleteOptions, Status> {
     let format = codec::format(http.headers());
     let body = body(http).await?;
-    let value = if body.is_empty() { Value::Null } else { codec::value(&body, format?)? };
+    let value = match body.is_empty() {
+        true => Value::Null,
+        // Kubernetes' own code is this one, as it does not say whose fault it is.
+        false => codec::value(&body, format?).map_err(|status| match status.reason {
+            Reason::BadRequest => Status::unknown(status.message),
+            _ => status,
+        })?,
+    };
     DeleteOptions::read(&value, query)
 }
 

@@ -275,12 +275,12 @@ async fn subresources() {
     let world = World::start().await;
     let mut c = world.admin().await;
     c.post(PODS, pod("web")).await.ok();
-    let binding = json!({"target": {"kind": "Node", "name": "a"}});
+    let binding = json!({"metadata": {"name": "web"}, "target": {"kind": "Node", "name": "a"}});
     let path = format!("{PODS}/web/binding");
     assert_eq!(c.post(&path, binding.clone()).await.code, StatusCode::CREATED);
     assert_eq!(
         c.post(&path, binding).await.error(),
-        "409 Conflict: Operation cannot be fulfilled on pods \"web\": pod web is already assigned to \
+        "409 Conflict: Operation cannot be fulfilled on pods/binding \"web\": pod web is already assigned to \
          node \"a\""
     );
     let bound = c.get(&format!("{PODS}?fieldSelector=spec.nodeName%3Da")).await.ok();

@@ -95,8 +95,13 @@ fn waiting(entry: &PodEntry, name: &str) -> String {
     let waiting = all
         .filter(|container| container.name == name)
         .find_map(|container| container.state.as_ref()?.waiting.as_ref());
-    let reason = waiting.and_then(|waiting| waiting.reason.clone());
-    reason.unwrap_or_else(|| "ContainerCreating".to_owned())
+    let reason = waiting.and_then(|waiting| waiting.reason.as_deref());
+    match reason.unwrap_or("ContainerCreating") {
+        "ErrImagePull" => "image can't be pulled",
+        "ImagePullBackOff" => "trying and failing to pull image",
+        reason => reason,
+    }
+    .to_owned()
 }
 
 fn options(query: &Query, now: Timestamp) -> Result<LogOptions, Refusal> {

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::fields::{self, Mode, Purpose};
 use super::managed::{self, Entry, Manager, Operation};
 use super::set::{self, Set};
+use super::typed;
 use crate::schema::{self, Field, FieldValidation, Schema, Shape, Type};
 use crate::{Cause, Details, FieldError, Object, Reason, Status};
 
@@ -25,12 +26,16 @@ pub enum ApplyError {
     /// 400: the configuration cannot be applied by anybody.
     #[error("{0}")]
     Invalid(String),
+    /// The configuration is not of its type: 500, as Kubernetes does not say whose fault it is.
+    #[error("{0}")]
+    Untyped(String),
 }
 
 impl ApplyError {
     pub fn status(&self) -> Status {
         match self {
             ApplyError::Invalid(why) => Status::bad_request(why.as_str()),
+            ApplyError::Untyped(why) => Status::unknown(why.as_str()),
             ApplyError::Conflicts(conflicts) => Status {
                 reason: Reason::Conflict,
                 message: self.to_string(),
@@ -92,7 +97,7 @@ pub fn apply(
         return Err(ApplyError::Invalid("metadata.managedFields must be nil".to_owned()));
     }
     let merge = Merge { schema };
-    merge.check(of, &applied.0, &mut String::new())?;
+    typed_or(&applied.0, &typed::errors(schema, of, &applied.0))?;
     let applied_set = fields::all(schema, of, &applied.0, Purpose::Applied);
 
     let mut entries = match live {
@@ -144,6 +149,25 @@ pub fn apply(
     Ok(merged)
 }
 
+/// Whether a configuration, as it came, has fields and values of its type only.
+pub fn check_applied(
+    schema: &Schema,
+    type_name: &str,
+    applied: &Map<String, Value>,
+) -> Result<(), ApplyError> {
+    let of = schema
+        .named(type_name)
+        .ok_or_else(|| ApplyError::Invalid(format!("no such type: {type_name}")))?;
+    typed_or(applied, &typed::errors(schema, of, applied))
+}
+
+fn typed_or(applied: &Map<String, Value>, errors: &[String]) -> Result<(), ApplyError> {
+    match errors.is_empty() {
+        true => Ok(()),
+        false => Err(ApplyError::Untyped(typed::told(applied, errors))),
+    }
+}
+
 fn shown(entry: &Entry) -> String {
     let mut text = format!("{:?}", entry.manager);
     if !entry.subresource.is_empty() {
@@ -161,70 +185,6 @@ struct Merge<'s> {
 }
 
 impl<'s> Merge<'s> {
-    /// Every item of a keyed list must have its keys, and no two the same.
-    fn check(
-        self,
-        of: &'s Type,
-        map: &Map<String, Value>,
-        at: &mut String,
-    ) -> Result<(), ApplyError> {
-        for (key, value) in map {
-            if let Some(field) = of.field(key) {
-                let length = at.len();
-                *at += &format!(".{key}");
-                self.check_value(&field.shape, Some(field), value, at)?;
-                at.truncate(length);
-            }
-        }
-        Ok(())
-    }
-
-    fn check_value(
-        self,
-        shape: &'s Shape,
-        field: Option<&'s Field>,
-        value: &Value,
-        at: &mut String,
-    ) -> Result<(), ApplyError> {
-        match (fields::mode(self.schema, shape, field), value) {
-            (Mode::Struct(of), Value::Object(map)) => self.check(of, map, at),
-            (Mode::Map(item), Value::Object(map)) => {
-                map.values().try_for_each(|value| self.check_value(item, None, value, at))
-            }
-            (Mode::Set, Value::Array(items)) => {
-                for (index, item) in items.iter().enumerate() {
-                    if items[..index].contains(item) {
-                        return Err(ApplyError::Invalid(format!(
-                            "{at}: duplicate entries for {item}"
-                        )));
-                    }
-                }
-                Ok(())
-            }
-            (Mode::Keyed { keys, item }, Value::Array(items)) => {
-                let mut seen = std::collections::HashSet::new();
-                for (index, value) in items.iter().enumerate() {
-                    let element =
-                        fields::key_element(self.schema, keys, item, value).ok_or_else(|| {
-                            ApplyError::Invalid(format!(
-                                "{at}: element {index}: associative list with keys has an element that omits key field {:?} (and doesn't have default value)",
-                                keys.first().map_or("", |key| &**key)
-                            ))
-                        })?;
-                    if !seen.insert(element.clone()) {
-                        let shown = element.trim_start_matches("k:");
-                        return Err(ApplyError::Invalid(format!(
-                            "{at}: duplicate entries for key {shown}"
-                        )));
-                    }
-                    self.check_value(item, None, value, at)?;
-                }
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
     fn fields(self, of: &'s Type, into: &mut Map<String, Value>, from: &Map<String, Value>) {
         for (key, value) in from {
             let known = of.field(key);

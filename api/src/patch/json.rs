@@ -3,7 +3,7 @@
 use json_patch::{PatchErrorKind, PatchOperation};
 use serde_json::Value;
 
-use super::PatchError;
+use super::{PatchError, unmarshal};
 
 /// Kubernetes' bound.
 const MAX_OPERATIONS: usize = 10_000;
@@ -19,14 +19,17 @@ const MAX_DEPTH: usize = 128;
 
 /// The target with every operation applied, in order; or nothing of it.
 ///
-/// A list that is not well-formed is [`PatchError::Malformed`], one that does not fit (a failed `test`, a missing path)
-/// [`PatchError::DoesNotApply`], more than 10,000 operations or runaway copies are [`PatchError::TooLarge`].
+/// What is no list of operations is [`PatchError::Malformed`], one that does not fit (a failed `test`, a missing path,
+/// an operation that does not exist) [`PatchError::DoesNotApply`], more than 10,000 operations or runaway copies are [`PatchError::TooLarge`].
 pub fn json(target: &Value, patch: &Value) -> Result<Value, PatchError> {
-    let list = patch.as_array().ok_or_else(|| {
-        PatchError::Malformed(
-            "error decoding patch: a JSON patch must be a list of operations".to_owned(),
-        )
-    })?;
+    let malformed = |value: &Value, go_type: &str| {
+        PatchError::Malformed(format!("error decoding patch: {}", unmarshal(value, go_type)))
+    };
+    let list = match patch {
+        Value::Array(list) => list.as_slice(),
+        Value::Null => &[],
+        other => return Err(malformed(other, "[]handlers.jsonPatchOp")),
+    };
     if list.len() > MAX_OPERATIONS {
         return Err(PatchError::TooLarge(format!(
             "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
@@ -35,10 +38,11 @@ pub fn json(target: &Value, patch: &Value) -> Result<Value, PatchError> {
     }
     let mut operations = Vec::with_capacity(list.len());
     for (index, operation) in list.iter().enumerate() {
-        let read =
-            <PatchOperation as serde::Deserialize>::deserialize(operation).map_err(|why| {
-                PatchError::Malformed(format!("error decoding patch: operation {index}: {why}"))
-            })?;
+        if !operation.is_object() {
+            return Err(malformed(operation, "handlers.jsonPatchOp"));
+        }
+        let read = <PatchOperation as serde::Deserialize>::deserialize(operation)
+            .map_err(|why| PatchError::DoesNotApply(format!("operation {index}: {why}")))?;
         operations.push(read);
     }
     let mut result = target.clone();
@@ -161,14 +165,15 @@ mod tests {
             assert_eq!(error, PatchError::DoesNotApply(message.to_owned()));
             assert_eq!(error.status().reason.code(), 422);
         }
-        for malformed in [
-            json!({}),
-            json!([{"op": "test"}]),
-            json!([{"op": "jump", "path": "/a"}]),
-            json!([{"op": "remove", "path": "a"}]),
+        for (malformed, code) in [
+            (json!({}), 400),
+            (json!([3]), 400),
+            (json!([{"op": "test"}]), 422),
+            (json!([{"op": "jump", "path": "/a"}]), 422),
+            (json!([{"op": "remove", "path": "a"}]), 422),
         ] {
             let error = patch(&object, &malformed).unwrap_err();
-            assert_eq!(error.status().reason.code(), 400, "{malformed}: {error}");
+            assert_eq!(error.status().reason.code(), code, "{malformed}: {error}");
         }
     }
 

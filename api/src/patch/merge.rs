@@ -2,16 +2,15 @@
 
 use serde_json::{Map, Value};
 
-use super::PatchError;
+use super::{GO_MAP, PatchError, unmarshal};
 
 /// The target with the patch merged in: maps are merged, nulls remove, all else replaces.
 ///
 /// An object can only be patched with a map; anything else is refused.
 pub fn merge(target: &Value, patch: &Value) -> Result<Value, PatchError> {
     if !patch.is_object() {
-        return Err(PatchError::Malformed(
-            "a merge patch of an object must be a JSON map".to_owned(),
-        ));
+        let why = format!("error decoding patch: {}", unmarshal(patch, GO_MAP));
+        return Err(PatchError::Malformed(why));
     }
     let mut merged = target.clone();
     in_place(&mut merged, patch);

@@ -114,7 +114,8 @@ pub(super) fn paths(set: &Set) -> Vec<String> {
     out
 }
 
-fn shown(element: &str) -> String {
+/// One element as it stands in a path.
+pub(super) fn shown(element: &str) -> String {
     let parsed = |json: &str| serde_json::from_str::<Value>(json).unwrap_or_default();
     match element.split_once(':') {
         Some(("f", name)) => format!(".{name}"),

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
-use super::PatchError;
+use super::{GO_MAP, PatchError, go_print, unmarshal};
 use crate::schema::{Field, PatchStrategy, Schema, Shape};
 
 const PATCH: &str = "$patch";
@@ -27,7 +27,7 @@ pub fn strategic(
     patch: &Value,
 ) -> Result<Value, PatchError> {
     let Value::Object(patch) = patch else {
-        return Err(PatchError::Malformed("a strategic merge patch must be a JSON map".to_owned()));
+        return Err(PatchError::Malformed(unmarshal(patch, GO_MAP)));
     };
     let target = match target {
         Value::Object(map) => map.clone(),
@@ -264,7 +264,7 @@ fn retain_keys(target: &mut Tree, patch: &Tree) -> Result<(), PatchError> {
     let unnamed =
         patch.iter().find(|(key, value)| !key.starts_with('$') && !value.is_null() && !named(key));
     if let Some((key, _)) = unnamed {
-        return Err(PatchError::Malformed(format!(
+        return Err(PatchError::DoesNotApply(format!(
             "$retainKeys does not name {key:?}, which the patch sets"
         )));
     }
@@ -322,7 +322,8 @@ fn keyed<'v>(
         )));
     };
     let name = map.get(merge_key).filter(|name| !name.is_null()).ok_or_else(|| {
-        PatchError::DoesNotApply(format!(
+        let item = go_print(item);
+        PatchError::Unmergeable(format!(
             "map: {item} does not contain declared merge key: {merge_key}"
         ))
     })?;

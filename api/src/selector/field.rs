@@ -23,7 +23,10 @@ impl FieldSelector {
     pub fn parse(text: &str, kind: &dyn Kind) -> Result<Self, SelectorError> {
         let mut terms = Vec::new();
         for part in split(text).filter(|part| !part.is_empty()) {
-            let term = term(part).ok_or_else(|| SelectorError::Field(part.to_owned()))?;
+            let term = term(part).ok_or_else(|| SelectorError::Field {
+                selector: text.to_owned(),
+                part: part.to_owned(),
+            })?;
             let is_common = matches!(&*term.path, "metadata.name" | "metadata.namespace");
             if !is_common && !kind.selectable_fields().contains(&&*term.path) {
                 return Err(if kind.selectable_fields().is_empty() {

@@ -6,15 +6,22 @@ use super::{Operator, Requirement, SelectorError};
 pub(super) fn requirements(text: &str) -> Result<Vec<Requirement>, SelectorError> {
     let mut parser = Parser { tokens: tokens(text), at: 0 };
     let mut requirements = Vec::new();
-    if parser.peek() == Token::End {
-        return Ok(requirements);
-    }
     loop {
-        requirements.push(parser.requirement()?);
+        match parser.peek() {
+            Token::Word(_) | Token::Symbol("!") => {}
+            Token::End => return Ok(requirements),
+            other => return Err(other.unexpected("!, identifier, or 'end of string'")),
+        }
+        let requirement = parser.requirement();
+        requirements
+            .push(requirement.map_err(|error| SelectorError::Requirement(Box::new(error)))?);
         match parser.next() {
             Token::End => return Ok(requirements),
-            // A comma at the very end is an error, as a requirement must follow.
-            Token::Symbol(",") => {}
+            // A requirement must follow.
+            Token::Symbol(",") => match parser.peek() {
+                Token::Word(_) | Token::Symbol("!") => {}
+                other => return Err(other.unexpected("identifier after ','")),
+            },
             other => return Err(other.unexpected("',' or 'end of string'")),
         }
     }
@@ -28,12 +35,15 @@ enum Token<'a> {
 }
 
 impl Token<'_> {
-    fn unexpected(self, expected: &'static str) -> SelectorError {
-        let found = match self {
+    fn text(self) -> String {
+        match self {
             Token::Word(text) | Token::Symbol(text) => text.to_owned(),
             Token::End => String::new(),
-        };
-        SelectorError::Syntax { found, expected }
+        }
+    }
+
+    fn unexpected(self, expected: &'static str) -> SelectorError {
+        SelectorError::Syntax { found: self.text(), expected }
     }
 }
 
@@ -83,6 +93,8 @@ impl<'a> Parser<'a> {
             Token::Word(key) => key,
             other => return Err(other.unexpected("identifier")),
         };
+        // No path is known yet, which Go says so.
+        super::check_key("<nil>", key)?;
         if is_absent {
             return Ok(Requirement::new(key, Operator::DoesNotExist, []));
         }
@@ -109,7 +121,7 @@ impl<'a> Parser<'a> {
                 if matches!(operator, Operator::GreaterThan | Operator::LessThan)
                     && value.parse::<i64>().is_err()
                 {
-                    return Err(Token::Word(value).unexpected("an integer"));
+                    return Err(SelectorError::NotANumber(value.to_owned()));
                 }
                 Ok(Requirement::new(key, operator, [value]))
             }
@@ -132,7 +144,10 @@ impl<'a> Parser<'a> {
     fn values(&mut self) -> Result<Vec<&'a str>, SelectorError> {
         match self.next() {
             Token::Symbol("(") => {}
-            other => return Err(other.unexpected("'('")),
+            other => return Err(SelectorError::NoList(other.text())),
+        }
+        if !matches!(self.peek(), Token::Word(_) | Token::Symbol("," | ")")) {
+            return Err(self.peek().unexpected("',', ')' or identifier"));
         }
         let mut values = Vec::new();
         loop {
@@ -161,7 +176,7 @@ impl<'a> Parser<'a> {
                     }
                     return Ok(values);
                 }
-                other => return Err(other.unexpected("',', ')' or identifier")),
+                other => return Err(other.unexpected("',', or identifier")),
             }
         }
     }

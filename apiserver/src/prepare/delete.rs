@@ -1,7 +1,7 @@
 //! The rules of deletion: preconditions, grace, finalizers, propagation.
 
 use serde_json::Value;
-use warren_api::{Kind, Object, Status, schema};
+use warren_api::{ErrorList, GroupResource, Kind, Object, Status, schema};
 
 use super::{Outcome, Scene, after, bump_generation, instant, is_finished, is_namespace};
 use crate::request::Query;
@@ -30,7 +30,7 @@ impl DeleteOptions {
     /// From a body (null where there is none), else from the query.
     pub(crate) fn read(body: &Value, query: &Query) -> Result<Self, Status> {
         if !body.is_null() && !body.is_object() {
-            return Err(Status::bad_request("the body is not a DeleteOptions object"));
+            return Err(Status::unknown("the body is not a DeleteOptions object"));
         }
         // Read along its type: a precondition or a dry run that is misunderstood would delete.
         let body = &match body {
@@ -42,43 +42,25 @@ impl DeleteOptions {
                 "{kind} cannot be handled as a DeleteOptions"
             )));
         }
-        let grace_seconds =
-            match &body["gracePeriodSeconds"] {
-                Value::Null => query.number("gracePeriodSeconds")?,
-                value => Some(value.as_i64().ok_or_else(|| {
-                    Status::bad_request("gracePeriodSeconds: must be an integer")
-                })?),
-            };
+        let grace_seconds = match &body["gracePeriodSeconds"] {
+            Value::Null => query.number("gracePeriodSeconds")?,
+            value => value.as_i64(),
+        };
+        let mut errors = ErrorList::default();
         let text = |value: &Value| value.as_str().filter(|v| !v.is_empty()).map(str::to_owned);
         let policy = text(&body["propagationPolicy"])
             .unwrap_or_else(|| query.get("propagationPolicy").to_owned());
         let orphan = body["orphanDependents"]
             .as_bool()
             .or_else(|| query.has("orphanDependents").then(|| query.flag("orphanDependents")));
-        let propagation = match (policy.as_str(), orphan) {
-            ("", None) => None,
-            ("", Some(true)) => Some(Propagation::Orphan),
-            ("", Some(false)) | ("Background", None) => Some(Propagation::Background),
-            ("Foreground", None) => Some(Propagation::Foreground),
-            ("Orphan", None) => Some(Propagation::Orphan),
-            (_, Some(_)) => {
-                return Err(invalid(
-                    "propagationPolicy",
-                    &policy,
-                    "orphanDependents and deletionPropagation cannot be both set",
-                ));
-            }
-            (other, None) => {
-                let mut errors = warren_api::ErrorList::default();
-                let known = ["Foreground", "Background", "Orphan"];
-                errors.not_supported("propagationPolicy", other, &known);
-                return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", errors));
-            }
-        };
+        let propagation = propagation(&policy, orphan, &mut errors);
         let dry_run = match body["dryRun"].as_array() {
-            Some(list) => dry_run(list.iter().filter_map(Value::as_str))?,
-            None => dry_run(query.all("dryRun"))?,
+            Some(list) => dry_run(list.iter().filter_map(Value::as_str), &mut errors),
+            None => dry_run(query.all("dryRun"), &mut errors),
         };
+        if !errors.is_empty() {
+            return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", errors));
+        }
         Ok(Self {
             grace_seconds: grace_seconds.map(|g| if g < 0 { 1 } else { g }),
             uid: text(&body["preconditions"]["uid"]),
@@ -93,21 +75,34 @@ fn typed(body: &Value) -> Result<Object, Status> {
     let (type_name, ignore) = ("meta/v1.DeleteOptions", schema::FieldValidation::Ignore);
     schema::decode(schema::builtin(), type_name, body.clone(), ignore)
         .map(|(object, _)| object)
-        .map_err(|error| error.status("v1", "DeleteOptions"))
+        .map_err(|error| Status::unknown(error.to_string()))
+}
+
+fn propagation(policy: &str, orphan: Option<bool>, errors: &mut ErrorList) -> Option<Propagation> {
+    if orphan.is_some() && !policy.is_empty() {
+        let why = "orphanDependents and deletionPropagation cannot be both set";
+        errors.invalid("propagationPolicy", policy, why);
+    }
+    match (policy, orphan) {
+        ("", None) => None,
+        ("", Some(true)) | ("Orphan", _) => Some(Propagation::Orphan),
+        ("", Some(false)) | ("Background", _) => Some(Propagation::Background),
+        ("Foreground", _) => Some(Propagation::Foreground),
+        (other, _) => {
+            let known = ["Foreground", "Background", "Orphan", "nil"];
+            errors.not_supported("propagationPolicy", other, &known);
+            None
+        }
+    }
 }
 
 /// `dryRun=All` is the one value there is.
-pub(crate) fn dry_run<'a>(mut values: impl Iterator<Item = &'a str>) -> Result<bool, Status> {
-    values.try_fold(false, |_, value| match value {
-        "All" => Ok(true),
-        other => Err(invalid("dryRun", other, "supported values: \"All\"")),
-    })
-}
-
-fn invalid(field: &str, value: &str, why: &str) -> Status {
-    let mut errors = warren_api::ErrorList::default();
-    errors.invalid(field, value, why);
-    Status::invalid("meta.k8s.io", "DeleteOptions", "", errors)
+pub(crate) fn dry_run<'a>(values: impl Iterator<Item = &'a str>, errors: &mut ErrorList) -> bool {
+    let values: Vec<&str> = values.collect();
+    if values.iter().any(|value| *value != "All") {
+        errors.not_supported("dryRun", &values, &["All"]);
+    }
+    !values.is_empty()
 }
 
 /// The namespaces that a cluster cannot be without.
@@ -158,7 +153,9 @@ pub(crate) fn delete(
 }
 
 fn check_preconditions(kind: &dyn Kind, old: &Object, o: &DeleteOptions) -> Result<(), Status> {
-    let conflict = |why: String| Err(Status::conflict(&kind.resource(), old.name(), &why));
+    // Kubernetes names the kind here, where all else names the resource.
+    let about = GroupResource::new(kind.group(), kind.kind());
+    let conflict = |why: String| Err(Status::conflict(&about, old.name(), &why));
     let (uid, version) =
         (old.str_at(&["metadata", "uid"]), old.str_at(&["metadata", "resourceVersion"]));
     if let Some(wanted) = o.uid.as_deref().filter(|wanted| *wanted != uid) {

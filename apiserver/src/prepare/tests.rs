@@ -97,8 +97,8 @@ fn an_update_says_what_it_means() {
         stored
         unchanged
         Conflict: Operation cannot be fulfilled on configmaps "a": the object has been modified; please apply your changes to the latest version and try again
-        Invalid: ConfigMap "a" is invalid: metadata.resourceVersion: Invalid value: "x": must be an unsigned integer
-        Conflict: Operation cannot be fulfilled on configmaps "a": Precondition failed: UID in precondition: other, UID in object meta: u-1
+        Unknown: strconv.ParseUint: parsing "x": invalid syntax
+        Conflict: Operation cannot be fulfilled on configmaps "a": StorageError: invalid object, Code: 4, Key: /registry/configmaps/x/a, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: other, UID in object meta: u-1
         BadRequest: the name of the object (b) does not match the name on the URL (a)
         BadRequest: the namespace of the provided object does not match the namespace sent on the request
         unchanged
@@ -162,8 +162,8 @@ fn when_an_object_goes() {
         bound pod: stored until 2026-01-02T03:04:35Z grace 30 finalizers []
         bound pod, grace 5: stored until 2026-01-02T03:04:10Z grace 5 finalizers []
         bound pod, now: removed
-        other uid: Conflict: Operation cannot be fulfilled on configmaps "a": the UID in the precondition (u-2) does not match the UID in record (u-1). The object might have been deleted and then recreated
-        other version: Conflict: Operation cannot be fulfilled on configmaps "a": the ResourceVersion in the precondition (6) does not match the ResourceVersion in record (7). The object might have been modified
+        other uid: Conflict: Operation cannot be fulfilled on ConfigMap "a": the UID in the precondition (u-2) does not match the UID in record (u-1). The object might have been deleted and then recreated
+        other version: Conflict: Operation cannot be fulfilled on ConfigMap "a": the ResourceVersion in the precondition (6) does not match the ResourceVersion in record (7). The object might have been modified
         namespace: stored until 2026-01-02T03:04:05Z grace 0 finalizers []
         default: Forbidden: namespaces "default" is forbidden: this namespace may not be deleted"#]].assert_eq(&rows.join("\n"));
 }

@@ -19,7 +19,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use warren_api::{GroupResource, Object, Reason, Status};
+use warren_api::{GroupResource, Object, Status};
 
 use crate::api::Api;
 use crate::authn;
@@ -59,9 +59,7 @@ impl Nodes {
         node: &str,
         request: Request<Body>,
     ) -> Result<Response<Incoming>, Status> {
-        let unreachable = |why: String| {
-            Status::new(Reason::InternalError, format!("error dialing backend: {why}"))
-        };
+        let unreachable = |why: String| Status::unknown(format!("error dialing backend: {why}"));
         let connector = self.0.as_ref().ok_or_else(|| {
             unreachable("the server has no client certificate for the nodes' ports".to_owned())
         })?;
@@ -95,7 +93,7 @@ fn address_of(api: &Api, node: &str) -> Result<SocketAddr, Status> {
     let nodes = GroupResource::new("", "nodes");
     let entry = api.cache.get(&nodes, "", node).ok_or_else(|| Status::not_found(&nodes, node))?;
     address_in(&entry.object())
-        .ok_or_else(|| Status::internal(format!("no preferred addresses found for node {node:?}")))
+        .ok_or_else(|| Status::unknown("no preferred addresses found; known addresses: []"))
 }
 
 fn address_in(node: &Object) -> Option<SocketAddr> {

@@ -86,7 +86,7 @@ pub(crate) async fn connect(
                 .take_until(async move { shutdown.draining().await });
             StreamBody::new(frames).boxed_unsync()
         });
-        return as_status(answer).await;
+        return as_status(subresource, pod.name(), answer).await;
     }
     let Some(client) = upgrade else {
         return Err(Status::internal("the node upgraded a request that did not ask for it"));
@@ -113,7 +113,11 @@ pub(crate) async fn connect(
 }
 
 /// An error of the node becomes a Status, which is what clients read.
-async fn as_status(answer: Response<Body>) -> Result<Response<Body>, Status> {
+async fn as_status(
+    subresource: Subresource,
+    pod: &str,
+    answer: Response<Body>,
+) -> Result<Response<Body>, Status> {
     const MAX_MESSAGE: usize = 8 << 10;
     let code = answer.status();
     if code.is_success() {
@@ -126,15 +130,21 @@ async fn as_status(answer: Response<Body>) -> Result<Response<Body>, Status> {
         return Ok(response::json(code, text));
     }
     let message = String::from_utf8_lossy(&text).trim().to_owned();
-    Err(Status::new(
-        match code.as_u16() {
-            400 => Reason::BadRequest,
-            403 => Reason::Forbidden,
-            404 => Reason::NotFound,
-            _ => Reason::InternalError,
-        },
-        message,
-    ))
+    Err(match code.as_u16() {
+        400 => Status::bad_request(message),
+        403 => Status::new(Reason::Forbidden, message),
+        // As Kubernetes checks the answer to a log; the node's own words are not handed on.
+        404 if subresource == Subresource::Log => {
+            let mut status = Status::generic(Reason::NotFound);
+            status.message = format!("{} ( pods/log {pod})", status.message);
+            if let Some(details) = &mut status.details {
+                (details.name, details.kind) = (pod.to_owned(), "pods/log".to_owned());
+            }
+            status
+        }
+        404 => Status::new(Reason::NotFound, message),
+        _ => Status::internal(message),
+    })
 }
 
 /// The container that was named, or the only one, or the default one.
@@ -163,7 +173,12 @@ fn container_of(pod: &Object, wanted: &str) -> Result<String, Status> {
         many => Err(Status::bad_request(format!(
             "a container name must be specified for pod {}, choose one of: [{}]",
             pod.name(),
-            many.join(" ")
+            init.iter()
+                .chain(many)
+                .chain(&ephemeral)
+                .map(String::as_str)
+                .collect::<Vec<_>>()
+                .join(" ")
         ))),
     }
 }

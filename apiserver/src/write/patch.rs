@@ -29,11 +29,15 @@ const APPLY: &str = "application/apply-patch+yaml";
 
 impl Patch {
     pub(crate) fn read(media_type: &str, body: &[u8]) -> Result<Self, Status> {
-        let json = || codec::value(body, codec::Format::Json);
+        let json = |head: &str| {
+            let syntax = |error| format!("{head}{}", codec::syntax_error(body, &error));
+            serde_json::from_slice(body).map_err(|error| Status::bad_request(syntax(error)))
+        };
+        const DECODING: &str = "error decoding patch: ";
         match media_type {
-            "application/json-patch+json" => Ok(Patch::Json(json()?)),
-            "application/merge-patch+json" => Ok(Patch::Merge(json()?)),
-            "application/strategic-merge-patch+json" => Ok(Patch::Strategic(json()?)),
+            "application/json-patch+json" => Ok(Patch::Json(json(DECODING)?)),
+            "application/merge-patch+json" => Ok(Patch::Merge(json(DECODING)?)),
+            "application/strategic-merge-patch+json" => Ok(Patch::Strategic(json("")?)),
             _ => Err(Status::new(Reason::UnsupportedMediaType, TYPES)),
         }
     }
@@ -45,6 +49,35 @@ impl Patch {
             Patch::Strategic(patch) => patches::strategic(schema::builtin(), type_name, old, patch),
         };
         patched.map_err(|error| error.status())
+    }
+
+    /// The patched object, read along its type.
+    fn decoded(
+        &self,
+        kind: &dyn Kind,
+        old: &Object,
+        validation: FieldValidation,
+    ) -> Result<(Object, Vec<String>), Status> {
+        let mut old = old.clone();
+        kind.to_served(&mut old);
+        let old = Value::from(old);
+        let patched = self.apply(kind.schema_type(), &old)?;
+        let decoded = schema::decode(schema::builtin(), kind.schema_type(), patched, validation);
+        let (mut object, found) = decoded.map_err(|error| {
+            // Kubernetes shows a strategic patch itself, of the others what they made of the object.
+            let shown = match self {
+                Patch::Strategic(patch) => patches::go_print(patch),
+                _ => self
+                    .apply(kind.schema_type(), &old)
+                    .map_or_else(|error| error.to_string(), |value| value.to_string()),
+            };
+            let mut errors = warren_api::ErrorList::default();
+            errors.invalid("patch", shown, &error.to_string());
+            Status::invalid("", "", "", errors)
+        })?;
+        codec::identify(kind, &mut object)?;
+        kind.to_stored(&mut object);
+        Ok((object, found))
     }
 
     /// The resourceVersion that the patch itself demands.
@@ -72,7 +105,7 @@ pub(crate) async fn patch(
     let mut warnings = Vec::new();
     let place = Place { kind, request: &request, subresource };
     if options.applied {
-        let applied = Applied::read(place, &body, options.validation, &mut warnings)?;
+        let applied = Applied::read(place, &body)?;
         let force = info.query.flag("force");
         let done = applied.write(api, &allowed, place, &options, force).await?;
         return answer(kind, done, accept, &warnings);
@@ -80,11 +113,7 @@ pub(crate) async fn patch(
     let patch = Patch::read(&media_type, &body)?;
     let conditional = patch.demands_version();
     let done = update_object(api, &allowed, place, &options, conditional, &mut |old| {
-        let mut old = old.clone();
-        kind.to_served(&mut old);
-        let patched = patch.apply(kind.schema_type(), &Value::from(old))?;
-        let (object, found): (Object, _) =
-            codec::object_of_tree(kind, patched, options.validation)?;
+        let (object, found) = patch.decoded(kind, old, options.validation)?;
         warnings = found;
         Ok(object)
     })
@@ -93,19 +122,16 @@ pub(crate) async fn patch(
 }
 
 fn options(query: &Query, headers: &HeaderMap) -> Result<WriteOptions, Status> {
-    let mut options = WriteOptions::read(query, headers)?;
-    options.applied = codec::media_type(headers) == APPLY;
+    let applied = codec::media_type(headers) == APPLY;
     let mut errors = warren_api::ErrorList::default();
-    if options.applied && !options.manager_given {
-        errors.required("fieldManager", "is required for apply patch");
-    }
-    if !options.applied && query.has("force") {
+    if !applied && query.has("force") {
         errors.forbidden("force", "may not be specified for non-apply patch");
     }
-    match errors.is_empty() {
-        true => Ok(options),
-        false => Err(Status::invalid("meta.k8s.io", "PatchOptions", "", errors)),
+    if applied && query.get("fieldManager").is_empty() {
+        errors.required("fieldManager", "is required for apply patch");
     }
+    let options = WriteOptions { applied, ..WriteOptions::check(query, headers, &mut errors) };
+    super::options_or("PatchOptions", options, errors)
 }
 
 /// What a manager wants of an object: server-side apply.
@@ -116,19 +142,27 @@ struct Applied {
 }
 
 impl Applied {
-    fn read(
-        place: Place<'_>,
-        body: &[u8],
-        validation: FieldValidation,
-        warnings: &mut Vec<String>,
-    ) -> Result<Self, Status> {
+    fn read(place: Place<'_>, body: &[u8]) -> Result<Self, Status> {
         let Place { kind, request, subresource } = place;
-        let tree = codec::yaml(body)?;
-        let decoded =
-            schema::decode_keeping_zeros(schema::builtin(), kind.schema_type(), tree, validation);
-        let (mut object, found) =
-            decoded.map_err(|error| error.status(&kind.api_version(), kind.kind()))?;
-        *warnings = found;
+        let tree = codec::yaml(body).map_err(|status| Status {
+            message: format!("error decoding YAML: {}", status.message),
+            ..status
+        })?;
+        let (schema, type_name) = (schema::builtin(), kind.schema_type());
+        let version = tree["apiVersion"].as_str().unwrap_or_default();
+        if version != kind.api_version() {
+            return Err(Status::bad_request(format!(
+                "Incorrect version specified in apply patch. Specified patch version: {version}, \
+                 expected: {}",
+                kind.api_version()
+            )));
+        }
+        if let Value::Object(map) = &tree {
+            patches::check_applied(schema, type_name, map).map_err(|error| error.status())?;
+        }
+        let ignore = FieldValidation::Ignore;
+        let decoded = schema::decode_keeping_zeros(schema, type_name, tree, ignore);
+        let (mut object, _) = decoded.map_err(|error| error.status(kind.version(), kind.kind()))?;
         codec::identify(kind, &mut object)?;
         let name = object.name();
         if !name.is_empty() && name != request.name {
@@ -171,6 +205,7 @@ impl Applied {
     ) -> Result<Committed, Status> {
         let Place { kind, request, subresource } = place;
         let key = key_of(kind, &request.namespace, &request.name);
+        let uid = self.object.str_at(&["metadata", "uid"]);
         let mut now = scene(api, kind, &request.namespace, subresource, &options.manager);
         now.applied = true;
         let manager = manager(&now);
@@ -184,6 +219,12 @@ impl Applied {
                 .await
             } else if subresource.is_some() {
                 return Err(Status::not_found(&key.resource, &key.name));
+            } else if !uid.is_empty() {
+                let why = format!(
+                    "uid mismatch: the provided object specified uid {uid}, and no existing object \
+                     was found"
+                );
+                return Err(Status::conflict(&key.resource, &key.name, &why));
             } else {
                 create_object(api, allowed, kind, &request.namespace, options, &mut || {
                     self.merge(kind, None, &manager, force)

@@ -86,25 +86,25 @@ async fn errors_are_worded_as_kubernetes_words_them() {
         other name: 400 BadRequest: the name of the object (x) does not match the name on the URL (there)
         invalid name: 422 Invalid: ConfigMap "A_b" is invalid: metadata.name: Invalid value: "A_b": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
         no containers: 422 Invalid: Pod "x" is invalid: spec.containers: Required value
-        other kind: 400 BadRequest: Pod in version "v1" cannot be handled as a ConfigMap: the kind in the data does not match the expected kind
+        other kind: 400 BadRequest: Pod in version "v1" cannot be handled as a ConfigMap: converting (v1.Pod) to (core.ConfigMap): unknown conversion
         other version: 400 BadRequest: the API version in the data (v2) does not match the expected API version (v1)
-        not JSON: 400 BadRequest: ConfigMap in version "v1" cannot be handled as a ConfigMap: invalid JSON: EOF while parsing an object at line 1 column 1
+        not JSON: 400 BadRequest: the object provided is unrecognized (must be of type ConfigMap): couldn't get version/kind; json parse error: unexpected end of JSON input ({)
         wrong type: 400 BadRequest: ConfigMap in version "v1" cannot be handled as a ConfigMap: json: cannot unmarshal number into Go struct field ConfigMap.data of type map[string]string
         text: 415 UnsupportedMediaType: the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf
         patch type: 415 UnsupportedMediaType: the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml
         too large: 413 RequestEntityTooLarge: Request entity too large: limit is 3145728
         method: 405 MethodNotAllowed: the server does not allow this method on the requested resource
         strict: 400 BadRequest: ConfigMap in version "v1" cannot be handled as a ConfigMap: strict decoding error: unknown field "dat"
-        rv on create: 400 BadRequest: resourceVersion should not be set on objects to be created
-        selector: 400 BadRequest: unable to parse requirement: found '==', expected: identifier
+        rv on create: 500 -: resourceVersion should not be set on objects to be created
+        selector: 400 BadRequest: found '==', expected: !, identifier, or 'end of string'
         field: 400 BadRequest: "data.a" is not a known field selector: only "metadata.name", "metadata.namespace"
         accept: 406 NotAcceptable: only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf
         future: 504 Timeout: Timeout: Too large resource version: 999999999, current: 8
-        match: 400 BadRequest: resourceVersionMatch is forbidden unless resourceVersion is provided
-        continue: 400 BadRequest: continue key is not valid
-        uid: 409 Conflict: Operation cannot be fulfilled on configmaps "there": the UID in the precondition (u) does not match the UID in record (<uid>). The object might have been deleted and then recreated
+        match: 422 Invalid: ListOptions.meta.k8s.io "" is invalid: resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided
+        continue: 400 BadRequest: invalid continue token: continue key is not valid: it was not given by this server
+        uid: 409 Conflict: Operation cannot be fulfilled on ConfigMap "there": the UID in the precondition (u) does not match the UID in record (<uid>). The object might have been deleted and then recreated
         immortal: 403 Forbidden: namespaces "default" is forbidden: this namespace may not be deleted
-        dry run: 422 Invalid: DeleteOptions.meta.k8s.io "" is invalid: dryRun: Invalid value: "Some": supported values: "All"
+        dry run: 422 Invalid: CreateOptions.meta.k8s.io "" is invalid: dryRun: Unsupported value: ["Some"]: supported values: "All"
         apply without manager: 422 Invalid: PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is required for apply patch
         anonymous: 401 Unauthorized: Unauthorized
         jane: 403 Forbidden: configmaps is forbidden: User "jane" cannot list resource "configmaps" in API group "" in the namespace "default"

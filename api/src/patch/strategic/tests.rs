@@ -141,7 +141,7 @@ fn what_is_refused() {
     for (patch, message) in [
         (
             json!({"spec": {"containers": [{"image": "x"}]}}),
-            "map: {\"image\":\"x\"} does not contain declared merge key: name",
+            "map: map[image:x] does not contain declared merge key: name",
         ),
         (json!({"spec": {"$patch": "explode"}}), "unknown patch type found: \"explode\""),
         (
@@ -154,9 +154,12 @@ fn what_is_refused() {
         ),
         (
             json!({"spec": {"$setElementOrder/containers": [{"image": "x"}]}}),
-            "map: {\"image\":\"x\"} does not contain declared merge key: name",
+            "map: map[image:x] does not contain declared merge key: name",
         ),
-        (json!(["x"]), "a strategic merge patch must be a JSON map"),
+        (
+            json!(["x"]),
+            "json: cannot unmarshal array into Go value of type map[string]interface {}",
+        ),
     ] {
         let target = json!({"spec": {"containers": [{"name": "a"}]}});
         assert_eq!(patched("core/v1.Pod", target, patch), Err(message.to_owned()));
