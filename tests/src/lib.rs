@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod docker;
 pub mod forwarded;
 pub mod history;
+pub mod http;
 pub mod kubectl;
 pub mod rabbitmq;
 pub mod running;
@@ -14,6 +15,7 @@ mod wait;
 
 pub use cluster::{Cluster, Options, Role, Runtime};
 pub use docker::Dockerd;
+pub use http::Http;
 pub use kubectl::Output;
 pub use rabbitmq::RabbitMq;
 pub use space::Space;
