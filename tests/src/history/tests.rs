@@ -3,6 +3,11 @@
 use super::streams::{Kind, Session, Told, Truth};
 use super::*;
 
+/// A name, what happened, what clients were told, and a part of each complaint.
+type Row<'a> = (&'a str, Vec<Change>, Vec<Record>, &'a [&'a str]);
+/// A name, what is watched and from where, what was told, and a part of each complaint.
+type StreamRow<'a> = (&'a str, Selection, Option<u64>, Vec<Told>, &'a [&'a str]);
+
 fn state(revision: u64, token: &str) -> State {
     State { revision, uid: "u".into(), token: token.into(), colour: String::new() }
 }
@@ -38,7 +43,7 @@ fn histories_and_what_is_wrong_with_them() {
     let deleted = |span| record(Op::Delete(None), "", span, Outcome::Gone("u".into()));
     let deleted_at = |revision, span| Record { op: Op::Delete(Some(revision)), ..deleted(span) };
     let refused = |op, token, span| record(op, token, span, Outcome::Conflict);
-    let table: Vec<(&str, Vec<Change>, Vec<Record>, &[&str])> = vec![
+    let table: Vec<Row<'_>> = vec![
         (
             "good",
             both.to_vec(),
@@ -241,7 +246,7 @@ fn streams_and_what_is_wrong_with_them() {
     let mark = Told::Bookmark;
     let of_red = || Selection::Colour("red".into());
     let join = |parts: &[&[Told]]| parts.concat();
-    let table: Vec<(&str, Selection, Option<u64>, Vec<Told>, &[&str])> = vec![
+    let table: Vec<StreamRow<'_>> = vec![
         ("all", Selection::All, Some(0), all.to_vec(), &[]),
         ("from the middle", Selection::All, Some(2), all[2..].to_vec(), &[]),
         ("ended early", Selection::All, Some(0), all[..2].to_vec(), &[]),
