@@ -12,18 +12,20 @@ mod quantities;
 mod request;
 mod selectors;
 mod shape;
+mod spdy;
 mod yaml;
 
 /// One run with one input.
 pub type Target = fn(&[u8]);
 
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("events", events::run),
     ("patches", patches::run),
     ("protobuf", protobuf::run),
     ("quantities", quantities::run),
     ("request", request::run),
     ("selectors", selectors::run),
+    ("spdy", spdy::run),
     ("yaml", yaml::run),
 ];
 

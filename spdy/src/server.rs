@@ -209,6 +209,8 @@ impl Server {
             let reply = Frame::SynReply { stream, fin: false, headers: Headers::default() };
             self.encoder.encode(&reply, &mut self.output);
         }
+        // One that the client opened to say no more than its headers.
+        self.forget_if_over(stream);
         true
     }
 

@@ -332,6 +332,16 @@ fn pushed(frames: &[Frame]) -> Server {
 }
 
 #[test]
+fn a_stream_of_headers_alone_leaves_nothing() {
+    let (fin, unidirectional, headers) = (true, true, named(&[("streamtype", "data")]));
+    let alone =
+        Frame::SynStream { stream: 1, associated: 0, priority: 0, fin, unidirectional, headers };
+    let mut server = pushed(&[alone]);
+    assert!(!server.is_open(1) && !server.accept(1));
+    assert_eq!(server.output_len(), 0, "nobody waits for a reply");
+}
+
+#[test]
 fn what_the_server_sends() {
     let mut server = pushed(&[open(1, "stdout")]);
     assert!(server.sends(1) && !server.sends(3));
