@@ -122,4 +122,4 @@ macro_rules! targets {
     };
 }
 
-targets! { events patches protobuf quantities request selectors yaml }
+targets! { events patches protobuf quantities request selectors spdy yaml }
