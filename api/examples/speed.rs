@@ -2,14 +2,16 @@
 
 use std::time::Instant;
 
-use warren_api::Object;
+use warren_api::openapi;
 use warren_api::patch::{self, Manager};
 use warren_api::schema::{self, FieldValidation};
+use warren_api::{Object, Registry};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let start = Instant::now();
     let schema = schema::builtin();
     println!("table: {:?}", start.elapsed());
+    documents();
     let text = match std::env::args().nth(1) {
         Some(path) => std::fs::read(path)?,
         None => serde_json::to_vec(&pod())?,
@@ -57,6 +59,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// A pod of about 2.8 KB.
+/// Each is made once in a server's life, when somebody first asks.
+fn documents() {
+    let registry = Registry::builtin();
+    let once = |name: &str, make: &dyn Fn() -> Vec<u8>| {
+        let start = Instant::now();
+        let bytes = make().len();
+        println!("{name}: {:?}, {bytes} bytes", start.elapsed());
+    };
+    once("openapi v3, index", &|| openapi::v3_index(&registry).to_string().into());
+    once("openapi v3, v1", &|| {
+        openapi::v3(&registry, "", "v1").unwrap_or_default().to_string().into()
+    });
+    once("openapi v2", &|| openapi::v2(&registry).to_string().into());
+    once("openapi v2, protobuf", &|| openapi::v2_protobuf(&openapi::v2(&registry)));
+}
+
 fn pod() -> serde_json::Value {
     let containers: Vec<_> = (0..3)
         .map(|n| {
