@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use warren_api::{GroupResource, Kind, ObjectKey, Reason, Registry, Status, Subresource};
 use warren_process::{Clock, Shutdown, Tasks};
 use warren_store::Journal;
@@ -66,14 +66,40 @@ pub(crate) fn handle(
         let started = std::time::Instant::now();
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let errors_in = response::error_form(request.headers());
-        let response = match respond(Arc::clone(&api), connection, request).await {
+        let id = request_id(request.headers());
+        let agent = match tracing::enabled!(tracing::Level::DEBUG) {
+            true => request.headers().get(header::USER_AGENT).cloned(),
+            false => None,
+        };
+        let mut user = None;
+        let mut response = match respond(Arc::clone(&api), connection, request, &mut user).await {
             Ok(response) => response,
             Err(status) => response::error(&status, errors_in),
         };
         let took = started.elapsed();
         api.metrics.observe(&method, response.status(), took);
-        tracing::debug!(%method, path, code = response.status().as_u16(), ?took, "request");
+        // The access log. A watch or a session is told of when it begins.
+        tracing::debug!(
+            %method, path, code = response.status().as_u16(), ?took, user = user.as_deref().map(|user| &*user.name),
+            ?agent, id = ?id, "request"
+        );
+        response.headers_mut().insert(REQUEST_ID, id);
         response
+    })
+}
+
+/// By which a request is found in the log: the client's own, else a new one. Kubernetes' name for it.
+const REQUEST_ID: HeaderName = HeaderName::from_static("audit-id");
+/// As long as Kubernetes lets a client's be.
+const MAX_REQUEST_ID: usize = 64;
+
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let given = headers.get(REQUEST_ID).filter(|id| (1..=MAX_REQUEST_ID).contains(&id.len()));
+    given.cloned().unwrap_or_else(|| {
+        let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
+        let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+        let text = id.hyphenated().encode_lower(&mut text);
+        HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("-"))
     })
 }
 
@@ -81,10 +107,12 @@ async fn respond(
     api: Arc<Api>,
     connection: Option<Arc<User>>,
     http: Request<Body>,
+    seen: &mut Option<Arc<User>>,
 ) -> Result<Response<Body>, Status> {
     let api = &api;
     let info = RequestInfo::of(http.method(), http.uri())?;
     let user = authn::authenticate(connection.as_ref(), http.headers())?;
+    seen.clone_from(&user);
     let accept = accept(http.headers(), info.query.get("pretty"));
     let resource = match &info.target {
         Target::Path(path) => {

@@ -119,6 +119,26 @@ async fn warnings_yaml_and_dry_runs() {
 }
 
 #[tokio::test]
+async fn every_answer_has_the_id_of_its_request() {
+    let world = World::start().await;
+    let mut c = world.admin().await;
+    let mut ids = Vec::new();
+    for path in [MAPS, PODS, "/nowhere", "/version", "/api/v1/namespaces/default/pods/none"] {
+        ids.push(c.get(path).await.headers["audit-id"].to_str().unwrap().to_owned());
+    }
+    assert!(ids.iter().all(|id| id.len() == 36), "{ids:?}");
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 5);
+    let own = c.call("GET", MAPS, &[("audit-id", "mine-1")], "").await;
+    assert_eq!(own.headers["audit-id"], "mine-1");
+    let long = "x".repeat(65);
+    assert_ne!(c.call("GET", MAPS, &[("audit-id", &long)], "").await.headers["audit-id"], long);
+    drop(c);
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn selectors_pages_and_forms() {
     let world = World::start().await;
     let mut c = world.admin().await;
