@@ -4,6 +4,7 @@
 
 pub mod cluster;
 pub mod docker;
+pub mod document;
 pub mod forwarded;
 pub mod history;
 pub mod http;

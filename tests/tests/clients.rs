@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
-use warren_tests::Cluster;
 use warren_tests::cluster::Options;
 use warren_tests::kubectl::{self, Output};
+use warren_tests::{Cluster, document};
 
 #[path = "clients/kube_rs.rs"]
 mod kube_rs;
@@ -66,6 +66,7 @@ fn the_official_python_client() {
     let (python, cluster) = (python(), two_nodes());
     let out = run(&python, &["official.py"], &scripts("python"), Some(cluster.kubeconfig()));
     assert!(out.succeeded() && out.stderr.contains("\nOK"), "{}", out.told());
+    document::client("Python", &document::features(&out.stdout));
 }
 
 #[test]
@@ -73,6 +74,7 @@ fn an_operator_of_kopf() {
     let (python, cluster) = (python(), two_nodes());
     let out = run(&python, &["with_kopf.py"], &scripts("python"), Some(cluster.kubeconfig()));
     assert!(out.ok().contains("Deletion is processed"), "{}", out.told());
+    document::client("kopf", &document::features(&out.stdout));
 }
 
 #[test]
@@ -90,4 +92,5 @@ fn the_official_javascript_client() {
     let out = run(Path::new("node"), &arguments, &folder, Some(cluster.kubeconfig()));
     assert!(out.ok().contains("# fail 0"), "{}", out.told());
     assert!(!out.stdout.contains("# pass 0"), "{}", out.told());
+    document::client("JavaScript", &document::features(&out.stdout));
 }

@@ -1,13 +1,14 @@
 //! Every kubectl that is found (`kubectl` and `kubectl.1.NN`) against one cluster. They differ in what they send and
 //! read: JSON or protobuf, OpenAPI v2 or v3, validation by the client or the server.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use warren_tests::cluster::SOON;
 use warren_tests::forwarded::{Forwarded, noise};
 use warren_tests::kubectl::{self, Output};
-use warren_tests::{Cluster, until, until_some};
+use warren_tests::{Cluster, document, until, until_some};
 
 const CONFIG: &str = "
 apiVersion: v1
@@ -293,6 +294,36 @@ impl Kubectl<'_> {
         let _ = child.wait();
     }
 
+    /// What all this went through, for docs/compatibility.md.
+    fn features(&self) -> BTreeSet<String> {
+        let features = [
+            "discovery",
+            "objects: create, get, update, delete",
+            "dry run",
+            "field validation",
+            "JSON patch",
+            "merge patch",
+            "strategic merge patch",
+            "server-side apply",
+            "label and field selectors",
+            "pages",
+            "tables",
+            "watch",
+            "scale",
+            "status",
+            "eviction, drain",
+            "finalizers, owners",
+            "Events",
+            "logs",
+            "exec",
+            "attach",
+            "port-forward",
+            "usage (metrics.k8s.io)",
+            "explain",
+        ];
+        features.into_iter().map(str::to_owned).collect()
+    }
+
     fn deletes(&self) {
         self.ok("delete pod lone --now --timeout=60s");
         self.ok("delete deploy web --cascade=foreground --timeout=60s");
@@ -340,5 +371,9 @@ fn every_kubectl_does_the_usual_things() {
         kubectl.shows("get node node-1", &["SchedulingDisabled"]);
         kubectl.ok("drain node-1 --ignore-daemonsets --force --timeout=60s");
         kubectl.ok("uncordon node-1");
+        let column = format!("kubectl {}", kubectl.version);
+        if document::CLIENTS.contains(&column.as_str()) {
+            document::client(&column, &kubectl.features());
+        }
     }
 }

@@ -34,6 +34,9 @@ async function refused(code, reason, call) {
     return status;
 }
 
+/** Tells the suite what has been seen to work, for docs/compatibility.md. */
+const feature = (...names) => names.forEach((name) => console.log(`feature: ${name} ok`));
+
 const map = (name, data, labels) => ({ metadata: { name, labels }, data });
 const pod = (name, command) => ({
     metadata: { name, labels: { app: name } },
@@ -72,6 +75,7 @@ test('objects are made, changed and deleted', async () => {
     assert.deepEqual(patched.data, { c: '3' });
     assert.equal((await core.deleteNamespacedConfigMap({ name: 'one', namespace })).status, 'Success');
     await refused(404, 'NotFound', core.readNamespacedConfigMap({ name: 'one', namespace }));
+    feature('objects: create, get, update, delete', 'JSON patch', 'merge patch');
 });
 
 test('what is invalid is named', async () => {
@@ -79,6 +83,7 @@ test('what is invalid is named', async () => {
     delete bad.spec.containers[0].name;
     const status = await refused(422, 'Invalid', core.createNamespacedPod({ namespace, body: bad }));
     assert.deepEqual(status.details.causes.map((cause) => cause.field).sort(), ['metadata.name', 'spec.containers[0].name']);
+    feature('refusals with reason and causes');
 });
 
 test('a watch tells what happens, in order', async () => {
@@ -101,6 +106,7 @@ test('a watch tells what happens, in order', async () => {
     await over;
     (await request).abort();
     assert.deepEqual(seen, [['ADDED', '1'], ['MODIFIED', '2'], ['DELETED', '2']]);
+    feature('watch');
 });
 
 test('an informer is a picture of what there is', async () => {
@@ -119,6 +125,7 @@ test('an informer is a picture of what there is', async () => {
     await until('old is gone', () => !informer.get('old', namespace));
     assert.deepEqual(told, ['add old', 'add new', 'update new', 'delete old']);
     await informer.stop();
+    feature('informer, controller');
 });
 
 test('objects of any kind are applied by who owns their fields', async () => {
@@ -132,6 +139,7 @@ test('objects of any kind are applied by who owns their fields', async () => {
     assert.deepEqual((await apply('two', { a: 'changed' }, true)).data, { a: 'changed' });
     assert.equal((await any.read(of())).data.a, 'changed');
     await any.delete(of());
+    feature('server-side apply');
 });
 
 test('a deployment comes up, and its pods use something', async () => {
@@ -150,6 +158,7 @@ test('a deployment comes up, and its pods use something', async () => {
         return pods.find((top) => top.Pod.metadata.labels?.app === 'web' && top.Containers.length === 1);
     });
     assert.equal(used.Containers[0].Container, 'c');
+    feature('scale', 'status', 'usage (metrics.k8s.io)');
 });
 
 test('containers are talked to', async () => {
@@ -172,6 +181,7 @@ test('containers are talked to', async () => {
     input.write('there and back');
     await until('it comes back', () => echoed.text === 'there and back');
     socket.close();
+    feature('logs', 'exec');
 });
 
 test('ports are forwarded', async () => {
@@ -190,4 +200,5 @@ test('ports are forwarded', async () => {
     socket.close();
     await forward.portForward(namespace, 'listens', [7001], new Collected(), errors, new PassThrough());
     await until('the error', () => errors.text.includes('connection refused'));
+    feature('port-forward');
 });

@@ -24,6 +24,12 @@ def until(what, check):
     raise AssertionError(f"not within {PATIENCE} s: {what}")
 
 
+def feature(*names):
+    """Tells the suite what has been seen to work, for docs/compatibility.md."""
+    for name in names:
+        print(f"feature: {name} ok", flush=True)
+
+
 def config_map(name, labels=None, **data):
     meta = client.V1ObjectMeta(name=name, labels=labels)
     return client.V1ConfigMap(metadata=meta, data=data)
@@ -83,6 +89,7 @@ class Official(unittest.TestCase):
         resources = {r.name: r for r in self.core.get_api_resources().resources}
         self.assertIn("po", resources["pods"].short_names)
         self.assertIn("pods/log", resources)
+        feature("discovery")
 
     def test_objects(self):
         made = self.core.create_namespaced_config_map(NAMESPACE, config_map("one", a="1"))
@@ -102,6 +109,7 @@ class Official(unittest.TestCase):
         ended = self.core.delete_namespaced_config_map("one", NAMESPACE)
         self.assertEqual(ended.status, "Success")
         self.refused(404, "NotFound", self.core.read_namespaced_config_map, "one", NAMESPACE)
+        feature("objects: create, get, update, delete", "JSON patch")
 
     def test_generated_names_and_secrets(self):
         meta = client.V1ObjectMeta(generate_name="some-")
@@ -111,6 +119,7 @@ class Official(unittest.TestCase):
         self.assertEqual(made.data, {"password": "aHVudGVyMg=="})
         dry = self.core.create_namespaced_secret(NAMESPACE, secret, dry_run="All")
         self.refused(404, "NotFound", self.core.read_namespaced_secret, dry.metadata.name, NAMESPACE)
+        feature("generated names", "dry run")
 
     def test_invalid(self):
         bad = pod("bad", ["true"])
@@ -119,6 +128,7 @@ class Official(unittest.TestCase):
         body = self.refused(422, "Invalid", self.core.create_namespaced_pod, NAMESPACE, bad)
         fields = {cause["field"] for cause in body["details"]["causes"]}
         self.assertEqual(fields, {"spec.containers[0].image", "spec.restartPolicy"})
+        feature("refusals with reason and causes")
 
     def test_lists(self):
         for number in range(7):
@@ -146,6 +156,7 @@ class Official(unittest.TestCase):
         self.refused(400, "BadRequest", self.core.list_namespaced_config_map, NAMESPACE, label_selector="a==b==c")
         self.core.delete_collection_namespaced_config_map(NAMESPACE, label_selector="set=listed")
         self.assertEqual(listed(label_selector="set=listed"), [])
+        feature("label and field selectors", "pages", "delete collection")
 
     def test_watch(self):
         start = self.core.list_namespaced_config_map(NAMESPACE).metadata.resource_version
@@ -176,6 +187,7 @@ class Official(unittest.TestCase):
         self.assertEqual(seen, [("ADDED", "1"), ("MODIFIED", "2"), ("DELETED", "2")])
         for name in ("other", "seen"):
             self.core.delete_namespaced_config_map(name, NAMESPACE)
+        feature("watch")
 
     def test_deployment(self):
         self.apps.create_namespaced_deployment(NAMESPACE, deployment("web", 2))
@@ -201,6 +213,7 @@ class Official(unittest.TestCase):
         until("the new image", rolled_out)
         self.apps.delete_namespaced_deployment("web", NAMESPACE, propagation_policy="Foreground")
         until("all are gone", lambda: not self.core.list_namespaced_pod(NAMESPACE, label_selector="app=web").items)
+        feature("scale", "status")
 
     def test_job(self):
         spec = client.V1PodSpec(
@@ -233,6 +246,7 @@ class Official(unittest.TestCase):
         eviction = client.V1Eviction(metadata=client.V1ObjectMeta(name="talks"))
         self.core.create_namespaced_pod_eviction("talks", NAMESPACE, eviction)
         until("it is evicted", lambda: "talks" not in [p.metadata.name for p in self.core.list_namespaced_pod(NAMESPACE).items])
+        feature("logs", "exec", "eviction, drain")
 
     def test_ports_are_forwarded(self):
         body = pod("listens", ["sleep", "3600"])
@@ -255,6 +269,7 @@ class Official(unittest.TestCase):
         until("the other port's error", lambda: forwarded.error(7001))
         self.assertIn("connection refused", forwarded.error(7001))
         forwarded.close()
+        feature("port-forward")
 
     def test_ephemeral_containers_are_refused_in_words(self):
         self.core.create_namespaced_pod(NAMESPACE, pod("debugged", ["sleep", "3600"]))
@@ -292,6 +307,7 @@ class Official(unittest.TestCase):
         fields = "involvedObject.name=noisy,reason=Scheduled"
         found = until("it was scheduled", lambda: self.core.list_namespaced_event(NAMESPACE, field_selector=fields).items)
         self.assertEqual(found[0].involved_object.kind, "Pod")
+        feature("Events")
 
     def test_dynamic(self):
         dyn = dynamic.DynamicClient(client.ApiClient())
@@ -311,6 +327,7 @@ class Official(unittest.TestCase):
         self.assertEqual(forced.data.to_dict(), {"a": "changed"}, "what two no longer names and nobody else has is gone")
         managers = {entry.manager for entry in forced.metadata.managedFields}
         self.assertEqual(managers, {"two"})
+        feature("server-side apply")
 
     def test_several_objects_from_one_file(self):
         documents = [

@@ -84,6 +84,8 @@ def main():
         print(log)
     assert process.returncode == 0, process.returncode
     assert "Traceback" not in log, "the operator met an error"
+    for name in ("watch", "informer, controller", "finalizers, owners", "Events"):
+        print(f"feature: {name} ok")
     core.delete_namespace(NAMESPACE)
 
 

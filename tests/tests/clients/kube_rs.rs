@@ -1,8 +1,8 @@
 //! kube-rs: its client, its watcher and its Controller, also over a server that is killed.
 #![expect(clippy::disallowed_methods, reason = "the tasks of a test end with its runtime")]
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
@@ -17,8 +17,8 @@ use kube::runtime::{Controller, reflector, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
-use warren_tests::Cluster;
 use warren_tests::cluster::{Options, Role, SOON};
+use warren_tests::{Cluster, document};
 
 async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
     let start = std::time::Instant::now();
@@ -45,6 +45,18 @@ fn reason<T: std::fmt::Debug>(result: kube::Result<T>) -> (u16, String) {
     match result {
         Err(kube::Error::Api(status)) => (status.code, status.reason),
         other => panic!("a refusal was expected: {other:?}"),
+    }
+}
+
+/// What each test went through; the last one compares it with the page.
+fn verified(features: &[&str]) {
+    const TESTS: usize = 4;
+    static SEEN: Mutex<(usize, BTreeSet<String>)> = Mutex::new((0, BTreeSet::new()));
+    let mut seen = SEEN.lock().unwrap();
+    seen.0 += 1;
+    seen.1.extend(features.iter().map(|feature| (*feature).to_owned()));
+    if seen.0 == TESTS {
+        document::client("kube-rs", &seen.1);
     }
 }
 
@@ -94,6 +106,15 @@ async fn its_client() {
     pods.evict("talks", &EvictParams::default()).await.unwrap();
     until("it is evicted", async || pods.get_opt("talks").await.unwrap().is_none().then_some(()))
         .await;
+    verified(&[
+        "objects: create, get, update, delete",
+        "refusals with reason and causes",
+        "server-side apply",
+        "preconditions",
+        "metadata lists",
+        "exec",
+        "eviction, drain",
+    ]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,6 +135,7 @@ async fn its_raw_watch_has_bookmarks() {
     };
     assert!(names.contains(&"there".to_owned()), "{names:?}");
     assert_eq!(end.metadata.annotations["k8s.io/initial-events-end"], "true");
+    verified(&["watch", "streaming list"]);
 }
 
 /// What a watcher is told and what there is are the same, though the server dies in between.
@@ -183,6 +205,12 @@ async fn its_watchers_follow_over_a_death_of_the_server() {
         })
         .await;
     }
+    verified(&[
+        "informer, controller",
+        "streaming list",
+        "merge patch",
+        "label and field selectors",
+    ]);
 }
 
 /// Every ConfigMap that is labelled gets a Secret of its own with the same data.
@@ -240,4 +268,5 @@ async fn its_controller() {
         secrets.get_opt("m3").await.ok()?.is_none().then_some(())
     })
     .await;
+    verified(&["informer, controller", "finalizers, owners"]);
 }
