@@ -13,8 +13,9 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use super::route::{Body, Refusal, Service};
 
-/// What one message of a client may have; terminals, `kubectl cp` and forwarded ports send 32 KiB.
-const MAX_MESSAGE_BYTES: usize = 1 << 20;
+/// What one message of a client may have, as at the kubelet. kubectl sends 32 KiB; the Python client packs what a program
+/// wrote at once, up to 1 MiB and the byte of the channel for a forwarded port, without a bound for an exec.
+const MAX_MESSAGE_BYTES: usize = 32 << 20;
 
 const SPDY: &str = "SPDY/3.1";
 const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");

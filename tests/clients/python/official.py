@@ -7,7 +7,7 @@ import unittest
 
 from kubernetes import client, config, dynamic, utils, watch
 from kubernetes.client.rest import ApiException
-from kubernetes.stream import portforward, stream
+from kubernetes.stream import portforward, stream, ws_client
 
 NAMESPACE = "python"
 PATIENCE = 60
@@ -269,7 +269,24 @@ class Official(unittest.TestCase):
         until("the other port's error", lambda: forwarded.error(7001))
         self.assertIn("connection refused", forwarded.error(7001))
         forwarded.close()
+        self.large_messages()
         feature("port-forward")
+
+    def large_messages(self):
+        """As the client makes them where a program writes faster than they are sent, or writes much at once."""
+        url = f"{client.Configuration.get_default_copy().host}/api/v1/namespaces/{NAMESPACE}/pods/listens/portforward"
+        url = ws_client.get_websocket_url(url, [("ports", "7000")])
+        socket = ws_client.create_websocket(client.Configuration.get_default_copy(), url)
+        socket.settimeout(PATIENCE)
+        sent = bytes(range(256)) * (3 << 12)
+        socket.send_binary(b"\x00" + sent)
+        came = {0: b"", 1: b""}
+        while len(came[0]) < 2 + len(sent):
+            message = socket.recv()
+            came[message[0]] += message[1:]
+        port = (7000).to_bytes(2, "little")
+        self.assertEqual((came[0], came[1]), (port + sent, port))
+        socket.close()
 
     def test_ephemeral_containers_are_refused_in_words(self):
         self.core.create_namespaced_pod(NAMESPACE, pod("debugged", ["sleep", "3600"]))
