@@ -154,6 +154,20 @@ fn unmount_below(folder: &Path) {
     }
 }
 
+/// The shims of containers that a killed containerd has lost: nobody else ends them.
+fn kill_below(folder: &Path) {
+    let folder = folder.display().to_string();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    for process in processes {
+        let name = process.file_name();
+        let command = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let is_number = name.to_string_lossy().bytes().all(|byte| byte.is_ascii_digit());
+        if is_number && String::from_utf8_lossy(&command).contains(&folder) {
+            let _ = Command::new("kill").arg("-9").arg(name).output();
+        }
+    }
+}
+
 /// A daemon that a test may kill: folders, socket and addresses of its own, and no rules in the host's tables.
 pub struct Dockerd {
     folder: TempDir,
@@ -278,6 +292,7 @@ impl Drop for Dockerd {
             crate::wait::nap();
         }
         self.kill9();
+        kill_below(self.folder.path());
         unmount_below(self.folder.path());
     }
 }
