@@ -120,6 +120,8 @@ pub trait Kind: Send + Sync {
     fn validate(&self, object: &Object, errors: &mut ErrorList);
     /// Immutable fields and allowed transitions.
     fn validate_update(&self, new: &Object, old: &Object, errors: &mut ErrorList);
+    /// What the writer of an object should hear of though it is taken, in Kubernetes' words; of an update, what is new.
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String>;
     /// `None`, or why the name is refused. Most kinds want a DNS-1123 subdomain.
     fn validate_name(&self, name: &str) -> Option<String>;
     /// The grace period that a DELETE without one gets; `None` for kinds that go at once.
@@ -183,6 +185,7 @@ pub struct BuiltIn {
     pub default: fn(&mut Object),
     pub validate: fn(&Object, &mut ErrorList),
     pub validate_update: fn(&Object, &Object, &mut ErrorList),
+    pub warnings: fn(&Object, Option<&Object>) -> Vec<String>,
     pub validate_name: fn(&str) -> Option<String>,
     pub deletion_grace_seconds: fn(&Object) -> Option<i64>,
     pub shard: fn(&Object) -> Shard,
@@ -257,6 +260,9 @@ impl Kind for BuiltIn {
     }
     fn validate_update(&self, new: &Object, old: &Object, errors: &mut ErrorList) {
         (self.validate_update)(new, old, errors);
+    }
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        (self.warnings)(new, old)
     }
     fn validate_name(&self, name: &str) -> Option<String> {
         (self.validate_name)(name)

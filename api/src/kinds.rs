@@ -77,6 +77,7 @@ const BASE: BuiltIn = BuiltIn {
     default: |_| {},
     validate: |_, _| {},
     validate_update: |_, _, _| {},
+    warnings: |_, _| Vec::new(),
     validate_name: names::subdomain,
     deletion_grace_seconds: |_| None,
     shard: |_| Shard::None,

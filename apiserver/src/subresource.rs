@@ -55,7 +55,7 @@ pub(crate) async fn scale(
     };
     // Through the object's own path: spec.replicas is its spec.
     let place = Place { kind, request: &request, subresource: None };
-    let done = update_object(api, &allowed, place, &options, conditional, &mut |old| {
+    let mut wanted = |old: &Object| {
         let wanted = match &change {
             Change::Put(scale) => scale.clone(),
             Change::Patch(patch) => {
@@ -63,8 +63,11 @@ pub(crate) async fn scale(
             }
         };
         scaled(kind, old, &wanted)
-    })
-    .await?;
+    };
+    // The template is as it was: there is nothing new to say of it.
+    let mut said = Vec::new();
+    let done =
+        update_object(api, &allowed, place, &options, conditional, &mut wanted, &mut said).await?;
     let object = match done {
         Committed::Unchanged(entry) => entry.object(),
         Committed::Stored(change) | Committed::Removed(change) => {

@@ -142,19 +142,22 @@ pub(crate) async fn create(
     let options = WriteOptions::read("CreateOptions", &info.query, http.headers())?;
     let format = codec::format(http.headers())?;
     let body = body(http).await?;
-    let (object, warnings) = codec::object(kind, &body, format, options.validation)?;
+    let (object, mut warnings) = codec::object(kind, &body, format, options.validation)?;
     // One attempt is the rule: the tree is used up by it, and read again where there is another.
     let mut first = Some(object);
     let mut wanted = || match first.take() {
         Some(object) => Ok(object),
         None => codec::object(kind, &body, format, options.validation).map(|(object, _)| object),
     };
+    let mut said = Vec::new();
+    let namespace = &request.namespace;
     let done =
-        create_object(api, &allowed, kind, &request.namespace, &options, &mut wanted).await?;
+        create_object(api, &allowed, kind, namespace, &options, &mut wanted, &mut said).await?;
+    warnings.append(&mut said);
     answer(kind, done, accept, &warnings)
 }
 
-/// Creates an object; `wanted` gives it, decoded, on every attempt.
+/// Creates an object; `wanted` gives it, decoded, on every attempt. `said` is what its writer should hear.
 pub(crate) async fn create_object(
     api: &Api,
     allowed: &Authorized,
@@ -162,6 +165,7 @@ pub(crate) async fn create_object(
     namespace: &str,
     options: &WriteOptions,
     wanted: &mut (dyn FnMut() -> Result<Object, Status> + Send),
+    said: &mut Vec<String>,
 ) -> Result<Committed, Status> {
     commit(api, allowed, kind.stored(), true, options.dry_run, &mut || {
         let object = wanted()?;
@@ -183,6 +187,7 @@ pub(crate) async fn create_object(
         let mut admission = Admission::new(api, allowed.user());
         let object =
             prepare::create(&scene, object, &mut |new, old| admission.admit(&scene, new, old))?;
+        *said = scene.kind.warnings(&object, None);
         let key = key_of(kind, namespace, object.name());
         if !generated && let Some(entry) = api.cache.get(&key.resource, namespace, &key.name) {
             let mut status = match from_prefix {
@@ -216,13 +221,14 @@ pub(crate) async fn update(
     let options = WriteOptions::read("UpdateOptions", &info.query, http.headers())?;
     let format = codec::format(http.headers())?;
     let body = body(http).await?;
-    let (object, warnings) = codec::object(kind, &body, format, options.validation)?;
+    let (object, mut warnings) = codec::object(kind, &body, format, options.validation)?;
     same_name(object.name(), &request.name)?;
     let conditional = object.resource_version().is_some_and(|rv| rv.0 != 0);
     let place = Place { kind, request: &request, subresource };
+    let (mut wanted, mut said) = (|_: &Object| Ok(object.clone()), Vec::new());
     let done =
-        update_object(api, &allowed, place, &options, conditional, &mut |_| Ok(object.clone()))
-            .await?;
+        update_object(api, &allowed, place, &options, conditional, &mut wanted, &mut said).await?;
+    warnings.append(&mut said);
     answer(kind, done, accept, &warnings)
 }
 
@@ -247,7 +253,8 @@ pub(crate) struct Place<'a> {
     pub subresource: Option<Subresource>,
 }
 
-/// Changes what is there. `wanted` gives the new object from the old one, on every attempt.
+/// Changes what is there. `wanted` gives the new object from the old one, on every attempt; `said` is what its writer should
+/// hear.
 pub(crate) async fn update_object(
     api: &Api,
     allowed: &Authorized,
@@ -255,6 +262,7 @@ pub(crate) async fn update_object(
     options: &WriteOptions,
     conditional: bool,
     wanted: &mut (dyn FnMut(&Object) -> Result<Object, Status> + Send),
+    said: &mut Vec<String>,
 ) -> Result<Committed, Status> {
     let Place { kind, request, subresource } = place;
     let key = key_of(kind, &request.namespace, &request.name);
@@ -270,6 +278,10 @@ pub(crate) async fn update_object(
         let outcome = prepare::update(&scene, &old, wanted(&old)?, &mut |new, old| {
             admission.admit(&scene, new, old)
         })?;
+        *said = match (&outcome, subresource) {
+            (Outcome::Store(new), None) => scene.kind.warnings(new, Some(&old)),
+            _ => Vec::new(),
+        };
         let Admission { expects, mut writes, .. } = admission;
         if let (Outcome::Remove(_), "Service", "") = (&outcome, kind.kind(), kind.group()) {
             writes.extend(release(api, &old));

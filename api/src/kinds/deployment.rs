@@ -24,6 +24,7 @@ pub static DEPLOYMENT: BuiltIn = BuiltIn {
     default,
     validate,
     validate_update: selector_is_immutable,
+    warnings: pod_spec::warnings::of_template,
     ..BASE
 };
 

@@ -26,6 +26,7 @@ pub static JOB: BuiltIn = BuiltIn {
     default,
     validate: validate::validate,
     validate_update: validate::update,
+    warnings: pod_spec::warnings::of_template,
     ..BASE
 };
 

@@ -41,6 +41,7 @@ pub static POD: BuiltIn = BuiltIn {
     default,
     validate: validate::validate,
     validate_update: validate::update,
+    warnings: pod_spec::warnings::of_pod,
     deletion_grace_seconds: grace,
     shard,
     ..BASE

@@ -8,6 +8,7 @@ mod probes;
 pub(crate) mod qos;
 pub(crate) mod validate;
 mod volumes;
+pub(crate) mod warnings;
 
 pub(crate) use containers::amount;
 pub(crate) use probes::port;

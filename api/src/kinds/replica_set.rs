@@ -22,6 +22,7 @@ pub static REPLICA_SET: BuiltIn = BuiltIn {
     default,
     validate,
     validate_update: super::deployment::selector_is_immutable,
+    warnings: pod_spec::warnings::of_template,
     ..BASE
 };
 

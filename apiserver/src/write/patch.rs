@@ -107,17 +107,20 @@ pub(crate) async fn patch(
     if options.applied {
         let applied = Applied::read(place, &body)?;
         let force = info.query.flag("force");
-        let done = applied.write(api, &allowed, place, &options, force).await?;
+        let done = applied.write(api, &allowed, place, &options, force, &mut warnings).await?;
         return answer(kind, done, accept, &warnings);
     }
     let patch = Patch::read(&media_type, &body)?;
     let conditional = patch.demands_version();
-    let done = update_object(api, &allowed, place, &options, conditional, &mut |old| {
+    let mut wanted = |old: &Object| {
         let (object, found) = patch.decoded(kind, old, options.validation)?;
         warnings = found;
         Ok(object)
-    })
-    .await?;
+    };
+    let mut said = Vec::new();
+    let done =
+        update_object(api, &allowed, place, &options, conditional, &mut wanted, &mut said).await?;
+    warnings.append(&mut said);
     answer(kind, done, accept, &warnings)
 }
 
@@ -202,6 +205,7 @@ impl Applied {
         place: Place<'_>,
         options: &WriteOptions,
         force: bool,
+        said: &mut Vec<String>,
     ) -> Result<Committed, Status> {
         let Place { kind, request, subresource } = place;
         let key = key_of(kind, &request.namespace, &request.name);
@@ -213,10 +217,8 @@ impl Applied {
             let there = api.cache.get(&key.resource, &key.namespace, &key.name).is_some();
             let done = if there {
                 let conditional = !self.resource_version.is_empty();
-                update_object(api, allowed, place, options, conditional, &mut |old| {
-                    self.merge(kind, Some(old), &manager, force)
-                })
-                .await
+                let mut merged = |old: &Object| self.merge(kind, Some(old), &manager, force);
+                update_object(api, allowed, place, options, conditional, &mut merged, said).await
             } else if subresource.is_some() {
                 return Err(Status::not_found(&key.resource, &key.name));
             } else if !uid.is_empty() {
@@ -226,10 +228,9 @@ impl Applied {
                 );
                 return Err(Status::conflict(&key.resource, &key.name, &why));
             } else {
-                create_object(api, allowed, kind, &request.namespace, options, &mut || {
-                    self.merge(kind, None, &manager, force)
-                })
-                .await
+                let mut merged = || self.merge(kind, None, &manager, force);
+                let namespace = &request.namespace;
+                create_object(api, allowed, kind, namespace, options, &mut merged, said).await
             };
             match done {
                 // It came or went in between.

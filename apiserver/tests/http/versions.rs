@@ -112,6 +112,59 @@ async fn events_are_served_in_two_groups() {
 }
 
 #[tokio::test]
+async fn what_is_odd_about_a_pod_is_said_on_every_way_to_it() {
+    let world = World::start().await;
+    let mut c = world.admin().await;
+    let warnings = |answer: &support::Answer| -> Vec<String> {
+        let all = answer.headers.get_all("warning").iter();
+        all.map(|value| value.to_str().unwrap().to_owned()).collect()
+    };
+    let hides = "hides previous definition of \\\"A\\\", which may be dropped when using apply";
+    let of_pod = [format!("299 - \"spec.containers[0].env[1]: {hides}\"")];
+    let mut odd = pod("odd");
+    odd["spec"]["containers"][0]["env"] =
+        json!([{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]);
+    let made = c.post(PODS, odd.clone()).await;
+    assert_eq!(warnings(&made), of_pod);
+    assert_eq!(
+        warnings(
+            &c.post(&format!("{PODS}?dryRun=All"), {
+                odd["metadata"]["name"] = "dry".into();
+                odd.clone()
+            })
+            .await
+        ),
+        of_pod
+    );
+    let path = format!("{PODS}/odd");
+    let label = json!({"metadata": {"labels": {"x": "y"}}});
+    assert_eq!(warnings(&c.patch("merge-patch+json", &path, label).await), of_pod);
+    let status = json!({"status": {"message": "fine"}});
+    let status = c.patch("merge-patch+json", &format!("{path}/status"), status).await;
+    assert_eq!(warnings(&status), Vec::<String>::new());
+
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let template = json!({"metadata": {"labels": {"app": "a"}, "annotations": {
+        "scheduler.alpha.kubernetes.io/critical-pod": "",
+    }}, "spec": {"containers": [{"name": "c", "image": "busybox"}]}});
+    let spec = json!({"selector": {"matchLabels": {"app": "a"}}, "template": template});
+    let of_template = [
+        "299 - \"spec.template.metadata.annotations[scheduler.alpha.kubernetes.io/critical-pod]: \
+                        non-functional in v1.16+; use the \\\"priorityClassName\\\" field instead\"",
+    ];
+    let made = c.post(deployments, json!({"metadata": {"name": "d"}, "spec": spec})).await;
+    assert_eq!(warnings(&made), of_template);
+    let path = format!("{deployments}/d");
+    let scale = json!({"spec": {"replicas": 2}});
+    let scaled = c.patch("merge-patch+json", &path, scale).await;
+    assert_eq!((scaled.code, warnings(&scaled)), (StatusCode::OK, Vec::new()));
+    let image = json!([{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": "other"}]);
+    assert_eq!(warnings(&c.patch("json-patch+json", &path, image).await), of_template);
+    drop(c);
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn what_is_deprecated_says_so() {
     let world = World::start().await;
     let mut c = world.admin().await;
