@@ -27,6 +27,8 @@ pub enum Subresource {
     Attach,
     /// `pods/portforward`
     PortForward,
+    /// `pods/proxy`, `services/proxy`, `nodes/proxy`: HTTP to what runs there.
+    Proxy,
     /// `pods/binding`
     Binding,
     /// `pods/eviction`
@@ -46,6 +48,7 @@ impl Subresource {
             Subresource::Exec => "exec",
             Subresource::Attach => "attach",
             Subresource::PortForward => "portforward",
+            Subresource::Proxy => "proxy",
             Subresource::Binding => "binding",
             Subresource::Eviction => "eviction",
             Subresource::EphemeralContainers => "ephemeralcontainers",

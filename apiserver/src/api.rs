@@ -41,6 +41,7 @@ pub(crate) struct Api {
     pub settings: Settings,
     pub snapshots: Snapshots,
     pub nodes: Nodes,
+    pub proxied: subresource::Proxied,
     pub readiness: warren_process::Readiness,
     pub discovery: discovery::Documents,
     pub metrics: Metrics,
@@ -132,10 +133,15 @@ async fn respond(
     let route = route(api.registry, resource)?;
     let verb = resource.verb;
     let deprecation = route.deprecation();
-    let call = Call { info: info.clone(), accept: accept?, allowed, http };
+    let accept = match route {
+        // What is wanted there is for the other side to say.
+        Route::Proxy => accept.unwrap_or_default(),
+        _ => accept?,
+    };
+    let call = Call { info: info.clone(), accept, allowed, http };
     let answer = match (route, verb) {
         (Route::NotServed, _) => not_served(api.registry, &call.info),
-        (Route::Proxied, _) => Ok(no_proxy()),
+        (Route::Proxy, _) => subresource::proxy(api, call).await,
         (Route::NoDefinitions, Verb::List) => Ok(no_definitions(call.accept)),
         (Route::Review, Verb::Create) => review::answer(api, call).await,
         (Route::Usage, Verb::Get | Verb::List) => metrics_api::answer(Arc::clone(api), call).await,
@@ -172,8 +178,8 @@ enum Route {
     Usage,
     /// The definitions of custom resources: there are none.
     NoDefinitions,
-    /// `proxy` of pods, Services and nodes: there is none.
-    Proxied,
+    /// `proxy` of pods, Services and nodes.
+    Proxy,
     NotServed,
 }
 
@@ -199,11 +205,6 @@ fn route(registry: Registry, request: &ResourceRequest) -> Result<Route, Status>
         && request.namespace.is_empty()
     {
         return Ok(Route::NoDefinitions);
-    }
-    if matches!(asked, ("", "v1", "pods" | "services" | "nodes"))
-        && request.subresource.split('/').next() == Some("proxy")
-    {
-        return Ok(Route::Proxied);
     }
     let kind = registry.by_resource(&request.group, &request.version, &request.resource);
     let Some(kind) = kind else { return Ok(Route::NotServed) };
@@ -232,6 +233,7 @@ fn route(registry: Registry, request: &ResourceRequest) -> Result<Route, Status>
         Some(Subresource::Scale) => Route::Scale(kind),
         Some(Subresource::Binding) => Route::Binding,
         Some(Subresource::Eviction) => Route::Eviction,
+        Some(Subresource::Proxy) => Route::Proxy,
         Some(
             sub @ (Subresource::Log
             | Subresource::Exec
@@ -270,15 +272,6 @@ fn no_definitions(accept: crate::accept::Accept) -> Response<Body> {
     response::tree(StatusCode::OK, &list, accept)
 }
 
-/// HTTP has no reason in Kubernetes for it.
-fn no_proxy() -> Response<Body> {
-    let status = serde_json::json!({
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": 501,
-        "message": "this release is no proxy to pods, Services and nodes; use `kubectl port-forward`",
-    });
-    response::json(StatusCode::NOT_IMPLEMENTED, status.to_string())
-}
-
 fn serve_path(
     api: &Api,
     http: &Request<Body>,
@@ -298,7 +291,10 @@ pub(crate) fn method_not_allowed() -> Status {
 /// These hold no permit: a watcher is no load while nothing happens.
 fn is_long_running(request: &ResourceRequest) -> bool {
     request.verb == Verb::Watch
-        || matches!(request.subresource.as_str(), "log" | "exec" | "attach" | "portforward")
+        || matches!(
+            request.subresource.as_str(),
+            "log" | "exec" | "attach" | "portforward" | "proxy"
+        )
 }
 
 impl Api {

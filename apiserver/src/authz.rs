@@ -92,8 +92,8 @@ pub(crate) fn allows(
         return true;
     }
     if user.is_in(CONTROLLERS) {
-        let sub = request.subresource.split('/').next();
-        return !matches!(sub, Some("exec" | "attach" | "portforward" | "proxy"));
+        let sub = request.subresource.as_str();
+        return !matches!(sub, "exec" | "attach" | "portforward" | "proxy");
     }
     if let Some(node) = user.as_node() {
         return allows_node(node, request, field_selector, facts);

@@ -203,6 +203,7 @@ fn resource(kind: &dyn Kind) -> Resource {
 fn subresource(kind: &dyn Kind, sub: Subresource) -> Sub {
     const WRITE: &[&str] = &["get", "patch", "update"];
     const CONNECT: &[&str] = &["create", "get"];
+    const PROXY: &[&str] = &["create", "delete", "get", "patch", "update"];
     let own = kind.kind();
     let (group, version, kind, verbs) = match sub {
         Subresource::Status | Subresource::EphemeralContainers => ("", "", own, WRITE),
@@ -211,11 +212,16 @@ fn subresource(kind: &dyn Kind, sub: Subresource) -> Sub {
         Subresource::Exec => ("", "v1", "PodExecOptions", CONNECT),
         Subresource::Attach => ("", "v1", "PodAttachOptions", CONNECT),
         Subresource::PortForward => ("", "v1", "PodPortForwardOptions", CONNECT),
+        Subresource::Proxy => ("", "v1", own, PROXY),
         Subresource::Binding => ("", "v1", "Binding", &["create"] as &[&str]),
         Subresource::Eviction => ("policy", "v1", "Eviction", &["create"] as &[&str]),
         Subresource::Finalize => ("", "", own, &["update"] as &[&str]),
     };
-    Sub { name: sub.name(), group, version, kind: kind.to_owned(), verbs }
+    let kind = match sub {
+        Subresource::Proxy => format!("{own}ProxyOptions"),
+        _ => kind.to_owned(),
+    };
+    Sub { name: sub.name(), group, version, kind, verbs }
 }
 
 impl Group {

@@ -168,12 +168,15 @@ fn target(method: &Method, segments: &[String], query: &Query) -> Option<Resourc
     let (resource, name, subresource) = match rest {
         [resource] => (*resource, "", String::new()),
         [resource, name] => (*resource, *name, String::new()),
+        // What follows is the path at the other side.
+        [resource, name, "proxy", ..] => (*resource, *name, "proxy".to_owned()),
         [resource, name, sub @ ..] => (*resource, *name, sub.join("/")),
         [] => return None,
     };
     let named = !name.is_empty();
     let verb = match *method {
         Method::GET | Method::HEAD if named => Verb::Get,
+        Method::OPTIONS if subresource == "proxy" => Verb::Get,
         Method::GET | Method::HEAD if query.flag("watch") => Verb::Watch,
         Method::GET | Method::HEAD => Verb::List,
         Method::POST => Verb::Create,
@@ -253,6 +256,8 @@ mod tests {
             ("GET", "/api/v1/namespaces/default/pods/web"),
             ("PATCH", "/api/v1/namespaces/default/pods/web/status"),
             ("POST", "/api/v1/namespaces/default/pods/web/exec?command=ls&command=%2Fa+b"),
+            ("DELETE", "/api/v1/namespaces/default/pods/https:web:8080/proxy/a/b?watch=1"),
+            ("OPTIONS", "/api/v1/nodes/one/proxy"),
             ("DELETE", "/apis/apps/v1/namespaces/default/deployments"),
             ("DELETE", "/apis/apps/v1/namespaces/default/deployments/web"),
             ("GET", "/apis/apps/v1"),
@@ -296,6 +301,10 @@ mod tests {
               patch /v1 pods ns="default" name="web" sub="status"
             POST /api/v1/namespaces/default/pods/web/exec?command=ls&command=%2Fa+b
               create /v1 pods ns="default" name="web" sub="exec"
+            DELETE /api/v1/namespaces/default/pods/https:web:8080/proxy/a/b?watch=1
+              delete /v1 pods ns="default" name="https:web:8080" sub="proxy"
+            OPTIONS /api/v1/nodes/one/proxy
+              get /v1 nodes ns="" name="one" sub="proxy"
             DELETE /apis/apps/v1/namespaces/default/deployments
               deletecollection apps/v1 deployments ns="default" name="" sub=""
             DELETE /apis/apps/v1/namespaces/default/deployments/web

@@ -37,6 +37,10 @@ const MAX_HEADERS: usize = 128;
 const MAX_HEADER_BYTES: usize = 64 << 10;
 const MAX_STREAMS: u32 = 250;
 
+/// Where a request came from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer(pub(crate) SocketAddr);
+
 pub(crate) fn tls_config(tls: &Tls) -> Result<ServerConfig, StartError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
@@ -145,9 +149,10 @@ async fn connection(
         let (api, user) = (Arc::clone(api), user.clone());
         async move {
             let waits = request.headers().contains_key(http::header::EXPECT);
-            let request = request.map(|body| {
+            let mut request = request.map(|body| {
                 unread::drained(body.map_err(Into::into).boxed_unsync(), waits, &api.tasks)
             });
+            request.extensions_mut().insert(Peer(peer));
             Ok::<_, Infallible>(api::handle(api, user, request).await)
         }
     });

@@ -21,7 +21,7 @@ use crate::flow::{Flow, MAX_MUTATING, MAX_READING};
 use crate::local::LocalService;
 use crate::metrics::Metrics;
 use crate::read::Snapshots;
-use crate::subresource::Nodes;
+use crate::subresource::{Nodes, Proxied};
 use crate::{bootstrap, events, fabric, serve};
 
 /// Certificates and keys, from a file or at hand.
@@ -178,6 +178,7 @@ impl Server {
             },
             snapshots: Snapshots::default(),
             nodes,
+            proxied: Proxied::default(),
             readiness: config.readiness,
             discovery: Documents::of(registry),
             metrics: Metrics::default(),

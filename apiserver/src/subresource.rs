@@ -12,9 +12,11 @@ use crate::request::{Query, Verb};
 use crate::response::{self, Body};
 use crate::write::{self, Place, WriteOptions, delete_object, resource, update_object};
 
+mod http_proxy;
 mod nodes;
 mod proxy;
 
+pub(crate) use http_proxy::{Proxied, answer as proxy};
 pub(crate) use nodes::Nodes;
 pub(crate) use proxy::connect;
 

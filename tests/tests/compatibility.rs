@@ -310,7 +310,8 @@ impl World {
                 self.post(path, &body).await == 201
             }
             ("token", _) => self.post(path, &json!({"spec": {}})).await == 201,
-            ("log" | "proxy", _) => self.code("GET", path, json, &Value::Null).await == 200,
+            ("log", _) => self.code("GET", path, json, &Value::Null).await == 200,
+            ("proxy", _) => self.proxies(kind, name, path).await,
             ("exec", by) => self.upgrades(&format!("{path}?command=cat&stdout=1"), by).await,
             ("attach", by) => self.upgrades(&format!("{path}?stdout=1"), by).await,
             ("portforward", by) => self.upgrades(&format!("{path}?ports=80"), by).await,
@@ -337,6 +338,29 @@ impl World {
             }
             other => panic!("how is {other:?} tried?"),
         }
+    }
+
+    /// Nothing here speaks HTTP but the nodes: of others it is tried that they are found, and the client is sent to
+    /// their root.
+    async fn proxies(&self, kind: &Kind, name: &str, path: &str) -> bool {
+        match kind.plural.as_str() {
+            "nodes" => {
+                let healthz = format!("{}/healthz", path.replace(name, "node-1"));
+                return self.code("GET", &healthz, "", &Value::Null).await == 200;
+            }
+            "services" => {
+                let pod = self.get(&path.replace("services", "pods").replace("/proxy", "")).await;
+                let target = json!({"kind": "Pod", "namespace": "matrix", "name": name});
+                let address = json!({"ip": pod["status"]["podIP"], "targetRef": target});
+                let subset = json!({"addresses": [address], "ports": [{"port": 80}]});
+                let endpoints = json!({"metadata": {"name": name}, "subsets": [subset]});
+                let made = self.post("/api/v1/namespaces/matrix/endpoints", &endpoints).await;
+                assert_eq!(made, 201);
+            }
+            _ => {}
+        }
+        let answer = self.admin.send("GET", path, &[], vec![]).await;
+        answer.code == 301 && answer.header("location") == format!("{path}/")
     }
 
     /// Whether a stream opens.

@@ -13,6 +13,7 @@ mod docker {
     pub mod neighbours;
     pub mod net;
     pub mod probes;
+    pub mod proxy;
     pub mod services;
     pub mod streams;
     pub mod volumes;

@@ -1,6 +1,9 @@
 //! Controllers and the scheduler over nodes without machines.
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the failure")]
 
+#[path = "simulated/proxy.rs"]
+mod proxy;
+
 use serde_json::Value;
 use warren_tests::cluster::SOON;
 use warren_tests::{Cluster, Options, Role, until, until_some};

@@ -2,7 +2,7 @@
 //!
 //! Over SPDY, plain or within the messages of a WebSocket, a client opens two streams for each connection, `data` and
 //! `error`, as many as it likes. The older WebSocket form ([`channels`]) has one connection for each port that the
-//! request names.
+//! request names. The API server itself, which proxies HTTP, has one connection and nothing around it ([`plain`]).
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -25,6 +25,7 @@ use crate::pod::spec;
 use crate::runtime::Connection;
 
 mod channels;
+mod plain;
 
 const SPDY: &str = "portforward.k8s.io";
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
@@ -39,18 +40,21 @@ const PAIR_TIMEOUT: Duration = Duration::from_secs(30);
 /// The pod is on this machine; what takes longer is a listener that takes nothing.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
-pub(super) fn answer(
+pub(super) async fn answer(
     service: &Service,
     entry: &PodEntry,
     query: &Query,
     request: &mut Request<Incoming>,
 ) -> Result<Response<Body>, Refusal> {
-    let upgrade = Upgrade::of(request, &OFFERS)?;
     let target = Target {
         pods: service.pods.clone(),
         name: entry.pod.metadata.name.clone().unwrap_or_default(),
         uid: entry.uid().to_owned(),
     };
+    if plain::is_asked(request) {
+        return plain::answer(service, &target, query, request).await;
+    }
+    let upgrade = Upgrade::of(request, &OFFERS)?;
     let form = match upgrade.protocol {
         SPDY | TUNNEL => None,
         other => Some((channels::Form::of(other), channels::ports(query)?)),
@@ -76,19 +80,20 @@ struct Target {
 impl Target {
     /// The error is the kubelet's text, which kubectl prints.
     async fn connect(&self, port: u16) -> Result<Connection, String> {
-        let connection = async {
-            let gone = || "the pod is not on this node any more".to_owned();
-            let entry = self.pods.by_uid(&self.uid).ok_or_else(gone)?;
-            let sandbox = entry.observed.sandbox().filter(|sandbox| sandbox.ready);
-            let sandbox = sandbox.ok_or_else(|| "the pod has no network now".to_owned())?;
-            let host_network = spec::spec(&entry.pod).host_network == Some(true);
-            let connecting = entry.runtime.connect(sandbox, host_network, port);
-            match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-                Ok(connected) => connected.map_err(|error| error.to_string()),
-                Err(_) => Err("connect: connection timed out".to_owned()),
-            }
-        };
-        connection.await.map_err(|why| self.failed(port, &why))
+        self.reach(port).await.map_err(|why| self.failed(port, &why))
+    }
+
+    async fn reach(&self, port: u16) -> Result<Connection, String> {
+        let gone = || "the pod is not on this node any more".to_owned();
+        let entry = self.pods.by_uid(&self.uid).ok_or_else(gone)?;
+        let sandbox = entry.observed.sandbox().filter(|sandbox| sandbox.ready);
+        let sandbox = sandbox.ok_or_else(|| "the pod has no network now".to_owned())?;
+        let host_network = spec::spec(&entry.pod).host_network == Some(true);
+        let connecting = entry.runtime.connect(sandbox, host_network, port);
+        match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+            Ok(connected) => connected.map_err(|error| error.to_string()),
+            Err(_) => Err("connect: connection timed out".to_owned()),
+        }
     }
 
     fn failed(&self, port: u16, why: &str) -> String {

@@ -80,7 +80,7 @@ async fn answer(
         }
         ["portForward", namespace, pod] => {
             let entry = find(&service.pods, namespace, pod)?;
-            forward::answer(service, &entry, &query, &mut request)
+            forward::answer(service, &entry, &query, &mut request).await
         }
         _ => Err(Refusal::not_found(format!("no such path: {path}"))),
     }

@@ -15,7 +15,7 @@ pub static NODE: BuiltIn = BuiltIn {
     singular: "node",
     short_names: &["no"],
     scope: Scope::Cluster,
-    subresources: &[Subresource::Status],
+    subresources: &[Subresource::Status, Subresource::Proxy],
     schema_type: "core/v1.Node",
     columns: COLUMNS,
     selectable_fields: &["spec.unschedulable"],

@@ -19,6 +19,7 @@ pub static POD: BuiltIn = BuiltIn {
         Subresource::Exec,
         Subresource::Attach,
         Subresource::PortForward,
+        Subresource::Proxy,
         Subresource::Binding,
         Subresource::Eviction,
         Subresource::EphemeralContainers,

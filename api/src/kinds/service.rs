@@ -17,7 +17,7 @@ pub static SERVICE: BuiltIn = BuiltIn {
     singular: "service",
     short_names: &["svc"],
     categories: &["all"],
-    subresources: &[Subresource::Status],
+    subresources: &[Subresource::Status, Subresource::Proxy],
     schema_type: "core/v1.Service",
     columns: COLUMNS,
     selectable_fields: &["spec.clusterIP", "spec.type"],

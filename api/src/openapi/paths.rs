@@ -42,6 +42,9 @@ const DELETE: [(&str, &str); 4] = [
     ("propagationPolicy", "string"),
 ];
 
+/// The methods that a proxy hands on.
+const PROXIED: [&str; 7] = ["get", "put", "post", "delete", "options", "head", "patch"];
+
 const STATUS: &str = "meta/v1.Status";
 const DELETE_OPTIONS: &str = "meta/v1.DeleteOptions";
 const PATCH_BODY: &str = "meta/v1.Patch";
@@ -120,6 +123,13 @@ fn of_kind(kind: &dyn Kind, dialect: Dialect, paths: &mut Map<String, Value>) {
                     ("get", sub.connect("connect", suffix)),
                     ("post", sub.connect("connect", suffix)),
                 ]
+            }
+            Subresource::Proxy => {
+                let operations = || PROXIED.map(|method| (method, sub.connect("connect", suffix)));
+                let further: Vec<&str> = around.iter().copied().chain(["path"]).collect();
+                let rest = path_item(dialect, operations(), &further);
+                paths.insert(format!("{item}/{suffix}/{{path}}"), rest);
+                operations().to_vec()
             }
         };
         paths.insert(format!("{item}/{suffix}"), path_item(dialect, operations, &around));

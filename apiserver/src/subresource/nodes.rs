@@ -59,11 +59,24 @@ impl Nodes {
         node: &str,
         request: Request<Body>,
     ) -> Result<Response<Incoming>, Status> {
-        let unreachable = |why: String| Status::unknown(format!("error dialing backend: {why}"));
+        self.exchange(api, node, request).await.map_err(|failure| match failure {
+            Failure::Unknown(status) => status,
+            Failure::Unreachable(why) => Status::unknown(format!("error dialing backend: {why}")),
+        })
+    }
+
+    /// [`send`](Self::send), for who has words of its own for a node that cannot be reached.
+    pub(super) async fn exchange(
+        &self,
+        api: &Api,
+        node: &str,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, Failure> {
+        let unreachable = Failure::Unreachable;
         let connector = self.0.as_ref().ok_or_else(|| {
             unreachable("the server has no client certificate for the nodes' ports".to_owned())
         })?;
-        let address = address_of(api, node)?;
+        let address = address_of(api, node).map_err(Failure::Unknown)?;
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, async {
             let stream = TcpStream::connect(address).await?;
             let _ = stream.set_nodelay(true);
@@ -88,15 +101,28 @@ impl Nodes {
     }
 }
 
+/// Why a node has not answered.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// There is no such node, or it has not said where it is.
+    #[error("{}", .0.message)]
+    Unknown(Status),
+    #[error("{0}")]
+    Unreachable(String),
+}
+
 /// The node's `InternalIP` and the port of its daemon endpoint.
 fn address_of(api: &Api, node: &str) -> Result<SocketAddr, Status> {
     let nodes = GroupResource::new("", "nodes");
     let entry = api.cache.get(&nodes, "", node).ok_or_else(|| Status::not_found(&nodes, node))?;
-    address_in(&entry.object())
-        .ok_or_else(|| Status::unknown("no preferred addresses found; known addresses: []"))
+    address_in(&entry.object()).ok_or_else(no_address)
 }
 
-fn address_in(node: &Object) -> Option<SocketAddr> {
+pub(super) fn no_address() -> Status {
+    Status::unknown("no preferred addresses found; known addresses: []")
+}
+
+pub(super) fn address_in(node: &Object) -> Option<SocketAddr> {
     let list = node.at(&["status", "addresses"])?.as_array()?;
     let ip: IpAddr = list
         .iter()

@@ -3,6 +3,7 @@
 use futures::StreamExt as _;
 use http::{Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, BodyStream, StreamBody};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use warren_api::{Object, Reason, Status, Subresource};
@@ -91,9 +92,16 @@ pub(crate) async fn connect(
     let Some(client) = upgrade else {
         return Err(Status::internal("the node upgraded a request that did not ask for it"));
     };
-    let node = hyper::upgrade::on(&mut answer);
+    carry(api, client, hyper::upgrade::on(&mut answer), ());
+    let (parts, _) = answer.into_parts();
+    Ok(Response::from_parts(parts, response::full("")))
+}
+
+/// Bytes both ways, until both sides have ended or the server does; `held` goes then.
+pub(super) fn carry<T: Send + 'static>(api: &Api, client: OnUpgrade, node: OnUpgrade, held: T) {
     let shutdown = api.shutdown.clone();
     api.tasks.spawn("stream", async move {
+        let _held = held;
         let copied = async {
             let mut client = TokioIo::new(client.await?);
             let mut node = TokioIo::new(node.await?);
@@ -108,8 +116,6 @@ pub(crate) async fn connect(
             () = shutdown.draining() => {}
         }
     });
-    let (parts, _) = answer.into_parts();
-    Ok(Response::from_parts(parts, response::full("")))
 }
 
 /// An error of the node becomes a Status, which is what clients read.

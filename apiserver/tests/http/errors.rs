@@ -120,18 +120,71 @@ async fn errors_are_worded_as_kubernetes_words_them() {
 }
 
 #[tokio::test]
-async fn what_is_not_proxied_says_so() {
+async fn what_cannot_be_proxied_says_so() {
     let world = World::start().await;
     let mut c = world.admin().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    c.post(
+        pods,
+        json!({
+            "metadata": {"name": "web"}, "spec": {"containers": [{"name": "c", "image": "any"}]},
+        }),
+    )
+    .await;
+    c.post(
+        "/api/v1/namespaces/default/services",
+        json!({
+            "metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}]},
+        }),
+    )
+    .await;
+    let mut shown = String::new();
     for path in [
-        "/api/v1/namespaces/default/pods/web:8080/proxy/",
+        "/api/v1/namespaces/default/pods/nobody:80/proxy/",
+        "/api/v1/namespaces/default/pods/ftp:web:80/proxy/",
+        "/api/v1/namespaces/default/pods/web:8080/proxy/a/b?c=d",
+        "/api/v1/namespaces/default/services/web:81/proxy/",
         "/api/v1/namespaces/default/services/http:web:80/proxy/a/b",
+        "/api/v1/namespaces/default/services/none:x/proxy",
         "/api/v1/nodes/one/proxy/metrics",
     ] {
         let answer = c.get(path).await;
-        assert_eq!(answer.code, 501, "{path}");
         let status = answer.json();
-        assert_eq!((&status["kind"], &status["code"]), (&json!("Status"), &json!(501)));
-        assert!(status["message"].as_str().unwrap().contains("kubectl port-forward"), "{path}");
+        let (reason, message) = (&status["reason"], status["message"].as_str().unwrap());
+        shown.push_str(&format!("{} {reason}: {message}\n", answer.code.as_u16()));
     }
+    expect![[r#"
+        404 "NotFound": pods "nobody" not found
+        400 "BadRequest": invalid pod request "ftp:web:80"
+        400 "BadRequest": address not allowed
+        503 "ServiceUnavailable": no service port 81 found for service "web"
+        404 "NotFound": endpoints "web" not found
+        404 "NotFound": endpoints "none" not found
+        404 "NotFound": nodes "one" not found
+    "#]]
+    .assert_eq(&shown);
+    for (user, groups) in [
+        ("jane", &[][..]),
+        ("system:node:one", &["system:nodes"][..]),
+        ("c", &["system:controllers"][..]),
+    ] {
+        let mut c = world.client(user, groups).await;
+        let path = "/api/v1/namespaces/default/pods/web:80/proxy/secret";
+        let answer = c.get(path).await;
+        assert_eq!(answer.code, 403, "{user}");
+        let message = answer.json()["message"].as_str().unwrap().to_owned();
+        assert!(message.contains("cannot get resource \"pods/proxy\""), "{message}");
+    }
+    let resources = c.get("/api/v1").await.json();
+    for (name, kind) in [
+        ("pods/proxy", "PodProxyOptions"),
+        ("services/proxy", "ServiceProxyOptions"),
+        ("nodes/proxy", "NodeProxyOptions"),
+    ] {
+        let mut all = resources["resources"].as_array().unwrap().iter();
+        let found = all.find(|resource| resource["name"] == name).unwrap();
+        assert_eq!(found["kind"], kind);
+        assert_eq!(found["verbs"], json!(["create", "delete", "get", "patch", "update"]));
+    }
+    world.stop().await;
 }
