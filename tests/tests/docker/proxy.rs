@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use warren_tests::cluster::SOON;
+use warren_tests::running::Running;
 use warren_tests::{Space, until, until_some};
 
 /// 8080 serves files, 9000 answers with what it was asked, 9001 is upgraded and sends back what it gets.
@@ -74,6 +75,18 @@ fn connect(address: &str) -> TcpStream {
     stream
 }
 
+/// A `kubectl proxy` and where it listens.
+fn proxy(space: &Space) -> (Running, String) {
+    let proxy = space.going_on(&["proxy", "--port=0"]);
+    let address = until_some("kubectl proxies", SOON, || {
+        let output = proxy.output();
+        output
+            .lines()
+            .find_map(|line| line.strip_prefix("Starting to serve on ").map(str::to_owned))
+    });
+    (proxy, address)
+}
+
 #[test]
 fn pods_and_services_are_proxied() {
     let space = Space::on_docker("proxy");
@@ -99,13 +112,7 @@ fn pods_and_services_are_proxied() {
     let out = raw("/pods/https:web:8080/proxy/");
     assert!(out.err().contains("error trying to reach service: "), "{}", out.told());
 
-    let proxy = space.going_on(&["proxy", "--port=0"]);
-    let address = until_some("kubectl proxies", SOON, || {
-        let output = proxy.output();
-        output
-            .lines()
-            .find_map(|line| line.strip_prefix("Starting to serve on ").map(str::to_owned))
-    });
+    let (_proxy, address) = proxy(&space);
     let host = format!("Host: {address}\r\nConnection: close\r\n");
 
     // A folder: kubectl's own redirect, then the server's.
@@ -131,6 +138,18 @@ fn pods_and_services_are_proxied() {
     }
     assert!(answer.contains(&format!("x-forwarded-uri: {base}/pods/web:9000/proxy/a/b|")));
     assert!(!answer.to_lowercase().contains("secret"), "{answer}");
+
+    // Whatever form is wanted, and whatever method: that is between the client and the pod.
+    let csv = format!("{base}/pods/web:9000/proxy/ HTTP/1.1\r\n{host}Accept: text/csv\r\n\r\n");
+    for method in ["OPTIONS", "PATCH", "DELETE", "PUT"] {
+        let answer = ask(&address, &format!("{method} {csv}"));
+        assert!(answer.contains(&format!("{method} / HTTP/1.1|")), "{answer}");
+        assert!(answer.contains("accept: text/csv|"), "{answer}");
+    }
+    let head = format!("HEAD {base}/pods/web:8080/proxy/large.txt HTTP/1.1\r\n{host}\r\n");
+    let answer = ask(&address, &head);
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\n"), "{answer}");
+    assert!(answer.contains("Content-Length: 5100000\r\n"), "{answer}");
 
     // Upgraded, with what is said before the answer.
     let mut stream = connect(&address);
@@ -160,4 +179,53 @@ fn pods_and_services_are_proxied() {
             .stderr
             .contains("no endpoints available for service \"web\"")
     });
+}
+
+/// Takes all and says nothing, until its client goes.
+const MUTE: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: mute}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: c
+    image: warren/busybox:1
+    command: [sh, -c, 'echo \"exec cat -u > /dev/null\" > /tmp/mute; httpd -p 8080 -h /tmp; exec nc -ll -p 9000 -e sh /tmp/mute']
+";
+
+#[test]
+fn one_that_never_answers_is_its_clients_matter_alone() {
+    let space = Space::on_docker("proxy-mute");
+    space.apply(MUTE);
+    space.ready("mute");
+    let path = "/api/v1/namespaces/proxy-mute/pods/mute";
+    let file = || space.kubectl(&["get", "--raw", &format!("{path}:8080/proxy/mute")]);
+    until("it listens", SOON, || file().succeeded());
+    let (_proxy, address) = proxy(&space);
+    let request = |port: u16| {
+        format!(
+            "GET {path}:{port}/proxy/mute HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+        )
+    };
+    let waiting = || {
+        let out = space.sh("mute", "ps | grep -c '[c]at -u'");
+        out.stdout.trim().parse::<usize>().unwrap_or_default()
+    };
+    let mut asked: Vec<TcpStream> = Vec::new();
+    for _ in 0..64 {
+        let mut stream = connect(&address);
+        stream.write_all(request(9000).as_bytes()).unwrap();
+        asked.push(stream);
+    }
+    until("all wait", SOON, || waiting() == 64);
+    let answer = ask(&address, &request(8080));
+    assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+    // Others have their turn.
+    let node = space.cluster.node_names().remove(0);
+    let healthz = format!("/api/v1/nodes/{node}/proxy/healthz");
+    assert_eq!(space.kubectl(&["get", "--raw", &healthz]).ok(), "ok");
+    drop(asked);
+    until("nobody waits, here and there", SOON, || waiting() == 0);
+    until("there is room again", SOON, || ask(&address, &request(8080)).contains("200 OK"));
 }
