@@ -277,6 +277,7 @@ fn prepare(
     let mut errors = ErrorList::default();
     validation::metadata(kind, &object, &mut errors);
     kind.validate(&object, &mut errors);
+    kind.validate_create(&object, &mut errors);
     if !errors.is_empty() {
         let shown: Vec<String> =
             errors.0.iter().map(|e| format!("{}: {}", e.field, e.message)).collect();

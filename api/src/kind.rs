@@ -121,10 +121,20 @@ pub trait Kind: Send + Sync {
     fn default(&self, object: &mut Object);
     /// Everything but metadata, which is validated for all kinds alike (but for [`Kind::validate_name`]).
     fn validate(&self, object: &Object, errors: &mut ErrorList);
+    /// What may be there, but not from the beginning.
+    fn validate_create(&self, object: &Object, errors: &mut ErrorList);
     /// Immutable fields and allowed transitions.
     fn validate_update(&self, new: &Object, old: &Object, errors: &mut ErrorList);
     /// What the writer of an object should hear of though it is taken, in Kubernetes' words; of an update, what is new.
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String>;
+    /// In place of `validate_update` where the write came by a subresource, which may change other things.
+    fn validate_subresource(
+        &self,
+        subresource: Subresource,
+        new: &Object,
+        old: &Object,
+        errors: &mut ErrorList,
+    );
     /// `None`, or why the name is refused. Most kinds want a DNS-1123 subdomain.
     fn validate_name(&self, name: &str) -> Option<String>;
     /// The grace period that a DELETE without one gets; `None` for kinds that go at once.
@@ -187,8 +197,11 @@ pub struct BuiltIn {
     pub on_update: fn(&mut Object, &Object),
     pub default: fn(&mut Object),
     pub validate: fn(&Object, &mut ErrorList),
+    pub validate_create: fn(&Object, &mut ErrorList),
     pub validate_update: fn(&Object, &Object, &mut ErrorList),
     pub warnings: fn(&Object, Option<&Object>) -> Vec<String>,
+    /// `None`: by a subresource the same may change as without.
+    pub validate_subresource: Option<fn(Subresource, &Object, &Object, &mut ErrorList)>,
     pub validate_name: fn(&str) -> Option<String>,
     pub deletion_grace_seconds: fn(&Object) -> Option<i64>,
     pub shard: fn(&Object) -> Shard,
@@ -266,6 +279,21 @@ impl Kind for BuiltIn {
     }
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
         (self.warnings)(new, old)
+    }
+    fn validate_create(&self, object: &Object, errors: &mut ErrorList) {
+        (self.validate_create)(object, errors);
+    }
+    fn validate_subresource(
+        &self,
+        subresource: Subresource,
+        new: &Object,
+        old: &Object,
+        errors: &mut ErrorList,
+    ) {
+        match self.validate_subresource {
+            Some(validate) => validate(subresource, new, old, errors),
+            None => self.validate_update(new, old, errors),
+        }
     }
     fn validate_name(&self, name: &str) -> Option<String> {
         (self.validate_name)(name)

@@ -87,6 +87,7 @@ pub(crate) fn create(
     let mut errors = ErrorList::default();
     validation::metadata(kind, &object, &mut errors);
     kind.validate(&object, &mut errors);
+    kind.validate_create(&object, &mut errors);
     if scene.served.conversion().is_some() {
         scene.served.validate(&object, &mut errors);
     }
@@ -120,7 +121,10 @@ pub(crate) fn update(
     validation::metadata(kind, &new, &mut errors);
     validation::metadata_update(&new, old, &mut errors);
     kind.validate(&new, &mut errors);
-    kind.validate_update(&new, old, &mut errors);
+    match scene.subresource {
+        Some(subresource) => kind.validate_subresource(subresource, &new, old, &mut errors),
+        None => kind.validate_update(&new, old, &mut errors),
+    }
     if scene.served.conversion().is_some() {
         scene.served.validate_update(&new, old, &mut errors);
     }

@@ -41,8 +41,10 @@ pub static POD: BuiltIn = BuiltIn {
     has_generation: true,
     default,
     validate: validate::validate,
+    validate_create: validate::create,
     validate_update: validate::update,
     warnings: pod_spec::warnings::of_pod,
+    validate_subresource: Some(validate::subresource),
     deletion_grace_seconds: grace,
     shard,
     ..BASE

@@ -9,7 +9,7 @@ use super::super::pod_spec;
 use super::super::pod_spec::validate::Of;
 use super::MIRROR;
 use crate::tree::{self, Path, Tree};
-use crate::{ErrorList, Object};
+use crate::{ErrorList, Object, Subresource};
 
 const ANNOTATIONS: [&str; 2] = ["metadata", "annotations"];
 
@@ -25,6 +25,60 @@ pub(super) fn validate(pod: &Object, errors: &mut ErrorList) {
     let class = tree::text(spec, "priorityClassName");
     if !matches!(class, "" | "system-node-critical" | "system-cluster-critical") {
         errors.not_found("spec.priorityClassName", class);
+    }
+}
+
+pub(super) fn create(pod: &Object, errors: &mut ErrorList) {
+    if !tree::list(spec_of(pod), "ephemeralContainers").is_empty() {
+        errors.forbidden("spec.ephemeralContainers", "cannot be set on create");
+    }
+}
+
+pub(super) fn subresource(
+    subresource: Subresource,
+    new: &Object,
+    old: &Object,
+    errors: &mut ErrorList,
+) {
+    match subresource {
+        Subresource::EphemeralContainers => ephemeral(new, old, errors),
+        _ => update(new, old, errors),
+    }
+}
+
+/// They come, and neither change nor go.
+fn ephemeral(new: &Object, old: &Object, errors: &mut ErrorList) {
+    if old.annotation(MIRROR).is_some() {
+        // The only word about it, as in Kubernetes.
+        *errors = ErrorList::default();
+        return errors.forbidden("", "static pods do not support ephemeral containers");
+    }
+    let list = "ephemeralContainers";
+    let path = Path::root("spec");
+    for (_, before) in tree::maps(spec_of(old), list) {
+        let name = tree::text(before, "name");
+        // Where a name stands twice, Kubernetes goes by the last.
+        let now = tree::maps(spec_of(new), list).filter(|(_, c)| tree::text(c, "name") == name);
+        let Some((_, now)) = now.last() else {
+            let message = format!("existing ephemeral containers {name:?} may not be removed\n");
+            errors.forbidden(path.field(list), &message);
+            continue;
+        };
+        let mut changed: Vec<&str> = now
+            .keys()
+            .chain(before.keys())
+            .map(String::as_str)
+            .filter(|field| !tree::same(now.get(*field), before.get(*field)))
+            .collect();
+        changed.sort_unstable();
+        changed.dedup();
+        if !changed.is_empty() {
+            let message = format!(
+                "existing ephemeral containers {name:?} may not be changed\nchanged: {}",
+                changed.join(", ")
+            );
+            errors.forbidden(path.field(list), &message);
+        }
     }
 }
 

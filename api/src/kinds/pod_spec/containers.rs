@@ -37,7 +37,11 @@ pub(super) fn all(
                 errors.duplicate(path.field("name"), name);
             }
             one(container, volumes, of, &path, errors);
-            kind(container, list, &path, errors);
+            if list == "ephemeralContainers" {
+                ephemeral(spec, container, &path, errors);
+            } else {
+                kind(container, list, &path, errors);
+            }
             self::host_ports(spec, container, &mut host_ports, &path, errors);
         }
     }
@@ -90,17 +94,44 @@ fn kind(container: &Tree, list: &str, path: &Path<'_>, errors: &mut ErrorList) {
     if !policy.is_empty() {
         errors.forbidden(path.field("restartPolicy"), "may not be set for non-init containers");
     }
-    if list == "ephemeralContainers" {
-        for field in [
-            "ports",
-            "livenessProbe",
-            "readinessProbe",
-            "startupProbe",
-            "lifecycle",
-            "resizePolicy",
-        ] {
-            if tree::has(container, field) {
-                errors.forbidden(path.field(field), "cannot be set for an Ephemeral Container");
+}
+
+/// One looks into a pod, and nothing relies on it. The fields in the order of Kubernetes' type.
+fn ephemeral(spec: &Tree, container: &Tree, path: &Path<'_>, errors: &mut ErrorList) {
+    const NOT_HERE: &str = "cannot be set for an Ephemeral Container";
+    let target = tree::text(container, "targetContainerName");
+    let mut others =
+        ["containers", "initContainers"].into_iter().flat_map(|list| tree::maps(spec, list));
+    if !target.is_empty() && !others.any(|(_, other)| tree::text(other, "name") == target) {
+        errors.not_found(path.field("targetContainerName"), target);
+    }
+    for field in [
+        "ports",
+        "resources",
+        "resizePolicy",
+        "restartPolicy",
+        "restartPolicyRules",
+        "livenessProbe",
+        "readinessProbe",
+        "startupProbe",
+        "lifecycle",
+    ] {
+        // Resources are there always, by default without content.
+        let is_set = match field {
+            "resources" => tree::map(container, field)
+                .is_some_and(|resources| resources.values().any(|v| !v.is_null())),
+            _ => tree::has(container, field),
+        };
+        if is_set {
+            errors.forbidden(path.field(field), NOT_HERE);
+        }
+    }
+    for (i, mount) in tree::maps(container, "volumeMounts") {
+        let path = path.field("volumeMounts");
+        let path = path.index(i);
+        for field in ["subPath", "subPathExpr"] {
+            if !tree::text(mount, field).is_empty() {
+                errors.forbidden(path.field(field), NOT_HERE);
             }
         }
     }

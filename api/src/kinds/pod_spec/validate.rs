@@ -258,7 +258,14 @@ pub(crate) fn template(template: &Tree, path: &Path<'_>, errors: &mut ErrorList)
         validation::annotations(metadata, &path.field("annotations"), errors);
     }
     match tree::map(template, "spec") {
-        Some(found) => spec(found, Of::Template, &path.field("spec"), errors),
+        Some(found) => {
+            let path = path.field("spec");
+            spec(found, Of::Template, &path, errors);
+            if !tree::list(found, "ephemeralContainers").is_empty() {
+                let message = "ephemeral containers not allowed in pod template";
+                errors.forbidden(path.field("ephemeralContainers"), message);
+            }
+        }
         None => errors.required(path.field("spec"), ""),
     }
 }

@@ -29,7 +29,9 @@ fn defaulted(name: &str, patch: Value) -> Object {
 /// The errors of a create.
 fn create(name: &str, patch: Value, expected: Expect) {
     let mut errors = ErrorList::default();
-    kind(name).validate(&defaulted(name, patch), &mut errors);
+    let object = defaulted(name, patch);
+    kind(name).validate(&object, &mut errors);
+    kind(name).validate_create(&object, &mut errors);
     expected.assert_eq(&show(&errors));
 }
 
@@ -64,7 +66,11 @@ fn minimal_objects_are_fine() {
         let mut errors = ErrorList::default();
         crate::validation::metadata(kind, &object, &mut errors);
         kind.validate(&object, &mut errors);
+        kind.validate_create(&object, &mut errors);
         kind.validate_update(&object, &object, &mut errors);
+        for subresource in kind.subresources() {
+            kind.validate_subresource(*subresource, &object, &object, &mut errors);
+        }
         crate::validation::metadata_update(&object, &object, &mut errors);
         assert_eq!(show(&errors), "", "{}", kind.resource());
     }

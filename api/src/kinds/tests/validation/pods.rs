@@ -1,6 +1,7 @@
 //! What a pod is refused for: its containers, volumes and probes, and what an update of it may change.
 
 use super::*;
+use crate::Subresource;
 
 #[test]
 fn names_of_containers() {
@@ -303,6 +304,130 @@ fn what_an_update_of_a_pod_may_change() {
             metadata.annotations[kubernetes.io/config.mirror]: Invalid value: "1": must set spec.nodeName if mirror pod annotation is set
             metadata.annotations[kubernetes.io/config.mirror]: Forbidden: may not add mirror pod annotation
             spec.activeDeadlineSeconds: Invalid value: 6: must be less than or equal to previous value
+        "#]],
+    );
+}
+
+/// The errors of a write by the subresource.
+fn debug(pod: Value, before: Value, after: Value, expected: Expect) {
+    let with = |list: Value| {
+        let mut pod = pod.clone();
+        json_patch::merge(&mut pod, &json!({"spec": {"ephemeralContainers": list}}));
+        defaulted("Pod", pod)
+    };
+    let (old, new) = (with(before), with(after));
+    let mut errors = ErrorList::default();
+    kind("Pod").validate(&new, &mut errors);
+    let by = Subresource::EphemeralContainers;
+    kind("Pod").validate_subresource(by, &new, &old, &mut errors);
+    expected.assert_eq(&show(&errors));
+}
+
+#[test]
+fn ephemeral_containers_come_later_and_by_their_own_way() {
+    let list = json!([{"name": "e", "image": "i"}]);
+    create(
+        "Pod",
+        json!({"spec": {"ephemeralContainers": list}}),
+        expect![[r#"
+            spec.ephemeralContainers: Forbidden: cannot be set on create
+        "#]],
+    );
+    create(
+        "Deployment",
+        json!({"spec": {"template": {"spec": {"ephemeralContainers": list}}}}),
+        expect![[r#"
+            spec.template.spec.ephemeralContainers: Forbidden: ephemeral containers not allowed in pod template
+        "#]],
+    );
+    update(
+        "Pod",
+        json!({}),
+        json!({"spec": {"ephemeralContainers": list}}),
+        expect![[r#"
+            spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)
+            changed: ephemeralContainers
+        "#]],
+    );
+    let there = json!({"spec": {"ephemeralContainers": list}});
+    update("Pod", there, json!({"metadata": {"labels": {"a": "b"}}}), expect![""]);
+}
+
+#[test]
+fn ephemeral_containers_only_come() {
+    let first = json!({"name": "e", "image": "i", "targetContainerName": "web"});
+    let second = json!({"name": "f", "image": "i:1", "stdin": true, "tty": true,
+        "securityContext": {"capabilities": {"add": ["SYS_PTRACE"]}}});
+    debug(json!({}), json!([]), json!([first]), expect![""]);
+    debug(json!({}), json!([first]), json!([first, second]), expect![""]);
+    debug(json!({}), json!([first]), json!([second, first]), expect![""]);
+    debug(
+        json!({}),
+        json!([first, second]),
+        json!([second]),
+        expect![[r#"
+            spec.ephemeralContainers: Forbidden: existing ephemeral containers "e" may not be removed
+
+        "#]],
+    );
+    debug(
+        json!({}),
+        json!([first]),
+        json!([{"name": "e", "image": "j:1", "args": ["a"], "targetContainerName": "web"}]),
+        expect![[r#"
+            spec.ephemeralContainers: Forbidden: existing ephemeral containers "e" may not be changed
+            changed: args, image, imagePullPolicy
+        "#]],
+    );
+    debug(
+        json!({"spec": {"nodeName": "a"}, "metadata": {"annotations": {"kubernetes.io/config.mirror": "1"}}}),
+        json!([]),
+        json!([{"name": "E"}]),
+        expect![[r#"
+            : Forbidden: static pods do not support ephemeral containers
+        "#]],
+    );
+}
+
+#[test]
+fn what_an_ephemeral_container_may_not_have() {
+    debug(
+        json!({"spec": {"initContainers": [{"name": "before", "image": "i"}],
+            "volumes": [{"name": "v", "emptyDir": {}}]}}),
+        json!([]),
+        json!([
+            {"name": "web", "image": "i"},
+            {"name": "e", "targetContainerName": "f"},
+            {"name": "e", "image": "i", "targetContainerName": "before"},
+            {"name": "f", "image": "i", "ports": [{"containerPort": 1}],
+                "resources": {"limits": {"cpu": "1"}}, "resizePolicy": [], "restartPolicy": "Always",
+                "livenessProbe": {"exec": {"command": ["a"]}},
+                "readinessProbe": {"exec": {"command": ["a"]}},
+                "startupProbe": {"exec": {"command": ["a"]}},
+                "lifecycle": {"preStop": {"exec": {"command": ["a"]}}},
+                "volumeMounts": [
+                    {"name": "v", "mountPath": "/a"},
+                    {"name": "v", "mountPath": "/b", "subPath": "b"},
+                    {"name": "v", "mountPath": "/c", "subPathExpr": "c"},
+                    {"name": "w", "mountPath": "/d"},
+                ]},
+        ]),
+        expect![[r#"
+            spec.ephemeralContainers[0].name: Duplicate value: "web"
+            spec.ephemeralContainers[1].image: Required value
+            spec.ephemeralContainers[1].targetContainerName: Not found: "f"
+            spec.ephemeralContainers[2].name: Duplicate value: "e"
+            spec.ephemeralContainers[3].volumeMounts[3].name: Not found: "w"
+            spec.ephemeralContainers[3].ports: Forbidden: cannot be set for an Ephemeral Container
+            spec.ephemeralContainers[3].resources: Forbidden: cannot be set for an Ephemeral Container
+            spec.ephemeralContainers[3].resizePolicy: Forbidden: cannot be set for an Ephemeral Container
+            spec.ephemeralContainers[3].restartPolicy: Forbidden: cannot be set for an Ephemeral Container
+            spec.ephemeralContainers[3].livenessProbe: Forbidden: cannot be set for an Ephemeral Container
+            spec.ephemeralContainers[3].readinessProbe: Forbidden: cannot be set for an Ephemeral Container
+            spec.ephemeralContainers[3].startupProbe: Forbidden: cannot be set for an Ephemeral Container
+            spec.ephemeralContainers[3].lifecycle: Forbidden: cannot be set for an Ephemeral Container
+            spec.ephemeralContainers[3].volumeMounts[1].subPath: Forbidden: cannot be set for an Ephemeral Container
+            spec.ephemeralContainers[3].volumeMounts[2].subPathExpr: Forbidden: cannot be set for an Ephemeral Container
         "#]],
     );
 }
