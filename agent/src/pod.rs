@@ -3,6 +3,7 @@
 
 pub mod decide;
 pub mod env;
+pub mod ephemeral;
 pub(crate) mod execute;
 pub mod index;
 pub(crate) mod manager;

@@ -213,6 +213,9 @@ pub struct ContainerConfig {
     pub hash: u64,
     /// Where in the container a message about its end may be written, and the file of the host that is mounted there.
     pub termination_message: Option<Mount>,
+    /// A container that runs, whose processes this one sees as its own; `None` for its own alone. What the pod shares
+    /// with all its containers, or with the machine, goes before.
+    pub target: Option<Id>,
     pub annotations: Arc<BTreeMap<String, String>>,
 }
 

@@ -314,7 +314,7 @@ fn downward(
             let name = resource.container_name.as_deref().unwrap_or_default();
             spec::find_container(spec::spec(pod), name)
                 .and_then(|c| {
-                    spec::resource_field(c, node, &resource.resource, resource.divisor.as_ref())
+                    spec::resource_field(&c, node, &resource.resource, resource.divisor.as_ref())
                 })
                 .ok_or_else(|| format!("unsupported resource: {}", resource.resource))?
         } else {

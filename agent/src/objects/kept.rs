@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::seal::Seal;
 use crate::keep::Keep;
-use crate::pod::spec;
+use crate::pod::{ephemeral, spec};
 
 /// What an object is kept under: `configmap/<namespace>/<name>`, `secret/…`.
 pub(super) fn key_of(kind: &str, namespace: &str, name: &str) -> String {
@@ -101,7 +101,8 @@ pub(crate) fn references(pod: &Pod) -> BTreeSet<String> {
         }
     }
     spec.image_pull_secrets.iter().flatten().for_each(|s| add("secret", &s.name));
-    for container in spec::all_containers(spec) {
+    let ephemeral: Vec<_> = ephemeral::all(spec).iter().map(ephemeral::as_container).collect();
+    for container in spec::all_containers(spec).chain(&ephemeral) {
         for source in container.env_from.iter().flatten() {
             source.config_map_ref.iter().for_each(|s| add("configmap", &s.name));
             source.secret_ref.iter().for_each(|s| add("secret", &s.name));

@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container as Spec, Pod};
 
+use super::ephemeral;
 use super::memory::{Backoffs, Busy, CrashLoop, Memory, Terminal, later};
 use super::spec::{self, RestartPolicy};
 use crate::runtime::{Container, Exit, Id, Observed, Sandbox, State};
@@ -158,7 +159,7 @@ pub fn restart(
         (Role::Init, _) => exit.code != 0,
         (Role::Main, RestartPolicy::Always) => true,
         (Role::Main, RestartPolicy::OnFailure) => exit.code != 0,
-        (Role::Main, RestartPolicy::Never) => false,
+        (Role::Main, RestartPolicy::Never) | (Role::Ephemeral, _) => false,
     };
     if !again {
         return Restart::Never;
@@ -209,6 +210,7 @@ pub enum Role {
     Init,
     Sidecar,
     Main,
+    Ephemeral,
 }
 
 /// How many containers of one name are kept: the present one, and one for `logs --previous`.
@@ -244,6 +246,9 @@ impl<'a> Decider<'a> {
         self.gc(sandbox);
         for old in observed.containers.iter().filter(|c| c.sandbox != sandbox.id && alive(c)) {
             self.end(old, whole, "Pod sandbox changed, it will be killed and re-created.");
+        }
+        for container in ephemeral::all(spec) {
+            self.run_once(&container.name, sandbox);
         }
         if !self.init(sandbox) {
             return;
@@ -307,6 +312,17 @@ impl<'a> Decider<'a> {
         true
     }
 
+    /// Whatever has become of it, an ephemeral container is not started twice.
+    fn run_once(&mut self, name: &str, sandbox: &Sandbox) {
+        match self.input.observed.container(name) {
+            None => self.start(name, 0, None, None),
+            Some(made) if made.state == State::Created && made.sandbox == sandbox.id => {
+                self.start(name, made.attempt, Some(made.id.clone()), None);
+            }
+            Some(_) => {}
+        }
+    }
+
     fn keep_running(
         &mut self,
         wanted: &Spec,
@@ -322,15 +338,15 @@ impl<'a> Decider<'a> {
         let attempt = newest.map_or(0, |c| c.attempt + 1);
         let Some(container) = newest else {
             let attempt = memory.get(&wanted.name).and_then(|m| m.last.as_ref()).map_or(0, |_| 1);
-            return self.start(wanted, attempt, None, None);
+            return self.start(&wanted.name, attempt, None, None);
         };
         let changed = container.hash != spec::hash(wanted);
         match &container.state {
             State::Created if container.sandbox != sandbox.id || changed => {
-                self.start(wanted, attempt, None, None);
+                self.start(&wanted.name, attempt, None, None);
             }
             State::Created => {
-                self.start(wanted, container.attempt, Some(container.id.clone()), None);
+                self.start(&wanted.name, container.attempt, Some(container.id.clone()), None);
             }
             State::Running { .. } => {
                 let kill = memory.get(&wanted.name).and_then(|m| m.kill.as_ref());
@@ -350,23 +366,23 @@ impl<'a> Decider<'a> {
                 let over = role == Role::Main
                     && restart(policy, role, exit, None, backoffs) == Restart::Never;
                 if !over {
-                    self.start(wanted, attempt, None, None);
+                    self.start(&wanted.name, attempt, None, None);
                 }
             }
-            State::Exited(_) if changed => self.start(wanted, attempt, None, None),
+            State::Exited(_) if changed => self.start(&wanted.name, attempt, None, None),
             State::Exited(exit) => {
                 let crash = memory.get(&wanted.name).and_then(|m| m.crash);
                 match restart(policy, role, exit, crash, backoffs) {
                     Restart::Never => {}
                     Restart::At(at) if at > now => self.wake(at),
-                    Restart::At(_) => self.start(wanted, attempt, None, Some(exit.clone())),
+                    Restart::At(_) => self.start(&wanted.name, attempt, None, Some(exit.clone())),
                 }
             }
         }
     }
 
-    fn start(&mut self, wanted: &Spec, attempt: u32, existing: Option<Id>, after: Option<Exit>) {
-        let (name, memory) = (wanted.name.as_str(), self.input.memory.get(&wanted.name));
+    fn start(&mut self, name: &str, attempt: u32, existing: Option<Id>, after: Option<Exit>) {
+        let memory = self.input.memory.get(name);
         if memory.is_some_and(|m| m.busy.is_some()) {
             return;
         }

@@ -1,5 +1,6 @@
 //! The environment of a container, and `$(VAR)` in its command and arguments.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use k8s_openapi::api::core::v1::{Container, EnvVarSource, Pod};
@@ -99,10 +100,10 @@ async fn from(
     if let Some(resource) = &source.resource_field_ref {
         let of = match &resource.container_name {
             Some(name) => spec::find_container(spec::spec(pod), name),
-            None => Some(container),
+            None => Some(Cow::Borrowed(container)),
         };
         let value = of.and_then(|c| {
-            spec::resource_field(c, node, &resource.resource, resource.divisor.as_ref())
+            spec::resource_field(&c, node, &resource.resource, resource.divisor.as_ref())
         });
         let error = || EnvError::Field(format!("unsupported resource: {}", resource.resource));
         return value.map(Some).ok_or_else(error);

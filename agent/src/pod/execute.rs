@@ -8,13 +8,14 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
 use tokio_util::sync::CancellationToken;
 
+use super::ephemeral;
 use super::memory::until;
 use super::probe::{self, Target};
 use super::spec;
 use crate::context::Context;
 use crate::events::Level;
 use crate::runtime::{
-    self, ContainerConfig, Dns, Id, Limits, PortMapping, PullPolicy, RuntimeError, Sandbox,
+    self, ContainerConfig, Dns, Id, Limits, Observed, PortMapping, PullPolicy, RuntimeError,
     SandboxConfig, Security,
 };
 use crate::volume::VolumeError;
@@ -141,20 +142,28 @@ pub(crate) async fn start(
     name: &str,
     attempt: u32,
     existing: Option<Id>,
-    sandbox: &Sandbox,
+    observed: &Observed,
     cancel: &CancellationToken,
 ) -> Result<Started, StartError> {
     let spec = spec::spec(pod);
-    let Some(container) = spec::find_container(spec, name) else {
+    let (Some(container), Some(sandbox)) = (spec::find_container(spec, name), observed.sandbox())
+    else {
         return Err(cancelled());
     };
+    let container = &*container;
     let field = container_field(pod, name);
     let id = match existing {
         Some(id) => id,
         None => {
+            let target = ephemeral::target(spec, name, observed);
+            let target = target.map_err(|(reason, message)| {
+                let text = format!("Error: {message}");
+                context.events.pod(pod, Level::Warning, "Failed", &text, Some(&field));
+                StartError { kind: Kind::Other, reason, message, made: false }
+            })?;
             let prepared = prepare(context, pod, container, attempt, &field);
             let config = tokio::select! {
-                config = prepared => config?,
+                config = prepared => ContainerConfig { target, ..config? },
                 () = cancel.cancelled() => return Err(cancelled()),
             };
             let host_network = spec.host_network.unwrap_or(false);
@@ -344,6 +353,7 @@ async fn prepare(
             propagation: None,
         }),
         annotations: Arc::new(spec::annotations(pod).clone()),
+        target: None,
     })
 }
 
@@ -446,6 +456,7 @@ pub(crate) async fn stop(
     let field = container_field(pod, name);
     context.events.pod(pod, Level::Normal, "Killing", why, Some(&field));
     let container = spec::find_container(spec::spec(pod), name);
+    let container = container.as_deref();
     let left = || until(context.clock.now(), deadline);
     let hook = container.and_then(|c| c.lifecycle.as_ref()?.pre_stop.as_ref().map(|h| (c, h)));
     if let Some((container, hook)) = hook.filter(|_| !left().is_zero()) {
@@ -515,12 +526,15 @@ async fn run_hook(
 
 /// How events name a container.
 pub(crate) fn container_field(pod: &Pod, name: &str) -> String {
-    let init = spec::init_containers(spec::spec(pod)).iter().any(|c| c.name == name);
-    if init {
-        format!("spec.initContainers{{{name}}}")
+    let spec = spec::spec(pod);
+    let list = if spec::init_containers(spec).iter().any(|c| c.name == name) {
+        "initContainers"
+    } else if ephemeral::find(spec, name).is_some() {
+        "ephemeralContainers"
     } else {
-        format!("spec.containers{{{name}}}")
-    }
+        "containers"
+    };
+    format!("spec.{list}{{{name}}}")
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -332,14 +332,17 @@ fn wanted(slot: &mut Slot, now: Timestamp) -> Wanted {
     Wanted::Stop { deadline, then: if gone { Then::Gone } else { Then::Keep } }
 }
 
+fn all_statuses(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
+    let lasting = status.init_container_statuses.iter().chain(&status.container_statuses);
+    lasting.chain(&status.ephemeral_container_statuses).flatten()
+}
+
 fn backoff_events(context: &Context, pod: &Pod, old: &PodStatus, new: &PodStatus) {
     let waiting = |status: &PodStatus, name: &str| {
-        let all = status.init_container_statuses.iter().chain(&status.container_statuses);
-        let found = all.flatten().find(|s| s.name == name)?;
+        let found = all_statuses(status).find(|s| s.name == name)?;
         found.state.as_ref()?.waiting.as_ref()?.reason.clone()
     };
-    let all = new.init_container_statuses.iter().chain(&new.container_statuses);
-    for said in all.flatten() {
+    for said in all_statuses(new) {
         let now = waiting(new, &said.name);
         if now == waiting(old, &said.name) {
             continue;

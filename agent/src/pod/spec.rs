@@ -1,5 +1,6 @@
 //! Small readings of a pod that several parts need.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, OnceLock};
@@ -8,6 +9,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use super::ephemeral;
 use crate::runtime::PodRef;
 
 /// The grace period of a pod whose spec names none, as Kubernetes defaults it.
@@ -44,13 +46,15 @@ pub fn init_containers(spec: &PodSpec) -> &[Container] {
     spec.init_containers.as_deref().unwrap_or_default()
 }
 
-/// Init containers, then the others.
+/// Init containers, then the others; not the ephemeral ones.
 pub fn all_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     init_containers(spec).iter().chain(&spec.containers)
 }
 
-pub fn find_container<'a>(spec: &'a PodSpec, name: &str) -> Option<&'a Container> {
-    all_containers(spec).find(|c| c.name == name)
+/// Of all containers, the ephemeral ones too.
+pub fn find_container<'a>(spec: &'a PodSpec, name: &str) -> Option<Cow<'a, Container>> {
+    let lasting = all_containers(spec).find(|c| c.name == name).map(Cow::Borrowed);
+    lasting.or_else(|| ephemeral::find(spec, name).map(|c| Cow::Owned(ephemeral::as_container(c))))
 }
 
 pub fn pod_ref(pod: &Pod) -> PodRef {

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::decide::{self, Outcome, Restart, Role};
+use super::ephemeral;
 use super::memory::{Backoffs, Busy, Memory};
 use super::spec::{self, RestartPolicy};
 use crate::runtime::{Container, Exit, Observed, State};
@@ -55,6 +56,15 @@ pub fn status(input: &Input<'_>) -> PodStatus {
     let init_done = initialized || init.iter().zip(spec::init_containers(spec)).all(is_init_done);
     let main: Vec<ContainerStatus> =
         spec.containers.iter().map(|c| container(input, c, Role::Main, !init_done)).collect();
+    let ephemeral: Vec<ContainerStatus> = ephemeral::all(spec)
+        .iter()
+        .map(|c| {
+            let c = ephemeral::as_container(c);
+            // Without probes there is nothing to say about its start, as the kubelet has it.
+            let said = container(input, &c, Role::Ephemeral, !init_done);
+            ContainerStatus { started: None, ..said }
+        })
+        .collect();
 
     let phase = phase(input, policy, &init, init_done, &main);
     let over = matches!(phase, "Succeeded" | "Failed");
@@ -88,6 +98,9 @@ pub fn status(input: &Input<'_>) -> PodStatus {
         status.init_container_statuses = Some(init);
     }
     status.container_statuses = Some(main);
+    if !ephemeral.is_empty() {
+        status.ephemeral_container_statuses = Some(ephemeral);
+    }
     status
 }
 
@@ -234,6 +247,7 @@ fn container(input: &Input<'_>, spec: &Spec, role: Role, initializing: bool) -> 
         .init_container_statuses
         .iter()
         .chain(&before.container_statuses)
+        .chain(&before.ephemeral_container_statuses)
         .flatten()
         .find(|s| s.name == spec.name);
     let id = |id: &str| format!("{runtime}://{id}");
@@ -296,7 +310,7 @@ fn container(input: &Input<'_>, spec: &Spec, role: Role, initializing: bool) -> 
             let started = memory.is_started(&spec.name, &found.id);
             status.started = Some(started);
             status.ready = match role {
-                Role::Init => false,
+                Role::Init | Role::Ephemeral => false,
                 Role::Main | Role::Sidecar => {
                     started
                         && (spec.readiness_probe.is_none()
@@ -350,8 +364,8 @@ pub fn is_interim(status: &PodStatus) -> bool {
             && status.last_state.as_ref().is_none_or(|last| last.terminated.is_none())
     };
     let all = || {
-        let init = status.init_container_statuses.iter().flatten();
-        init.chain(status.container_statuses.iter().flatten())
+        let init = status.init_container_statuses.iter();
+        init.chain(&status.container_statuses).chain(&status.ephemeral_container_statuses).flatten()
     };
     status.phase.as_deref() == Some("Pending") && all().next().is_some() && all().all(being_made)
 }

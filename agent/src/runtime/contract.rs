@@ -55,6 +55,7 @@ impl Subject {
             stop_signal: None,
             hash: 0xfeed_0000_0000_0001,
             termination_message: None,
+            target: None,
             annotations: Arc::default(),
         }
     }

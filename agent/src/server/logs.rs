@@ -91,8 +91,10 @@ where
 /// Why the container has not started, as its status says.
 fn waiting(entry: &PodEntry, name: &str) -> String {
     let status = &entry.status;
-    let all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+    let all = status.container_statuses.iter().chain(&status.init_container_statuses);
     let waiting = all
+        .chain(&status.ephemeral_container_statuses)
+        .flatten()
         .filter(|container| container.name == name)
         .find_map(|container| container.state.as_ref()?.waiting.as_ref());
     let reason = waiting.and_then(|waiting| waiting.reason.as_deref());

@@ -35,7 +35,7 @@ fn container(pod: &Pod, name: &str, attempt: u32, sandbox: &str, state: State) -
         attempt,
         image: "i:1".into(),
         image_id: "".into(),
-        hash: spec::hash(spec),
+        hash: spec::hash(&spec),
         created_at: now(),
         state,
     }
@@ -244,4 +244,90 @@ fn deadline_kill_and_old_containers() {
     assert!(plan_of(&pod, &memory).ends_with("wake in 60s"));
     memory.start_time = Some(now() - jiff::SignedDuration::from_secs(60));
     assert_eq!(plan_of(&pod, &memory), "fail DeadlineExceeded");
+}
+
+/// Each state of a container that looks into a pod, in a pod whose init container fails again and again.
+#[test]
+fn ephemeral_containers_run_once_whatever_else_goes_on() {
+    let stop = |then| Wanted::Stop { deadline: later(now(), Duration::from_secs(9)), then };
+    let states: [(&str, Option<State>); 6] = [
+        ("none", None),
+        ("created", Some(State::Created)),
+        ("running", Some(running())),
+        ("exit 0", Some(exited(0))),
+        ("exit 1", Some(exited(1))),
+        ("unknown", Some(State::Unknown)),
+    ];
+    let mut table = String::new();
+    for policy in ["Always", "Never"] {
+        let mut pod = pod(policy, false);
+        let spec = pod.spec.as_mut().unwrap();
+        let list = |name: &str| json!([{"name": name, "image": "i:1"}]);
+        spec.init_containers = Some(serde_json::from_value(list("init")).unwrap());
+        spec.ephemeral_containers = Some(serde_json::from_value(list("eph")).unwrap());
+        for (wanted_name, wanted) in
+            [("run", Wanted::Run), ("keep", stop(Then::Keep)), ("gone", stop(Then::Gone))]
+        {
+            for (sandbox_name, sandboxes) in [
+                ("none", vec![]),
+                ("ready", vec![sandbox("s", 0, true)]),
+                ("another", vec![sandbox("t", 1, true)]),
+            ] {
+                for (state_name, state) in &states {
+                    let state = state.clone();
+                    let made = state.map(|state| container(&pod, "eph", 0, "s", state));
+                    let observed = Observed {
+                        sandboxes: sandboxes.clone(),
+                        containers: made.into_iter().collect(),
+                    };
+                    let plan = plan(&pod, wanted, &observed, &Memory::default());
+                    writeln!(
+                        table,
+                        "{policy:6} | {wanted_name:4} | sandbox {sandbox_name:7} | {state_name:7} | {}",
+                        show(&plan)
+                    )
+                    .unwrap();
+                }
+            }
+        }
+    }
+    expect_file!["./ephemeral.txt"].assert_eq(&table);
+}
+
+#[test]
+fn an_ephemeral_container_holds_no_pod_up() {
+    let mut pod = pod("Never", false);
+    let list = json!([{"name": "eph", "image": "i:1"}]);
+    pod.spec.as_mut().unwrap().ephemeral_containers = Some(serde_json::from_value(list).unwrap());
+    let mut observed = Observed {
+        sandboxes: vec![sandbox("s", 0, true)],
+        containers: vec![
+            container(&pod, "c", 0, "s", exited(0)),
+            container(&pod, "eph", 0, "s", running()),
+        ],
+    };
+    assert_eq!(outcome(&pod, &observed), Some(Outcome::Succeeded));
+    assert_eq!(
+        show(&plan(&pod, Wanted::Run, &observed, &Memory::default())),
+        "stop eph-0 in 30s",
+        "it ends with the pod"
+    );
+    observed.containers[0].state = running();
+    observed.containers[1].state = exited(1);
+    assert_eq!(outcome(&pod, &observed), None);
+    // Its start failed, and is tried again.
+    let mut memory = Memory::default();
+    observed.containers.truncate(1);
+    let other = Backoffs::default().other;
+    let failure = Failure::next(None, "CreateContainerConfigError", String::new(), now(), other);
+    memory.container("eph").failure = Some(failure);
+    assert_eq!(show(&plan(&pod, Wanted::Run, &observed, &memory)), "wake in 1s");
+    memory.container("eph").failure = None;
+    assert_eq!(show(&plan(&pod, Wanted::Run, &observed, &memory)), "start eph 0");
+    memory.container("eph").busy = Some(Busy::Starting);
+    assert_eq!(show(&plan(&pod, stop_now(), &observed, &memory)), "cancel eph, stop c-0 in 0s");
+}
+
+fn stop_now() -> Wanted {
+    Wanted::Stop { deadline: now(), then: Then::Gone }
 }

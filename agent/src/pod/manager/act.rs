@@ -7,7 +7,7 @@ impl Manager {
         &mut self,
         uid: &str,
         action: Action,
-        observed: &Observed,
+        observed: &Arc<Observed>,
         now: Timestamp,
     ) {
         let Some(slot) = self.slots.get_mut(uid) else { return };
@@ -42,7 +42,7 @@ impl Manager {
                 );
             }
             Action::Start { name, attempt, existing, after } => {
-                let Some(sandbox) = observed.sandbox().cloned() else { return };
+                let observed = Arc::clone(observed);
                 let container = memory.container(&name);
                 if container.busy.is_some() {
                     return;
@@ -58,7 +58,7 @@ impl Manager {
                     uid,
                     Box::pin(async move {
                         let started = execute::start(
-                            &context, &pod, &name, attempt, existing, &sandbox, &cancel,
+                            &context, &pod, &name, attempt, existing, &observed, &cancel,
                         );
                         let result = started.await;
                         Done::Start(name, result)

@@ -186,6 +186,7 @@ impl Manager {
         let (uid, name) = (Arc::<str>::from(uid), entry.name.clone());
         self.context.tasks.spawn("pod-probe", async move {
             let container = spec::find_container(spec::spec(&pod), &name);
+            let container = container.as_deref();
             let asked = container.and_then(|c| kind.of(c).map(|p| (c, p)));
             let Some((container, probe)) = asked else { return };
             let answer = probe::ask(&*context.runtime, container, probe, &target).await;
@@ -206,7 +207,7 @@ impl Manager {
         let Some(slot) = self.slots.get_mut(uid) else { return };
         let pod = Arc::clone(&slot.pod);
         let Some(container) = spec::find_container(spec::spec(&pod), name) else { return };
-        let Some(probe) = kind.of(container) else { return };
+        let Some(probe) = kind.of(&container) else { return };
         let found = slot.probes.iter_mut().find(|p| *p.name == *name && p.kind == kind);
         let Some(entry) = found.filter(|p| p.id == *id) else { return };
         entry.asking = false;

@@ -211,3 +211,69 @@ fn patches_remove_what_is_ours_and_gone() {
     assert_eq!(value["status"]["podIPs"][0], json!({"$patch": "replace"}));
     assert_eq!(value["status"]["reason"], "Evicted");
 }
+
+#[test]
+fn what_is_said_of_an_ephemeral_container_changes_nothing_else() {
+    let mut pod = pod("Never");
+    let mut memory = Memory::default();
+    memory.container("c").started = Some("c-1".into());
+    let mut seen = observed(&pod, Some(State::Running { started_at: now() }));
+    let without = say(&pod, &seen, &memory, &PodStatus::default(), false);
+    assert_eq!(without.ephemeral_container_statuses, None);
+    let list = json!([{"name": "eph", "image": "e:1", "targetContainerName": "c"}]);
+    pod.spec.as_mut().unwrap().ephemeral_containers = Some(serde_json::from_value(list).unwrap());
+    let like = seen.containers[0].clone();
+    let made = |state: State| Container {
+        id: "eph-0".into(),
+        name: "eph".into(),
+        attempt: 0,
+        image: "e:1".into(),
+        hash: 0,
+        state,
+        ..like.clone()
+    };
+    let cases = [
+        (None, "waiting ContainerCreating"),
+        (Some(made(State::Created)), "waiting ContainerCreating"),
+        (Some(made(State::Running { started_at: now() })), "running"),
+        (Some(made(exited(0))), "terminated Completed"),
+        (Some(made(exited(1))), "terminated Error"),
+    ];
+    seen.containers.truncate(1);
+    for (container, shown) in cases {
+        seen.containers.truncate(1);
+        seen.containers.extend(container);
+        let mut status = say(&pod, &seen, &memory, &PodStatus::default(), false);
+        let said = status.ephemeral_container_statuses.take().unwrap().remove(0);
+        assert_eq!((said.name.as_str(), said.image.as_str()), ("eph", "e:1"), "{shown}");
+        assert_eq!((said.ready, said.started, said.restart_count), (false, None, 0), "{shown}");
+        let state = serde_json::to_value(&said.state).unwrap();
+        let (name, inner) = state.as_object().unwrap().iter().next().unwrap();
+        let reason = inner["reason"].as_str().unwrap_or_default();
+        assert_eq!(format!("{name} {reason}").trim(), shown);
+        assert_eq!(status, without, "{shown}");
+    }
+    // What the runtime has lost meanwhile has ended, where the pod has.
+    seen.containers.truncate(1);
+    seen.containers.push(made(exited(3)));
+    let before = say(&pod, &seen, &memory, &PodStatus::default(), false);
+    seen.containers.truncate(1);
+    let after = say(&pod, &seen, &memory, &before, true);
+    let said = after.ephemeral_container_statuses.unwrap().remove(0);
+    assert_eq!(said.state.unwrap().terminated.unwrap().exit_code, 3);
+}
+
+#[test]
+fn a_pod_that_is_looked_into_says_so_at_once() {
+    let mut pod = pod("Always");
+    let list = json!([{"name": "eph", "image": "e:1"}]);
+    pod.spec.as_mut().unwrap().ephemeral_containers = Some(serde_json::from_value(list).unwrap());
+    let mut seen = observed(&pod, None);
+    let status = say(&pod, &seen, &Memory::default(), &PodStatus::default(), false);
+    assert!(is_interim(&status));
+    let c = observed(&pod, Some(State::Running { started_at: now() })).containers.remove(0);
+    seen.containers.push(Container { name: "eph".into(), ..c });
+    let status = say(&pod, &seen, &Memory::default(), &PodStatus::default(), false);
+    assert!(!is_interim(&status));
+    assert_eq!(status.phase.as_deref(), Some("Pending"));
+}

@@ -147,7 +147,11 @@ pub(super) fn container(
     let host = HostConfig {
         network_mode: Some(holds.clone()),
         ipc_mode: Some(if host_ipc { "host".to_owned() } else { holds.clone() }),
-        pid_mode: if host_pid { Some("host".into()) } else { share_pid.then_some(holds) },
+        pid_mode: match &container.target {
+            _ if host_pid => Some("host".into()),
+            _ if share_pid => Some(holds),
+            target => target.as_ref().map(|id| format!("container:{id}")),
+        },
         binds: list(binds),
         cpu_period: limits.cpu_limit_millis.map(|_| CPU_PERIOD),
         // The kernel takes no less than a millisecond.
