@@ -240,12 +240,6 @@ fn route(registry: Registry, request: &ResourceRequest) -> Result<Route, Status>
             | Subresource::Attach
             | Subresource::PortForward),
         ) => Route::Connect(sub),
-        Some(Subresource::EphemeralContainers) if !request.verb.is_read() => {
-            return Err(Status::new(
-                Reason::MethodNotAllowed,
-                "this release does not run ephemeral containers; use `kubectl exec`, or `kubectl debug --copy-to=NAME`",
-            ));
-        }
         Some(sub) => Route::Stored(kind, Some(sub)),
     })
 }

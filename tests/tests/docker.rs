@@ -6,6 +6,7 @@
 mod docker {
     pub mod containers;
     pub mod deaths;
+    pub mod debug;
     pub mod endings;
     pub mod environment;
     pub mod forward;

@@ -288,13 +288,29 @@ class Official(unittest.TestCase):
         self.assertEqual((came[0], came[1]), (port + sent, port))
         socket.close()
 
-    def test_ephemeral_containers_are_refused_in_words(self):
+    def test_ephemeral_containers(self):
         self.core.create_namespaced_pod(NAMESPACE, pod("debugged", ["sleep", "3600"]))
-        body = {"spec": {"ephemeralContainers": [{"name": "d", "image": "any"}]}}
-        call = self.core.patch_namespaced_pod_ephemeralcontainers
+        read = self.core.read_namespaced_pod_ephemeralcontainers
+        patch = self.core.patch_namespaced_pod_ephemeralcontainers
+        patch("debugged", NAMESPACE, {"spec": {"ephemeralContainers": [{"name": "d", "image": "any"}]}})
+
+        def runs():
+            said = read("debugged", NAMESPACE).status.ephemeral_container_statuses
+            return said and said[0].name == "d" and said[0].state.running
+
+        until("the ephemeral container runs", runs)
         with self.assertRaises(ApiException) as raised:
-            call("debugged", NAMESPACE, body)
-        self.assertIn("phemeral", json.loads(raised.exception.body)["message"])
+            patch("debugged", NAMESPACE, {"spec": {"ephemeralContainers": [{"name": "d", "image": "other"}]}})
+        self.assertEqual(raised.exception.status, 422)
+        self.assertIn('"d" may not be changed', json.loads(raised.exception.body)["message"])
+        seen = read("debugged", NAMESPACE)
+        more = client.V1EphemeralContainer(name="e", image="any")
+        seen.spec.ephemeral_containers.append(more)
+        # The status may have come in between.
+        seen.metadata.resource_version = None
+        put = self.core.replace_namespaced_pod_ephemeralcontainers
+        names = [c.name for c in put("debugged", NAMESPACE, seen).spec.ephemeral_containers]
+        self.assertEqual(names, ["d", "e"])
 
     def test_service(self):
         port = client.V1ServicePort(port=80, target_port=8080)
