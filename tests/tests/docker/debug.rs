@@ -44,18 +44,24 @@ fn a_debugger_sees_the_processes_of_its_target() {
     let (_, seen) = ended("alone");
     assert!(seen.contains("ps") && !seen.contains("sleep 47"), "{seen}");
 
-    // Talked to: its input, its output, and the network of the pod.
-    let mut arguments: Vec<&str> = "debug web --image=warren/busybox:1 --image-pull-policy=Never \
+    // Talked to: its input, its output, and the name of the pod. The input stays open: without stdinOnce its end ends
+    // the session, in Docker as with the kubelet's runtimes.
+    let mut words: Vec<&str> = "debug web --image=warren/busybox:1 --image-pull-policy=Never \
         --target=c -c talks -i --quiet -- sh -c"
         .split_whitespace()
         .collect();
-    arguments.push("read a; echo got $a; hostname; pkill -f '[s]leep 4711'");
-    let out = space.kubectl_with(&arguments, "word\n");
-    assert!(out.told().contains("got word\nweb\n"), "{}", out.told());
+    words.push("read a; echo got $a; hostname");
+    let mut talk = space.talking(&words);
+    talk.say("word\n");
+    until("the session ends with the debugger", SOON, || talk.has_ended());
+    assert!(talk.output().contains("got word\nweb\n"), "{}", talk.output());
 
-    // What the target's last process was ended by: it starts again, and the debuggers of before do not.
+    // The target is ended from within: it starts again, and the debuggers do not.
+    let end = ["sh", "-c", "kill 1"];
+    let words = "debug web --image=warren/busybox:1 --target=c -c kills --".split_whitespace();
+    space.kubectl(&words.chain(end).collect::<Vec<_>>()).ok();
     let pod = space.pod("web", |pod| is_ready(pod) && status(pod, "c")["restartCount"] == 1);
-    for name in ["looks", "alone", "talks"] {
+    for name in ["looks", "alone", "talks", "kills"] {
         assert_eq!(said(&pod, name)["restartCount"], 0, "{name}");
         assert!(said(&pod, name)["state"]["running"].is_null(), "{name}");
     }
@@ -69,7 +75,13 @@ fn a_debugger_sees_the_processes_of_its_target() {
         "{}",
         seen.told()
     );
-    space.event("web", "Started", "Started container stays");
+    let started = || {
+        space.cluster.objects("events", &space.name).iter().any(|event| {
+            event["message"] == "Started container stays"
+                && event["involvedObject"]["fieldPath"] == "spec.ephemeralContainers{stays}"
+        })
+    };
+    until("its start is told", SOON, started);
     let uid = pod["metadata"]["uid"].as_str().unwrap();
     space.line("delete pod web --timeout=60s").ok();
     until("nothing of it is left", SOON, || {
