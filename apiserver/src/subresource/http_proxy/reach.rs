@@ -176,3 +176,42 @@ impl ServerCertVerifier for Anybody {
         self.0.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+    use rustls::ServerConfig;
+    use rustls_pki_types::PrivateKeyDer;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_pod_may_show_any_certificate() {
+        let key = KeyPair::generate().unwrap();
+        let names = vec!["somewhere.else".to_owned()];
+        let own = CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![own.der().clone()], key)
+            .unwrap();
+        let (near, far) = tokio::io::duplex(4096);
+        let ip: IpAddr = "10.1.2.3".parse().unwrap();
+        let name = ServerName::IpAddress(ip.into());
+        let connector = unverified().unwrap();
+        let (client, server) = tokio::join!(
+            connector.connect(name, near),
+            TlsAcceptor::from(Arc::new(config)).accept(far)
+        );
+        let (mut client, mut server) = (client.unwrap(), server.unwrap());
+        server.write_all(b"hello").await.unwrap();
+        server.flush().await.unwrap();
+        let mut said = [0; 5];
+        client.read_exact(&mut said).await.unwrap();
+        assert_eq!(&said, b"hello");
+    }
+}
