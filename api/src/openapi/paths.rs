@@ -64,6 +64,19 @@ fn own_type(subresource: Subresource) -> Option<(&'static str, Value)> {
     }
 }
 
+/// What connects is about its options: kubectl takes any PATCH of a kind's own for a write of its objects, and looks
+/// there whether the server validates fields.
+fn options_of(kind: &dyn Kind, subresource: Subresource) -> Option<Value> {
+    let connects = match subresource {
+        Subresource::Exec => "Exec",
+        Subresource::Attach => "Attach",
+        Subresource::PortForward => "PortForward",
+        Subresource::Proxy => "Proxy",
+        _ => return None,
+    };
+    Some(gvk("", "v1", &format!("{}{connects}Options", kind.kind())))
+}
+
 pub(super) fn of_kinds(kinds: &[&'static dyn Kind], dialect: Dialect) -> Value {
     let mut paths = Map::new();
     for kind in kinds {
@@ -105,7 +118,10 @@ fn of_kind(kind: &dyn Kind, dialect: Dialect, paths: &mut Map<String, Value>) {
         let suffix = subresource.name();
         let sub = match own_type(subresource) {
             Some((sent, gvk)) => Operations { dialect, kind, sent: sent.to_owned(), gvk },
-            None => Operations { dialect, kind, sent: own.sent.clone(), gvk: own.gvk.clone() },
+            None => {
+                let gvk = options_of(kind, subresource).unwrap_or_else(|| own.gvk.clone());
+                Operations { dialect, kind, sent: own.sent.clone(), gvk }
+            }
         };
         let operations = match subresource {
             Subresource::Status | Subresource::Scale | Subresource::EphemeralContainers => vec![
