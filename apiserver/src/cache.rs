@@ -398,7 +398,16 @@ impl Cache {
         // revision in between.
         let before = self.revision();
         let (entries, last) = self.resource(resource).list(scope);
+        self.settle(last);
         (entries, before.max(last))
+    }
+
+    /// Whoever has seen a revision must not be told of an older one afterwards, whatever it asks for next: waits for
+    /// the rest of the batch that the writer is applying, some microseconds. Not for the writer's own thread.
+    fn settle(&self, seen: Revision) {
+        while self.revision() < seen {
+            std::thread::yield_now();
+        }
     }
 
     pub(crate) fn get(
@@ -407,6 +416,8 @@ impl Cache {
         namespace: &str,
         name: &str,
     ) -> Option<Arc<Entry>> {
-        self.resource(resource).get(namespace, name)
+        let entry = self.resource(resource).get(namespace, name)?;
+        self.settle(entry.revision());
+        Some(entry)
     }
 }
