@@ -404,7 +404,7 @@ impl Cache {
 
     /// Whoever has seen a revision must not be told of an older one afterwards, whatever it asks for next: waits for
     /// the rest of the batch that the writer is applying, some microseconds. Not for the writer's own thread.
-    fn settle(&self, seen: Revision) {
+    pub(crate) fn settle(&self, seen: Revision) {
         while self.revision() < seen {
             std::thread::yield_now();
         }

@@ -197,6 +197,9 @@ impl Watcher {
                     }
                 }
                 Since::Events(events) => {
+                    if let Some(last) = events.last() {
+                        self.api.cache.settle(last.entry.revision());
+                    }
                     for event in &events {
                         self.event(&mut frame, &event.entry, event.prev.as_deref());
                         self.cursor = event.entry.revision();
