@@ -61,7 +61,7 @@ pub(crate) async fn scale(
         let wanted = match &change {
             Change::Put(scale) => scale.clone(),
             Change::Patch(patch) => {
-                read_scale(patch.apply("autoscaling/v1.Scale", &scale_of(old))?)?
+                read_scale(patch.apply("autoscaling/v1.Scale", scale_of(old))?)?
             }
         };
         scaled(kind, old, &wanted)

@@ -50,8 +50,8 @@ fn text(data: &[u8]) {
 }
 
 fn all(type_name: &str, target: Value, change: Value, second: Value) {
-    let _ = patch::json(&target, &change);
-    assert_eq!(patch::json(&target, &json!([])).as_ref(), Ok(&target), "no operations");
+    let _ = patch::json(target.clone(), &change);
+    assert_eq!(patch::json(target.clone(), &json!([])).as_ref(), Ok(&target), "no operations");
     merge(&target, &change);
     strategic(type_name, &target, &change);
     apply(type_name, target, change, second);
@@ -59,22 +59,22 @@ fn all(type_name: &str, target: Value, change: Value, second: Value) {
 
 fn merge(target: &Value, change: &Value) {
     if target.is_object() {
-        let same = patch::merge(target, &json!({}));
+        let same = patch::merge(target.clone(), &json!({}));
         assert_eq!(same.as_ref(), Ok(target), "a merge with nothing");
     }
-    if let Ok(merged) = patch::merge(target, change) {
+    if let Ok(merged) = patch::merge(target.clone(), change) {
         // A merge with what is there already changes nothing more.
-        assert_eq!(patch::merge(&merged, change).as_ref(), Ok(&merged));
+        assert_eq!(patch::merge(merged.clone(), change).as_ref(), Ok(&merged));
     }
 }
 
 fn strategic(type_name: &str, target: &Value, change: &Value) {
     let schema = schema::builtin();
     if target.is_object() {
-        let same = patch::strategic(schema, type_name, target, &json!({}));
+        let same = patch::strategic(schema, type_name, target.clone(), &json!({}));
         assert_eq!(same.as_ref(), Ok(target), "a strategic merge with nothing");
     }
-    let _ = patch::strategic(schema, type_name, target, change);
+    let _ = patch::strategic(schema, type_name, target.clone(), change);
 }
 
 /// A type, and everybody's way to apply to its objects.

@@ -21,7 +21,7 @@ const MAX_DEPTH: usize = 128;
 ///
 /// What is no list of operations is [`PatchError::Malformed`], one that does not fit (a failed `test`, a missing path,
 /// an operation that does not exist) [`PatchError::DoesNotApply`], more than 10,000 operations or runaway copies are [`PatchError::TooLarge`].
-pub fn json(target: &Value, patch: &Value) -> Result<Value, PatchError> {
+pub fn json(mut target: Value, patch: &Value) -> Result<Value, PatchError> {
     let malformed = |value: &Value, go_type: &str| {
         PatchError::Malformed(format!("error decoding patch: {}", unmarshal(value, go_type)))
     };
@@ -45,14 +45,13 @@ pub fn json(target: &Value, patch: &Value) -> Result<Value, PatchError> {
             .map_err(|why| PatchError::DoesNotApply(format!("operation {index}: {why}")))?;
         operations.push(read);
     }
-    let mut result = target.clone();
     let mut budget = MAX_VALUES;
     for operation in &operations {
-        bound(&result, operation, &mut budget)?;
-        json_patch::patch_unsafe(&mut result, std::slice::from_ref(operation))
+        bound(&target, operation, &mut budget)?;
+        json_patch::patch_unsafe(&mut target, std::slice::from_ref(operation))
             .map_err(|error| PatchError::DoesNotApply(explain(operation, &error.kind)))?;
     }
-    Ok(result)
+    Ok(target)
 }
 
 fn bound(doc: &Value, operation: &PatchOperation, budget: &mut usize) -> Result<(), PatchError> {
@@ -124,7 +123,7 @@ mod tests {
     fn operations_in_order() {
         let pod = json!({"metadata": {"labels": {"a/b": "1"}}, "list": [1, 2]});
         let result = patch(
-            &pod,
+            pod,
             &json!([
                 {"op": "test", "path": "/metadata/labels/a~1b", "value": "1"},
                 {"op": "replace", "path": "/metadata/labels/a~1b", "value": "2"},
@@ -161,7 +160,7 @@ mod tests {
                 "copy operation does not apply: doc is missing from path: /x: missing value",
             ),
         ] {
-            let error = patch(&object, &json!([operation])).unwrap_err();
+            let error = patch(object.clone(), &json!([operation])).unwrap_err();
             assert_eq!(error, PatchError::DoesNotApply(message.to_owned()));
             assert_eq!(error.status().reason.code(), 422);
         }
@@ -172,7 +171,7 @@ mod tests {
             (json!([{"op": "jump", "path": "/a"}]), 422),
             (json!([{"op": "remove", "path": "a"}]), 422),
         ] {
-            let error = patch(&object, &malformed).unwrap_err();
+            let error = patch(object.clone(), &malformed).unwrap_err();
             assert_eq!(error.status().reason.code(), code, "{malformed}: {error}");
         }
     }
@@ -196,7 +195,7 @@ mod tests {
             (0..30).map(|n| json!({"op": "copy", "from": "/a/text", "path": format!("/a/{n}")})),
         );
         for bomb in [doubling, many, deepening, texts] {
-            let error = patch(&json!({"a": {}}), &bomb.into()).unwrap_err();
+            let error = patch(json!({"a": {}}), &bomb.into()).unwrap_err();
             assert!(matches!(error, PatchError::TooLarge(_)), "{error}");
         }
     }

@@ -97,24 +97,31 @@ impl Entry {
             && (operation == Operation::Apply || self.api_version == manager.api_version)
     }
 
-    fn read(value: &Value) -> Option<Self> {
-        let text =
-            |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let operation = match value.get("operation")?.as_str()? {
+    fn read(value: Value) -> Option<Self> {
+        let Value::Object(mut map) = value else { return None };
+        let operation = match map.get("operation")?.as_str()? {
             "Apply" => Operation::Apply,
             "Update" => Operation::Update,
             _ => return None,
         };
-        if value.get("fieldsType")?.as_str()? != "FieldsV1" {
+        if map.get("fieldsType")?.as_str()? != "FieldsV1" {
             return None;
         }
+        let set = match map.remove("fieldsV1") {
+            Some(Value::Object(set)) => set,
+            _ => Map::new(),
+        };
+        let mut text = |key: &str| match map.remove(key) {
+            Some(Value::String(text)) => text,
+            _ => String::new(),
+        };
         Some(Self {
             operation,
             time: text("time"),
             manager: text("manager"),
             api_version: text("apiVersion"),
             subresource: text("subresource"),
-            set: value.get("fieldsV1").and_then(Value::as_object).cloned().unwrap_or_default(),
+            set,
         })
     }
 
@@ -136,7 +143,7 @@ impl Entry {
 /// The entries of an object; `None` where one is unreadable.
 pub(super) fn entries(object: &Object) -> Option<Vec<Entry>> {
     match object.at(&["metadata", "managedFields"]) {
-        Some(Value::Array(list)) => list.iter().map(Entry::read).collect(),
+        Some(Value::Array(list)) => list.iter().cloned().map(Entry::read).collect(),
         _ => Some(Vec::new()),
     }
 }
@@ -244,18 +251,25 @@ pub fn track_update(
     if is_reset {
         return;
     }
-    let readable = |value: &Value| -> Option<Vec<Entry>> {
-        value.as_array().filter(|list| !list.is_empty())?.iter().map(Entry::read).collect()
+    let readable = |value: Value| -> Option<Vec<Entry>> {
+        match value {
+            Value::Array(list) if !list.is_empty() => list.into_iter().map(Entry::read).collect(),
+            _ => None,
+        }
     };
-    let is_untouched = sent.is_none() || sent.as_ref() == stored;
-    let own_list = if is_untouched { None } else { sent.as_ref().and_then(readable) };
+    // What the client was given and sends back is a copy already.
+    let (before, own_list) = match sent {
+        Some(sent) if Some(&sent) == stored => (Some(sent), None),
+        Some(sent) => (stored.cloned(), readable(sent)),
+        None => (stored.cloned(), None),
+    };
     if difference.is_empty() && own_list.is_none() {
-        if let Some(stored) = stored {
-            new.set_at(&["metadata", "managedFields"], stored.clone());
+        if let Some(before) = before {
+            new.set_at(&["metadata", "managedFields"], before);
         }
         return;
     }
-    let mut entries = own_list.or_else(|| stored.and_then(readable)).unwrap_or_default();
+    let mut entries = own_list.or_else(|| before.and_then(readable)).unwrap_or_default();
     if !difference.is_empty() {
         take(&mut entries, &difference);
         if !difference.changed.is_empty() {

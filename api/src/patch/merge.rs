@@ -7,14 +7,13 @@ use super::{GO_MAP, PatchError, unmarshal};
 /// The target with the patch merged in: maps are merged, nulls remove, all else replaces.
 ///
 /// An object can only be patched with a map; anything else is refused.
-pub fn merge(target: &Value, patch: &Value) -> Result<Value, PatchError> {
+pub fn merge(mut target: Value, patch: &Value) -> Result<Value, PatchError> {
     if !patch.is_object() {
         let why = format!("error decoding patch: {}", unmarshal(patch, GO_MAP));
         return Err(PatchError::Malformed(why));
     }
-    let mut merged = target.clone();
-    in_place(&mut merged, patch);
-    Ok(merged)
+    in_place(&mut target, patch);
+    Ok(target)
 }
 
 fn in_place(target: &mut Value, patch: &Value) {
@@ -67,8 +66,9 @@ mod tests {
             (json!([1, 2]), json!({"a": "b", "c": null}), json!({"a": "b"})),
             (json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}})),
         ] {
-            assert_eq!(merge(&target, &patch).unwrap(), result, "{target} with {patch}");
+            let shown = format!("{target} with {patch}");
+            assert_eq!(merge(target, &patch).unwrap(), result, "{shown}");
         }
-        assert!(matches!(merge(&json!({}), &json!(["c"])), Err(PatchError::Malformed(_))));
+        assert!(matches!(merge(json!({}), &json!(["c"])), Err(PatchError::Malformed(_))));
     }
 }

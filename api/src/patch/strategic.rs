@@ -23,14 +23,14 @@ type Tree = Map<String, Value>;
 pub fn strategic(
     schema: &Schema,
     type_name: &str,
-    target: &Value,
+    target: Value,
     patch: &Value,
 ) -> Result<Value, PatchError> {
     let Value::Object(patch) = patch else {
         return Err(PatchError::Malformed(unmarshal(patch, GO_MAP)));
     };
     let target = match target {
-        Value::Object(map) => map.clone(),
+        Value::Object(map) => map,
         _ => Tree::new(),
     };
     let shape = schema.find(type_name).map(Shape::Object);

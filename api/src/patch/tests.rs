@@ -111,14 +111,14 @@ proptest! {
     fn merging(kind in 0..100usize, a in any::<u64>(), b in any::<u64>()) {
         let name = type_of(kind);
         let (a, b) = (Value::from(random(name, a)), Value::from(random(name, b)));
-        prop_assert_eq!(&merge(&a, &json!({})).unwrap(), &a);
-        prop_assert_eq!(&merge(&a, &a).unwrap(), &a);
-        let merged = merge(&a, &b).unwrap();
-        prop_assert_eq!(&merge(&merged, &b).unwrap(), &merged);
-        prop_assert_eq!(&strategic(builtin(), name, &a, &json!({})).unwrap(), &a);
-        prop_assert_eq!(&strategic(builtin(), name, &a, &a).unwrap(), &a);
-        let merged = strategic(builtin(), name, &a, &b).unwrap();
-        prop_assert_eq!(&strategic(builtin(), name, &merged, &b).unwrap(), &merged);
-        prop_assert_eq!(json(&a, &json!([{"op": "replace", "path": "", "value": b}])).unwrap(), b);
+        prop_assert_eq!(&merge(a.clone(), &json!({})).unwrap(), &a);
+        prop_assert_eq!(&merge(a.clone(), &a).unwrap(), &a);
+        let merged = merge(a.clone(), &b).unwrap();
+        prop_assert_eq!(&merge(merged.clone(), &b).unwrap(), &merged);
+        prop_assert_eq!(&strategic(builtin(), name, a.clone(), &json!({})).unwrap(), &a);
+        prop_assert_eq!(&strategic(builtin(), name, a.clone(), &a).unwrap(), &a);
+        let merged = strategic(builtin(), name, a.clone(), &b).unwrap();
+        prop_assert_eq!(&strategic(builtin(), name, merged.clone(), &b).unwrap(), &merged);
+        prop_assert_eq!(json(a, &json!([{"op": "replace", "path": "", "value": b}])).unwrap(), b);
     }
 }

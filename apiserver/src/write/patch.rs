@@ -42,7 +42,7 @@ impl Patch {
         }
     }
 
-    pub(crate) fn apply(&self, type_name: &str, old: &Value) -> Result<Value, Status> {
+    pub(crate) fn apply(&self, type_name: &str, old: Value) -> Result<Value, Status> {
         let patched = match self {
             Patch::Json(patch) => patches::json(old, patch),
             Patch::Merge(patch) => patches::merge(old, patch),
@@ -58,17 +58,19 @@ impl Patch {
         old: &Object,
         validation: FieldValidation,
     ) -> Result<(Object, Vec<String>), Status> {
-        let mut old = old.clone();
-        kind.to_served(&mut old);
-        let old = Value::from(old);
-        let patched = self.apply(kind.schema_type(), &old)?;
+        let served = || {
+            let mut old = old.clone();
+            kind.to_served(&mut old);
+            Value::from(old)
+        };
+        let patched = self.apply(kind.schema_type(), served())?;
         let decoded = schema::decode(schema::builtin(), kind.schema_type(), patched, validation);
         let (mut object, found) = decoded.map_err(|error| {
             // Kubernetes shows a strategic patch itself, of the others what they made of the object.
             let shown = match self {
                 Patch::Strategic(patch) => patches::go_print(patch),
                 _ => self
-                    .apply(kind.schema_type(), &old)
+                    .apply(kind.schema_type(), served())
                     .map_or_else(|error| error.to_string(), |value| value.to_string()),
             };
             let mut errors = warren_api::ErrorList::default();

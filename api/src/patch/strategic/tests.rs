@@ -5,7 +5,7 @@ use super::*;
 use crate::schema::builtin;
 
 fn patched(type_name: &str, target: Value, patch: Value) -> Result<Value, String> {
-    strategic(builtin(), type_name, &target, &patch).map_err(|error| error.to_string())
+    strategic(builtin(), type_name, target, &patch).map_err(|error| error.to_string())
 }
 
 fn pod(target: Value, patch: Value, result: Value) {

@@ -220,12 +220,12 @@ proptest! {
     #[test]
     fn no_patch_panics(target in tree(), patch in tree()) {
         use crate::patch;
-        let _ = patch::json(&target, &patch);
-        if let Ok(merged) = patch::merge(&target, &patch) {
-            prop_assert_eq!(patch::merge(&merged, &patch).unwrap(), merged);
+        let _ = patch::json(target.clone(), &patch);
+        if let Ok(merged) = patch::merge(target.clone(), &patch) {
+            prop_assert_eq!(patch::merge(merged.clone(), &patch).unwrap(), merged);
         }
-        if let Ok(merged) = patch::strategic(builtin(), "core/v1.Pod", &target, &patch) {
-            let _ = patch::strategic(builtin(), "core/v1.Pod", &merged, &patch);
+        if let Ok(merged) = patch::strategic(builtin(), "core/v1.Pod", target, &patch) {
+            let _ = patch::strategic(builtin(), "core/v1.Pod", merged, &patch);
         }
     }
 
