@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use base64::Engine as _;
 use http::{Response, StatusCode};
@@ -18,53 +17,72 @@ use crate::api::{Api, Call};
 use crate::cache::Entry;
 use crate::codec;
 use crate::commit::key_of;
-use crate::request::{Query, no_number};
+use crate::request::{Query, ResourceRequest, no_number};
 use crate::response::{self, Body, ListBody};
 use crate::selection::Selection;
 use crate::table::{self, Include};
 use crate::write::resource;
 
-/// Snapshots that paged lists go on from. Each holds references, so its cost is what has changed since; the oldest goes
-/// first, and its readers get 410 with a token to go on.
+/// Snapshots that paged lists go on from. Each holds references, so its cost is what has changed since. Where there are
+/// more, the oldest of whoever has most goes, and its readers get 410 with a token to go on.
 const MAX_SNAPSHOTS: usize = 64;
 /// As long as Kubernetes lets a token live.
 const SNAPSHOT_SECONDS: i64 = 300;
 
 #[derive(Debug, Default)]
 pub(crate) struct Snapshots {
+    /// The oldest first.
     kept: Mutex<VecDeque<Snapshot>>,
-    last_id: AtomicU64,
 }
 
 #[derive(Clone, Debug)]
 struct Snapshot {
-    /// Lists of other namespaces or selectors have others at the same revision.
+    /// By chance, so that a token from before a restart means no other list.
     id: u64,
     resource: GroupResource,
+    selection: Selection,
     revision: Revision,
     taken: Timestamp,
+    /// Whose list it is.
+    user: Arc<str>,
     entries: Arc<Vec<Arc<Entry>>>,
 }
 
 impl Snapshots {
-    fn next_id(&self) -> u64 {
-        self.last_id.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    fn keep(&self, snapshot: Snapshot) {
+    /// Answers the snapshot's id; a list that is kept already has one.
+    fn keep(&self, snapshot: Snapshot) -> u64 {
         let mut kept = self.kept.lock();
         let fresh = |s: &Snapshot| (snapshot.taken - s.taken).get_seconds() < SNAPSHOT_SECONDS;
         kept.retain(fresh);
-        if kept.len() == MAX_SNAPSHOTS {
-            kept.pop_front();
+        let same = |s: &&Snapshot| {
+            (s.revision, &s.resource, &s.selection)
+                == (snapshot.revision, &snapshot.resource, &snapshot.selection)
+        };
+        if let Some(known) = kept.iter().find(same) {
+            return known.id;
         }
+        if kept.len() == MAX_SNAPSHOTS {
+            let of = |user: &str| kept.iter().filter(|s| *s.user == *user).count();
+            let most = kept.iter().map(|s| of(&s.user)).max();
+            let oldest = kept.iter().position(|s| Some(of(&s.user)) == most);
+            oldest.and_then(|at| kept.remove(at));
+        }
+        let id = snapshot.id;
         kept.push_back(snapshot);
+        id
     }
 
-    fn find(&self, id: &Token, resource: &GroupResource, now: Timestamp) -> Option<Snapshot> {
+    fn find(
+        &self,
+        token: &Token,
+        resource: &GroupResource,
+        selection: &Selection,
+        now: Timestamp,
+    ) -> Option<Snapshot> {
         let kept = self.kept.lock();
         let is_it = |s: &&Snapshot| {
-            s.id == id.snapshot && s.revision == id.revision && s.resource == *resource
+            (s.id, s.revision) == (token.snapshot, token.revision)
+                && (&s.resource, &s.selection) == (resource, selection)
         };
         let found = kept.iter().find(is_it)?;
         ((now - found.taken).get_seconds() < SNAPSHOT_SECONDS).then(|| found.clone())
@@ -151,7 +169,34 @@ pub(crate) fn list(
     call: &Call,
     kind: &'static dyn Kind,
 ) -> Result<Response<Body>, Status> {
+    let include = Include::parse(call.info.query.get("includeObject"));
     let (request, query) = (resource(call)?, &call.info.query);
+    Ok(match page(api, request, query, &call.allowed.user().name, kind)? {
+        Page::Expired(answer) => answer,
+        Page::Found { entries, meta } => {
+            render(kind, entries, &meta, call.accept, include, api.clock.now())
+        }
+    })
+}
+
+/// What a list answers with.
+pub(crate) enum Page {
+    Found {
+        entries: Vec<Arc<Entry>>,
+        meta: Map<String, Value>,
+    },
+    /// The token is too old.
+    Expired(Response<Body>),
+}
+
+/// The objects that a list or a deletecollection is about, within its limit and from its token on.
+pub(crate) fn page(
+    api: &Api,
+    request: &ResourceRequest,
+    query: &Query,
+    user: &str,
+    kind: &'static dyn Kind,
+) -> Result<Page, Status> {
     let selection = Selection::of(kind, request, query)?;
     let exact = list_revision(api, query)?;
     // Below zero is no limit either.
@@ -163,67 +208,68 @@ pub(crate) fn list(
         "" => None,
         text => Some(Token::decode(text)?),
     };
-    let (all, revision, snapshot) = match &token {
-        Some(token) if token.revision.0 > 0 => match api.snapshots.find(token, &name, now) {
-            Some(snapshot) => (snapshot.entries.to_vec(), snapshot.revision, Some(snapshot.id)),
-            None => return Ok(expired(token)),
-        },
-        _ => {
-            let (all, revision) = api.cache.list(&name, selection.scope(stored));
-            (all, revision, None)
+    let kept = match &token {
+        Some(token) if token.revision.0 > 0 => {
+            match api.snapshots.find(token, &name, &selection, now) {
+                Some(snapshot) => Some(snapshot),
+                None => return Ok(Page::Expired(expired(token))),
+            }
+        }
+        _ => None,
+    };
+    let (all, revision) = match &kept {
+        Some(snapshot) => (Arc::clone(&snapshot.entries), snapshot.revision),
+        None => {
+            let (mut all, revision) = api.cache.list(&name, selection.scope(stored));
+            if !selection.is_plain() {
+                all.retain(|entry| selection.matches(stored, entry));
+            }
+            (Arc::new(all), revision)
         }
     };
     if exact.is_some_and(|exact| exact != revision) && token.is_none() {
         return Err(gone());
     }
-    let after = |entry: &Entry| {
-        let key = &entry.change.key;
-        token.as_ref().is_none_or(|token| {
-            (&*key.namespace, &*key.name) > (token.namespace.as_str(), token.name.as_str())
-        })
-    };
-    let mut page: Vec<Arc<Entry>> = if selection.is_plain() && token.is_none() {
-        all
-    } else {
-        all.into_iter().filter(|e| after(e) && selection.matches(stored, e)).collect()
-    };
+    let start = token.as_ref().map_or(0, |token| {
+        let last = (token.namespace.as_str(), token.name.as_str());
+        all.partition_point(|entry| (&*entry.change.key.namespace, &*entry.change.key.name) <= last)
+    });
+    let rest = &all[start..];
     let mut meta = Map::new();
     meta.insert("resourceVersion".to_owned(), revision.to_string().into());
-    if limit > 0 && page.len() > limit {
-        let rest = page.split_off(limit);
-        let last = &page[limit - 1].change.key;
-        let (namespace, name_of_last) = (last.namespace.to_string(), last.name.to_string());
-        // The pages of a list share what the first kept.
-        let id = snapshot.unwrap_or_else(|| api.snapshots.next_id());
-        let token = Token { revision, snapshot: id, namespace, name: name_of_last };
-        meta.insert("continue".to_owned(), token.encode().into());
-        if selection.is_plain() {
-            // Kubernetes counts only where it need not look at what remains.
-            meta.insert("remainingItemCount".to_owned(), rest.len().into());
-        }
-        if snapshot.is_none() {
-            let (resource, taken, entries) = (name, now, Arc::new(rest));
-            api.snapshots.keep(Snapshot { id, resource, revision, taken, entries });
-        }
+    if limit == 0 || rest.len() <= limit {
+        let entries = match start {
+            0 => Arc::unwrap_or_clone(all),
+            _ => rest.to_vec(),
+        };
+        return Ok(Page::Found { entries, meta });
     }
-    let include = Include::parse(query.get("includeObject"));
-    Ok(render(kind, page, &meta, call.accept, include, now))
+    let entries = rest[..limit].to_vec();
+    let last = &rest[limit - 1].change.key;
+    let (namespace, last) = (last.namespace.to_string(), last.name.to_string());
+    if selection.is_plain() {
+        // Kubernetes counts only where it need not look at what remains.
+        meta.insert("remainingItemCount".to_owned(), (rest.len() - limit).into());
+    }
+    // The pages of a list share what the first kept.
+    let snapshot = match kept {
+        Some(snapshot) => snapshot.id,
+        None => api.snapshots.keep(Snapshot {
+            id: rand::random(),
+            resource: name,
+            selection,
+            revision,
+            taken: now,
+            user: user.into(),
+            entries: Arc::clone(&all),
+        }),
+    };
+    let token = Token { revision, snapshot, namespace, name: last };
+    meta.insert("continue".to_owned(), token.encode().into());
+    Ok(Page::Found { entries, meta })
 }
 
-/// A whole list, as deletecollection answers.
-pub(crate) fn list_of(
-    kind: &'static dyn Kind,
-    entries: Vec<Arc<Entry>>,
-    revision: Revision,
-    accept: Accept,
-    now: Timestamp,
-) -> Response<Body> {
-    let mut meta = Map::new();
-    meta.insert("resourceVersion".to_owned(), revision.to_string().into());
-    render(kind, entries, &meta, accept, Include::default(), now)
-}
-
-fn render(
+pub(crate) fn render(
     kind: &'static dyn Kind,
     entries: Vec<Arc<Entry>>,
     meta: &Map<String, Value>,

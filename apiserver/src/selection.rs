@@ -7,7 +7,7 @@ use crate::cache::{Entry, Index, Scope};
 use crate::request::{Query, ResourceRequest};
 
 /// Namespace, label and field selectors of a request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Selection {
     namespace: String,
     labels: LabelSelector,

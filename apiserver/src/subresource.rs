@@ -2,7 +2,7 @@
 
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
-use warren_api::{GroupResource, Kind, Object, Reason, Status, schema};
+use warren_api::{GroupResource, Kind, Object, Reason, Status, Subresource, schema};
 
 use crate::api::{Api, Call};
 use crate::codec;
@@ -39,14 +39,24 @@ pub(crate) async fn scale(
         return Err(crate::api::method_not_allowed());
     }
     let Call { info, accept, allowed, http } = call;
-    let options_kind = if request.verb == Verb::Update { "UpdateOptions" } else { "PatchOptions" };
-    let options = WriteOptions::read(options_kind, &info.query, http.headers())?;
+    let options = match request.verb {
+        Verb::Update => WriteOptions::read("UpdateOptions", &info.query, http.headers())?,
+        _ => write::patch_options(&info.query, http.headers())?,
+    };
     let media_type = codec::media_type(http.headers());
     let whole = match request.verb {
         Verb::Update => Some(codec::format(http.headers())?),
         _ => None,
     };
     let body = write::body(http).await?;
+    // Through the object's own path: spec.replicas is its spec. Its managed fields name the subresource.
+    let place = Place { kind, request: &request, subresource: Some(Subresource::Scale) };
+    if options.applied {
+        let applied = write::Applied::scale(place, &body)?;
+        let (force, mut said) = (info.query.flag("force"), Vec::new());
+        let done = applied.write(api, &allowed, place, &options, force, &mut said).await?;
+        return Ok(response::tree(StatusCode::OK, &scale_of(&object_of(done)), accept));
+    }
     let change = match whole {
         Some(format) => Change::Put(read_scale(codec::value(&body, format)?)?),
         None => Change::Patch(write::Patch::read(&media_type, &body)?),
@@ -55,8 +65,6 @@ pub(crate) async fn scale(
         Change::Put(scale) => !text(&scale["metadata"]["resourceVersion"]).is_empty(),
         Change::Patch(_) => false,
     };
-    // Through the object's own path: spec.replicas is its spec.
-    let place = Place { kind, request: &request, subresource: None };
     let mut wanted = |old: &Object| {
         let wanted = match &change {
             Change::Put(scale) => scale.clone(),
@@ -70,14 +78,17 @@ pub(crate) async fn scale(
     let mut said = Vec::new();
     let done =
         update_object(api, &allowed, place, &options, conditional, &mut wanted, &mut said).await?;
-    let object = match done {
+    Ok(response::tree(StatusCode::OK, &scale_of(&object_of(done)), accept))
+}
+
+fn object_of(done: Committed) -> Object {
+    match done {
         Committed::Unchanged(entry) => entry.object(),
         Committed::Stored(change) | Committed::Removed(change) => {
             crate::cache::Entry::new(change).object()
         }
         Committed::Dry { object, .. } => object,
-    };
-    Ok(response::tree(StatusCode::OK, &scale_of(&object), accept))
+    }
 }
 
 /// What is no Scale would be one without a number, and end all pods.
@@ -128,6 +139,13 @@ fn scaled(kind: &dyn Kind, old: &Object, scale: &Value) -> Result<Object, Status
     write::same_name(name, old.name())?;
     let mut new = old.clone();
     new.set_at(&["spec", "replicas"], replicas);
+    // What the scale says of them must be so.
+    for field in ["namespace", "uid"] {
+        let given = text(&scale["metadata"][field]);
+        if !given.is_empty() {
+            new.set_at(&["metadata", field], given);
+        }
+    }
     let version = text(&scale["metadata"]["resourceVersion"]);
     match version.is_empty() {
         true => drop(new.remove_at(&["metadata", "resourceVersion"])),

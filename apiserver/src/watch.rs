@@ -246,8 +246,15 @@ impl Watcher {
             let changes = journal.history(cursor, Some(&name), HISTORY_PAGE)?;
             let with_prev = |change: Change| {
                 let prev = match with_prev && change.prev.0 > 0 && change.op != Op::Added {
-                    true => journal.row(&change.key, change.prev)?,
                     false => None,
+                    true => match journal.row(&change.key, change.prev)? {
+                        // Compacted since the page was read: whether it was selected before is not known any more.
+                        None => {
+                            let floor = journal.floor();
+                            return Err(HistoryError::Compacted { asked: cursor, floor });
+                        }
+                        prev => prev,
+                    },
                 };
                 Ok::<_, HistoryError>((change, prev))
             };

@@ -19,14 +19,14 @@ use crate::authz::Authorized;
 use crate::codec::{self, Format};
 use crate::commit::{Committed, Plan, commit, key_of};
 use crate::prepare::{self, DeleteOptions, Outcome, Scene};
+use crate::read::{Page, page, render};
 use crate::request::{Query, ResourceRequest, Target};
 use crate::response::{self, Body};
-use crate::selection::Selection;
 use crate::table;
 
 mod patch;
 
-pub(crate) use patch::{Patch, patch};
+pub(crate) use patch::{Applied, Patch, options as patch_options, patch};
 
 /// Kubernetes' own bound.
 pub(crate) const MAX_BODY: usize = 3 << 20;
@@ -380,12 +380,13 @@ pub(crate) async fn delete_collection(
     if kind.is_namespaced() && request.namespace.is_empty() {
         return Err(crate::api::method_not_allowed());
     }
-    let selection = Selection::of(kind, &request, &info.query)?;
     let options = delete_options(http, &info.query).await?;
-    let stored = kind.stored();
-    let (entries, revision) = api.cache.list(&stored.resource(), selection.scope(stored));
+    let (entries, meta) = match page(api, &request, &info.query, &allowed.user().name, kind)? {
+        Page::Expired(answer) => return Ok(answer),
+        Page::Found { entries, meta } => (entries, meta),
+    };
     let mut deleted = Vec::new();
-    for entry in entries.iter().filter(|entry| selection.matches(stored, entry)) {
+    for entry in &entries {
         let name = &entry.change.key.name;
         let namespace = &entry.change.key.namespace;
         match delete_object(api, &allowed, kind, namespace, name, &options).await {
@@ -394,7 +395,7 @@ pub(crate) async fn delete_collection(
             Err(status) => return Err(status),
         }
     }
-    Ok(crate::read::list_of(kind, deleted, revision, accept, api.clock.now()))
+    Ok(render(kind, deleted, &meta, accept, table::Include::default(), api.clock.now()))
 }
 
 /// The answer to a write.

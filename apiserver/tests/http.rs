@@ -3,6 +3,10 @@
 
 #[path = "http/errors.rs"]
 mod errors;
+#[path = "http/paging.rs"]
+mod paging;
+#[path = "http/scale.rs"]
+mod scale;
 mod support;
 #[path = "http/versions.rs"]
 mod versions;

@@ -223,6 +223,9 @@ impl<'s> Merge<'s> {
                 keyed(list, item, merge_key)?;
             }
         }
+        if let Some(Value::Array(items)) = patch.get(list) {
+            check_order(items, order, merge_key)?;
+        }
         let old = target.get(list).cloned();
         let mut merged = match (old.clone(), patch.get(list)) {
             (_, Some(Value::Null)) => {
@@ -252,6 +255,30 @@ impl<'s> Merge<'s> {
         target.insert(list.to_owned(), Value::Array(in_order(merged, order, &old, key)));
         Ok(())
     }
+}
+
+/// What a patch sets in a list must stand in the order that it gives the list: all of it, and one after another.
+fn check_order(
+    items: &[Value],
+    order: &[Value],
+    merge_key: Option<&str>,
+) -> Result<(), PatchError> {
+    fn name<'v>(item: &'v Value, merge_key: Option<&str>) -> Option<&'v Value> {
+        merge_key.map_or(Some(item), |key| item.get(key))
+    }
+    let mut places = order.iter();
+    let in_order =
+        |item: &&Value| places.any(|place| name(place, merge_key) == name(item, merge_key));
+    let set = items.iter().filter(|item| item.get(PATCH).is_none());
+    if set.clone().take_while(in_order).count() == set.count() {
+        return Ok(());
+    }
+    let (items, order) = (Value::from(items), Value::from(order));
+    Err(PatchError::Unmergeable(format!(
+        "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
+        go_print(&items),
+        go_print(&order)
+    )))
 }
 
 /// Removes from the target what `$retainKeys` does not name. What the patch sets must be named.

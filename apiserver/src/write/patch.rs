@@ -126,7 +126,7 @@ pub(crate) async fn patch(
     answer(kind, done, accept, &warnings)
 }
 
-fn options(query: &Query, headers: &HeaderMap) -> Result<WriteOptions, Status> {
+pub(crate) fn options(query: &Query, headers: &HeaderMap) -> Result<WriteOptions, Status> {
     let applied = codec::media_type(headers) == APPLY;
     let mut errors = warren_api::ErrorList::default();
     if !applied && query.has("force") {
@@ -140,7 +140,7 @@ fn options(query: &Query, headers: &HeaderMap) -> Result<WriteOptions, Status> {
 }
 
 /// What a manager wants of an object: server-side apply.
-struct Applied {
+pub(crate) struct Applied {
     object: Object,
     /// What the configuration demands of the object that is there.
     resource_version: String,
@@ -199,8 +199,51 @@ impl Applied {
         Ok(Self { resource_version: resource_version.to_owned(), object })
     }
 
+    /// The part of the object that an applied Scale is about: its number of replicas.
+    pub(crate) fn scale(place: Place<'_>, body: &[u8]) -> Result<Self, Status> {
+        const TYPE: &str = "autoscaling/v1.Scale";
+        let Place { kind, request, .. } = place;
+        let tree = codec::yaml(body).map_err(|status| Status {
+            message: format!("error decoding YAML: {}", status.message),
+            ..status
+        })?;
+        let version = tree["apiVersion"].as_str().unwrap_or_default();
+        if version != "autoscaling/v1" {
+            return Err(Status::bad_request(format!(
+                "Incorrect version specified in apply patch. Specified patch version: {version}, \
+                 expected: autoscaling/v1"
+            )));
+        }
+        if let Value::Object(map) = &tree {
+            patches::check_applied(schema::builtin(), TYPE, map).map_err(|error| error.status())?;
+        }
+        let ignore = FieldValidation::Ignore;
+        let decoded = schema::decode_keeping_zeros(schema::builtin(), TYPE, tree, ignore);
+        let (scale, _) = decoded.map_err(|error| error.status("v1", "Scale"))?;
+        let mut object = Object::default();
+        codec::identify(kind, &mut object)?;
+        for field in ["name", "namespace", "uid"] {
+            if let Some(value) = scale.at(&["metadata", field]) {
+                object.set_at(&["metadata", field], value.clone());
+            }
+        }
+        if object.name().is_empty() {
+            object.set_at(&["metadata", "name"], request.name.as_str());
+        }
+        if let Some(replicas) = scale.at(&["spec", "replicas"]) {
+            if replicas.as_i64().is_some_and(|replicas| replicas < 0) {
+                let mut errors = warren_api::ErrorList::default();
+                errors.invalid("spec.replicas", replicas, "must be greater than or equal to 0");
+                return Err(Status::invalid("autoscaling", "Scale", &request.name, errors));
+            }
+            object.set_at(&["spec", "replicas"], replicas.clone());
+        }
+        let version = scale.str_at(&["metadata", "resourceVersion"]).to_owned();
+        Ok(Self { object, resource_version: version })
+    }
+
     /// Creates what is not there; else merges into what is.
-    async fn write(
+    pub(crate) async fn write(
         &self,
         api: &Api,
         allowed: &Authorized,

@@ -15,6 +15,35 @@ fn pod(target: Value, patch: Value, result: Value) {
     );
 }
 
+/// As `validatePatchWithSetOrderList` of k8s.io/apimachinery.
+#[test]
+fn what_a_patch_sets_stands_in_its_order() {
+    let order = |containers: Value, order: Value| {
+        let patch =
+            json!({"spec": {"containers": containers, "$setElementOrder/containers": order}});
+        patched(
+            "core/v1.Pod",
+            json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}]}}),
+            patch,
+        )
+    };
+    let names = |names: &[&str]| names.iter().map(|name| json!({"name": name})).collect::<Value>();
+    for (set, of, fits) in [
+        (names(&[]), names(&["a"]), true),
+        (names(&["b"]), names(&["a", "b"]), true),
+        (names(&["a", "b"]), names(&["a", "x", "b"]), true),
+        (names(&["b", "a"]), names(&["a", "b"]), false),
+        (names(&["z"]), names(&["a", "b"]), false),
+        (json!([{"name": "z", "$patch": "delete"}, {"name": "b"}]), names(&["b"]), true),
+    ] {
+        assert_eq!(order(set.clone(), of.clone()).is_ok(), fits, "{set} in {of}");
+    }
+    assert_eq!(
+        order(names(&["z"]), names(&["x"])).unwrap_err(),
+        "The order in patch list:\n[map[name:z]]\n doesn't match $setElementOrder list:\n[map[name:x]]\n"
+    );
+}
+
 /// The examples of the Kubernetes task page on patching.
 #[test]
 fn the_documented_cases() {
