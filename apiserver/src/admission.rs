@@ -48,7 +48,10 @@ impl<'a> Admission<'a> {
         node::writes(self.user, kind, object, old)?;
         match (kind.group(), kind.kind()) {
             ("", "Pod") if old.is_none() => {
-                pod::on_create(object, self.api.settings.tolerations)?;
+                let accounts = GroupResource::new("", "serviceaccounts");
+                let has =
+                    |name: &str| self.api.cache.get(&accounts, scene.namespace, name).is_some();
+                pod::on_create(object, scene.namespace, self.api.settings.tolerations, &has)?;
             }
             ("", "Pod") => pod::on_update(object, old),
             ("", "Service") if scene.subresource != Some(Subresource::Status) => {

@@ -4,12 +4,14 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 use warren_api::{GroupResource, Kind, Object, Reason, Status, Subresource, schema};
 
+use crate::accept::{Accept, Form};
 use crate::api::{Api, Call};
 use crate::codec;
 use crate::commit::{Committed, Plan, commit, key_of};
 use crate::prepare::{self, DeleteOptions, Outcome};
 use crate::request::{Query, Verb};
 use crate::response::{self, Body};
+use crate::table::{self, Include};
 use crate::write::{self, Place, WriteOptions, delete_object, resource, update_object};
 
 mod http_proxy;
@@ -33,7 +35,7 @@ pub(crate) async fn scale(
             .cache
             .get(&key.resource, &key.namespace, &key.name)
             .ok_or_else(|| Status::not_found(&key.resource, &key.name))?;
-        return Ok(response::tree(StatusCode::OK, &scale_of(&entry.object()), call.accept));
+        return Ok(answer_scale(api, &entry.object(), &call.info.query, call.accept));
     }
     if !matches!(request.verb, Verb::Update | Verb::Patch) {
         return Err(crate::api::method_not_allowed());
@@ -55,7 +57,7 @@ pub(crate) async fn scale(
         let applied = write::Applied::scale(place, &body)?;
         let (force, mut said) = (info.query.flag("force"), Vec::new());
         let done = applied.write(api, &allowed, place, &options, force, &mut said).await?;
-        return Ok(response::tree(StatusCode::OK, &scale_of(&object_of(done)), accept));
+        return Ok(answer_scale(api, &object_of(done), &info.query, accept));
     }
     let change = match whole {
         Some(format) => Change::Put(read_scale(codec::value(&body, format)?)?),
@@ -78,7 +80,25 @@ pub(crate) async fn scale(
     let mut said = Vec::new();
     let done =
         update_object(api, &allowed, place, &options, conditional, &mut wanted, &mut said).await?;
-    Ok(response::tree(StatusCode::OK, &scale_of(&object_of(done)), accept))
+    Ok(answer_scale(api, &object_of(done), &info.query, accept))
+}
+
+/// In the form that the client wants.
+fn answer_scale(api: &Api, object: &Object, query: &Query, accept: Accept) -> Response<Body> {
+    let scale = scale_of(object);
+    let include = match accept.form {
+        Form::Object | Form::AggregatedDiscovery => {
+            return response::tree(StatusCode::OK, &scale, accept);
+        }
+        Form::Table => Include::parse(query.get("includeObject")),
+        Form::Metadata => Include::Metadata,
+    };
+    let mut table = table::of_scale(&scale, api.clock.now(), include);
+    let shown = match accept.form {
+        Form::Metadata => table["rows"][0]["object"].take(),
+        _ => table,
+    };
+    response::tree(StatusCode::OK, &shown, accept)
 }
 
 fn object_of(done: Committed) -> Object {

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
-use warren_api::{Column, ColumnType, Kind, Object};
+use warren_api::{Column, ColumnType, Kind, Object, duration};
 
 /// What a row carries of its object; the query parameter `includeObject`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,6 +95,36 @@ pub(crate) fn row(kind: &dyn Kind, object: &Object, now: Timestamp, include: Inc
         }
     };
     json!({"cells": cells, "object": object})
+}
+
+/// As Kubernetes prints a Scale.
+pub(crate) fn of_scale(scale: &Value, now: Timestamp, include: Include) -> Value {
+    let column = |name: &str, kind: &str, format: &str, description: &str| json!({"name": name, "type": kind, "format": format, "priority": 0, "description": description});
+    let created = &scale["metadata"]["creationTimestamp"];
+    let object = match include {
+        Include::None => Value::Null,
+        Include::Object => scale.clone(),
+        Include::Metadata => json!({
+            "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": scale["metadata"],
+        }),
+    };
+    json!({
+        "kind": "Table", "apiVersion": "meta.k8s.io/v1",
+        "metadata": {"resourceVersion": scale["metadata"]["resourceVersion"]},
+        "columnDefinitions": [
+            column("Name", "string", "name", "Name of the scaled object."),
+            column("Desired", "integer", "", "How many replicas are wanted."),
+            column("Available", "integer", "", "How many replicas there are."),
+            column("Age", "string", "", "How long the scaled object exists."),
+        ],
+        "rows": [{
+            "cells": [
+                scale["metadata"]["name"], scale["spec"]["replicas"], scale["status"]["replicas"],
+                duration::since(created.as_str().unwrap_or_default(), now),
+            ],
+            "object": object,
+        }],
+    })
 }
 
 pub(crate) fn metadata_of(object: &Object) -> Value {

@@ -27,6 +27,7 @@ pub static SERVICE: BuiltIn = BuiltIn {
     validate_update: validate::update,
     shard: |_| Shard::All,
     validate_name: names::service,
+    warnings,
     ..BASE
 };
 
@@ -49,6 +50,35 @@ const COLUMNS: &[Column] = &[
         or_none(&selector.to_string()).into()
     })),
 ];
+
+/// As `GetWarningsForService` of Kubernetes' API server.
+fn warnings(service: &Object, _: Option<&Object>) -> Vec<String> {
+    const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+    let mut found = Vec::new();
+    if service.annotation(HINTS).is_some() {
+        found.push(format!(
+            "annotation {HINTS} is deprecated, please use service.kubernetes.io/topology-mode instead"
+        ));
+    }
+    let is = |field: &str, value: &str| service.str_at(&["spec", field]) == value;
+    let has_external = service
+        .at(&["spec", "externalIPs"])
+        .and_then(Value::as_array)
+        .is_some_and(|list| !list.is_empty());
+    if is("type", "ClusterIP") && is("clusterIP", "None") {
+        let ignored = [
+            ("loadBalancerIP", !is("loadBalancerIP", "")),
+            ("externalIPs", has_external),
+            ("SessionAffinity", !is("sessionAffinity", "None")),
+        ];
+        let ignored = ignored.into_iter().filter(|(_, given)| *given);
+        found.extend(ignored.map(|(f, _)| format!("spec.{f} is ignored for headless services")));
+    }
+    if is("type", "ExternalName") && has_external {
+        found.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
+    }
+    found
+}
 
 /// Where a client has left out what was allocated, it stays; what the new type has no use for goes, unless the client
 /// has just changed it (which validation then refuses).

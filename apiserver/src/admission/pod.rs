@@ -23,11 +23,16 @@ impl Default for DefaultTolerations {
     }
 }
 
-pub(super) fn on_create(pod: &mut Object, tolerations: DefaultTolerations) -> Result<(), Status> {
+/// `has_account` says whether the namespace has a service account of a name.
+pub(super) fn on_create(
+    pod: &mut Object,
+    namespace: &str,
+    tolerations: DefaultTolerations,
+    has_account: &dyn Fn(&str) -> bool,
+) -> Result<(), Status> {
     let class = pod.str_at(&["spec", "priorityClassName"]);
     let Some((_, priority)) = PRIORITIES.iter().find(|(name, _)| *name == class) else {
-        let why = format!("no PriorityClass with name {class} was found");
-        return Err(Status::forbidden(&GroupResource::new("", "pods"), pod.name(), &why));
+        return Err(refused(pod, &format!("no PriorityClass with name {class} was found")));
     };
     pod.set_at(&["spec", "priority"], *priority);
     if pod.str_at(&["spec", "preemptionPolicy"]).is_empty() {
@@ -45,9 +50,27 @@ pub(super) fn on_create(pod: &mut Object, tolerations: DefaultTolerations) -> Re
         pod.set_at(&["spec", "serviceAccountName"], account);
     }
     let account = pod.str_at(&["spec", "serviceAccountName"]).to_owned();
+    // The account `default` comes with its namespace, a moment later than the first pods perhaps.
+    if account != "default" && !has_account(&account) {
+        return Err(refused(
+            pod,
+            &format!(
+                "error looking up service account {namespace}/{account}: serviceaccount \"{account}\" not found"
+            ),
+        ));
+    }
     pod.set_at(&["spec", "serviceAccount"], account);
+    // Nobody can make one: the nodes have one runtime.
+    let class = pod.str_at(&["spec", "runtimeClassName"]);
+    if !class.is_empty() {
+        return Err(refused(pod, &format!("pod rejected: RuntimeClass \"{class}\" not found")));
+    }
     tolerate_short_outages(pod, tolerations);
     Ok(())
+}
+
+fn refused(pod: &Object, why: &str) -> Status {
+    Status::forbidden(&GroupResource::new("", "pods"), pod.name(), why)
 }
 
 /// Fields that the cluster filled in and that a PUT of the original manifest leaves out.

@@ -101,3 +101,22 @@ async fn a_scale_is_of_its_object() {
     assert_eq!(c.get(SCALE).await.ok()["spec"]["replicas"], 1);
     world.stop().await;
 }
+
+#[tokio::test]
+async fn a_scale_has_a_table() {
+    let world = World::start().await;
+    let mut c = world.admin().await;
+    deployed(&mut c).await;
+    let accept = |form: &str| format!("application/json;as={form};g=meta.k8s.io;v=v1");
+    let table = c.call("GET", SCALE, &[("accept", &accept("Table"))], "").await.ok();
+    let columns = table["columnDefinitions"].as_array().unwrap();
+    let columns: Vec<_> = columns.iter().map(|column| column["name"].as_str().unwrap()).collect();
+    assert_eq!(columns, ["Name", "Desired", "Available", "Age"]);
+    let row = &table["rows"][0];
+    assert_eq!(row["cells"].as_array().unwrap()[..3], [json!("d"), json!(1), json!(0)]);
+    assert_eq!(row["object"]["kind"], "PartialObjectMetadata");
+    let accept = accept("PartialObjectMetadata");
+    let metadata = c.call("GET", SCALE, &[("accept", &accept)], "").await.ok();
+    assert_eq!(metadata, row["object"]);
+    world.stop().await;
+}

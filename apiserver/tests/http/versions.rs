@@ -183,3 +183,58 @@ async fn what_is_deprecated_says_so() {
     drop(c);
     world.stop().await;
 }
+
+#[tokio::test]
+async fn services_say_what_they_ignore() {
+    let world = World::start().await;
+    let mut c = world.admin().await;
+    let services = "/api/v1/namespaces/default/services";
+    let said = |answer: &support::Answer| -> Vec<String> {
+        let all = answer.headers.get_all("warning").iter();
+        all.map(|value| value.to_str().unwrap().to_owned()).collect()
+    };
+    let headless = json!({
+        "metadata": {"name": "a", "annotations": {"service.kubernetes.io/topology-aware-hints": "auto"}},
+        "spec": {"clusterIP": "None", "sessionAffinity": "ClientIP", "externalIPs": ["192.0.2.1"],
+                 "ports": [{"port": 80}], "selector": {"a": "b"}},
+    });
+    let made = c.post(services, headless).await;
+    assert_eq!(made.code, StatusCode::CREATED, "{}", made.error());
+    assert_eq!(
+        said(&made),
+        [
+            "299 - \"annotation service.kubernetes.io/topology-aware-hints is deprecated, please use \
+             service.kubernetes.io/topology-mode instead\"",
+            "299 - \"spec.externalIPs is ignored for headless services\"",
+            "299 - \"spec.SessionAffinity is ignored for headless services\"",
+        ]
+    );
+    let plain =
+        json!({"metadata": {"name": "b"}, "spec": {"clusterIP": "None", "ports": [{"port": 80}]}});
+    assert_eq!(said(&c.post(services, plain).await), [""; 0]);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_pod_names_what_is_there() {
+    let world = World::start().await;
+    let mut c = world.admin().await;
+    let named = |field: &str, value: &str| {
+        let mut pod = pod("x");
+        pod["spec"][field] = value.into();
+        pod
+    };
+    assert_eq!(
+        c.post(PODS, named("serviceAccountName", "ghost")).await.error(),
+        "403 Forbidden: pods \"x\" is forbidden: error looking up service account default/ghost: \
+         serviceaccount \"ghost\" not found"
+    );
+    assert_eq!(
+        c.post(PODS, named("runtimeClassName", "gvisor")).await.error(),
+        "403 Forbidden: pods \"x\" is forbidden: pod rejected: RuntimeClass \"gvisor\" not found"
+    );
+    let account = json!({"metadata": {"name": "ghost"}});
+    c.post("/api/v1/namespaces/default/serviceaccounts", account).await.ok();
+    c.post(PODS, named("serviceAccountName", "ghost")).await.ok();
+    world.stop().await;
+}

@@ -26,7 +26,7 @@ const ANNOTATIONS: [(&str, &str); 3] = [
 const SECCOMP: &str = "non-functional in v1.27+; use the \"seccompProfile\" field instead";
 const VOLUMES: [(&str, &str); 9] = [
     ("photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
-    ("gitRepo", "deprecated in v1.11"),
+    ("gitRepo", "deprecated in v1.11, and disabled by default in v1.33+"),
     ("scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
     ("flocker", "deprecated in v1.22, non-functional in v1.25+"),
     ("storageos", "deprecated in v1.22, non-functional in v1.25+"),
@@ -370,7 +370,7 @@ mod tests {
                 spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].key: node-role.kubernetes.io/master is use "node-role.kubernetes.io/control-plane" instead
                 spec.topologySpreadConstraints[0].topologyKey: failure-domain.beta.kubernetes.io/zone is deprecated since v1.17; use "topology.kubernetes.io/zone" instead
                 spec.topologySpreadConstraints[0].labelSelector: a null labelSelector results in matching no pod
-                spec.volumes[1].gitRepo: deprecated in v1.11"#]],
+                spec.volumes[1].gitRepo: deprecated in v1.11, and disabled by default in v1.33+"#]],
         );
     }
 
