@@ -20,6 +20,7 @@ use self::links::Links;
 use self::place::Place;
 use super::proxy::carry;
 use crate::api::{Api, Call};
+use crate::flow::too_many;
 use crate::request::ResourceRequest;
 use crate::response::{self, Body, BoxError};
 use crate::serve::Peer;
@@ -202,13 +203,7 @@ impl Proxied {
         let mut counts = self.0.lock();
         let of_one = counts.of.get(&key).copied().unwrap_or_default();
         if counts.all >= MAX_PROXIED || of_one >= MAX_OF_ONE {
-            let mut status =
-                Status::new(Reason::TooManyRequests, "Too many requests, please try again later.");
-            status.details = Some(Box::new(warren_api::Details {
-                retry_after_seconds: Some(1),
-                ..Default::default()
-            }));
-            return Err(status);
+            return Err(too_many());
         }
         counts.all += 1;
         counts.of.insert(key.clone(), of_one + 1);
