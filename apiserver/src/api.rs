@@ -124,7 +124,7 @@ async fn respond(
         Target::Resource(resource) => resource,
     };
     let user = user.ok_or_else(authn::unauthorized)?;
-    let _permit = match is_long_running(resource) {
+    let permit = match is_long_running(resource) {
         true => None,
         false => Some(api.flow.admit(&user, resource.verb.is_read()).await?),
     };
@@ -161,7 +161,12 @@ async fn respond(
         }
         _ => Err(method_not_allowed()),
     };
-    answer.map(|response| response::warn(response, deprecation.as_slice()))
+    let mut response = answer?;
+    if let Some(permit) = permit.filter(|_| response::is_made(&response)) {
+        let permit = api.flow.for_writing(&user, permit)?;
+        response = response.map(|body| response::keeping(body, permit, &api.tasks));
+    }
+    Ok(response::warn(response, deprecation.as_slice()))
 }
 
 /// What stands behind a resource's path.

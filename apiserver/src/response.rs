@@ -15,6 +15,10 @@ use warren_api::Status;
 use crate::accept::{Accept, Protobuf, not_acceptable};
 use crate::cache::Entry;
 
+mod made;
+
+pub(crate) use made::{is_made, keeping};
+
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// What requests and answers carry here.
 pub type Body = UnsyncBoxBody<Bytes, BoxError>;
@@ -48,10 +52,17 @@ pub(crate) fn protobuf(code: StatusCode, bytes: Vec<u8>) -> Response<Body> {
     let mut response = json(code, bytes);
     let media_type = HeaderValue::from_static(warren_api::protobuf::MEDIA_TYPE);
     response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+    response.extensions_mut().insert(made::Made);
     response
 }
 
 pub(crate) fn tree(code: StatusCode, value: &Value, accept: Accept) -> Response<Body> {
+    let mut response = shown(code, value, accept);
+    response.extensions_mut().insert(made::Made);
+    response
+}
+
+fn shown(code: StatusCode, value: &Value, accept: Accept) -> Response<Body> {
     if let (Some(wanted), Value::Object(object)) = (accept.protobuf, value) {
         match warren_api::protobuf::encode(object) {
             Ok(bytes) => return protobuf(code, bytes),
