@@ -1,7 +1,7 @@
 //! What a request asks for, read off its method and URI. Pure.
 
 use http::{Method, Uri};
-use warren_api::Status;
+use warren_api::{Reason, Status};
 
 /// As the authorizer names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -134,6 +134,10 @@ impl RequestInfo {
     pub(crate) fn of(method: &Method, uri: &Uri) -> Result<Self, Status> {
         if uri.path().len() > MAX_PATH {
             return Err(Status::bad_request("the path is too long"));
+        }
+        // A tunnel to a host has no path; none is opened here.
+        if method == Method::CONNECT {
+            return Err(Status::generic(Reason::MethodNotAllowed));
         }
         let query = Query::parse(uri.query().unwrap_or_default());
         let segments: Vec<String> = uri
@@ -317,6 +321,12 @@ mod tests {
               path /
         "#]]
         .assert_eq(&shown);
+    }
+
+    #[test]
+    fn no_tunnel_is_opened() {
+        let asked = RequestInfo::of(&Method::CONNECT, &"127.0.0.1:22".parse().unwrap());
+        assert_eq!(asked.unwrap_err().reason, Reason::MethodNotAllowed);
     }
 
     #[test]

@@ -196,7 +196,7 @@ fn at_node(node: &Object, asked: &Asked<'_>) -> Result<Place, Status> {
         return Ok(Place::Node { name: node.name().to_owned(), address });
     }
     let ip = allowed(Some(address.ip()))?;
-    let port = asked.port.parse().map_err(|_| super::unreachable(&unknown_port(asked.port)))?;
+    let port = number(asked.port)?;
     Ok(Place::Port {
         node: node.name().to_owned(),
         address: SocketAddr::new(ip, port),
@@ -204,8 +204,12 @@ fn at_node(node: &Object, asked: &Asked<'_>) -> Result<Place, Status> {
     })
 }
 
-pub(super) fn unknown_port(port: &str) -> String {
-    format!("dial tcp: lookup tcp/{port}: unknown port")
+/// Digits and nothing else, as a port in a URL is.
+pub(super) fn number(port: &str) -> Result<u16, Status> {
+    let digits = Some(port).filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
+    let number = digits.and_then(|port| port.parse().ok()).filter(|port| *port > 0);
+    let unknown = || format!("dial tcp: lookup tcp/{port}: unknown port");
+    number.ok_or_else(|| super::unreachable(&unknown()))
 }
 
 #[cfg(test)]
@@ -232,6 +236,15 @@ mod tests {
         ] {
             let read = Asked::read(id).map(|asked| (asked.https, asked.name, asked.port));
             assert_eq!(read, expected, "{id}");
+        }
+    }
+
+    #[test]
+    fn ports_are_digits() {
+        assert_eq!((number("8080"), number("65535")), (Ok(8080), Ok(65535)));
+        for port in ["+8080", "-1", "0", "", "65536", "http", "80 "] {
+            let refused = number(port).unwrap_err();
+            assert!(refused.message.ends_with(&format!("tcp/{port}: unknown port")), "{refused}");
         }
     }
 

@@ -58,10 +58,7 @@ pub(super) async fn send(
             let port = match port.as_str() {
                 "" if *https => 443,
                 "" => 80,
-                text => match text.parse() {
-                    Ok(port @ 1..) => port,
-                    _ => return Err(unreachable(&place::unknown_port(text))),
-                },
+                text => place::number(text)?,
             };
             let path = format!("/portForward/{namespace}/{name}?port={port}");
             let stream = through_node(api, node, path).await?;
