@@ -23,6 +23,10 @@ use crate::authn::{self, User};
 use crate::server::{Pem, StartError, Tls};
 use crate::unread;
 
+mod owed;
+
+use owed::{Owed, Watched};
+
 /// Each costs a file descriptor and some 30 KB; beyond it connections wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 8192;
 /// Of these, those that may belong to nobody in particular: they can ask for probes and the version only. Policy: more are
@@ -34,7 +38,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the head of each request; a slow client loses its connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_HEADERS: usize = 128;
-const MAX_HEADER_BYTES: usize = 64 << 10;
+/// Also what a connection's buffers grow to. Policy: beyond it, 431. (HTTP/2 has no answer for who sends far more: the
+/// connection ends.)
+const MAX_HEADER_BYTES: usize = 128 << 10;
 const MAX_STREAMS: u32 = 250;
 
 /// Where a request came from.
@@ -116,7 +122,11 @@ async fn connection(
 ) {
     let _ = stream.set_nodelay(true);
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
-    let stream = match handshake.await {
+    let handshake = tokio::select! {
+        done = handshake => done,
+        () = api.shutdown.draining() => return,
+    };
+    let stream = match handshake {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             api.metrics.refused_connections.inc();
@@ -144,16 +154,20 @@ async fn connection(
         }
     };
     let asked = AtomicBool::new(false);
+    let owed = Arc::new(Owed::default());
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
         asked.store(true, Ordering::Relaxed);
         let (api, user) = (Arc::clone(api), user.clone());
+        let answer = owed.answer();
         async move {
             let waits = request.headers().contains_key(http::header::EXPECT);
             let mut request = request.map(|body| {
-                unread::drained(body.map_err(Into::into).boxed_unsync(), waits, &api.tasks)
+                let body = answer.owed_after(body.map_err(Into::into).boxed_unsync());
+                unread::drained(body, waits, &api.tasks)
             });
             request.extensions_mut().insert(Peer(peer));
-            Ok::<_, Infallible>(api::handle(api, user, request).await)
+            let response = api::handle(api, user, request).await;
+            Ok::<_, Infallible>(response.map(|body| answer.given_with(body)))
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -170,13 +184,19 @@ async fn connection(
         .max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20);
+    let stream = Watched::new(stream, Arc::clone(&owed));
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = api.shutdown.draining() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                ended = connection => ended,
+                () = owed.nothing_more() => {
+                    return tracing::debug!(%peer, "a connection was given up at shutdown");
+                }
+            }
         }
         () = over(lifetime) => {
             return tracing::debug!(%peer, "a connection without a credential lasted long enough");
