@@ -89,11 +89,16 @@ fn options_or<T>(kind: &str, options: T, errors: ErrorList) -> Result<T, Status>
 
 /// The request's body, within the limits.
 pub(crate) async fn body(http: Request<Body>) -> Result<Bytes, Status> {
+    timely(http.into_body(), MAX_BODY).await
+}
+
+/// A body of at most so many bytes, in the time that a request may take.
+pub(crate) async fn timely(body: Body, limit: usize) -> Result<Bytes, Status> {
     let late = |_| {
         let message = format!("the body did not come within {} s", BODY_TIMEOUT.as_secs());
         Status::new(Reason::Timeout, message)
     };
-    tokio::time::timeout(BODY_TIMEOUT, collect(http.into_body(), MAX_BODY)).await.map_err(late)?
+    tokio::time::timeout(BODY_TIMEOUT, collect(body, limit)).await.map_err(late)?
 }
 
 /// A body as one piece; usually it came as one. One that says beforehand that it is too large is not read.

@@ -18,7 +18,7 @@ use warren_api::{Reason, Status};
 
 use self::links::Links;
 use self::place::Place;
-use super::proxy::carry;
+use super::proxy::{before_upgrade, carry};
 use crate::api::{Api, Call};
 use crate::flow::too_many;
 use crate::request::ResourceRequest;
@@ -79,7 +79,10 @@ async fn exchange(
     *onward.method_mut() = http.method().clone();
     *onward.uri_mut() = uri;
     *onward.headers_mut() = headers;
-    let body = if upgrade.is_some() { response::full("") } else { http.into_body() };
+    let body = match upgrade.is_some() {
+        true => before_upgrade(http.into_body()).await?,
+        false => http.into_body(),
+    };
     let mut answer = reach::send(api, &place, onward.map(|()| body)).await?;
     let Some((_, client)) = upgrade else {
         return handed_on(api, answer, &links, held);

@@ -1,7 +1,7 @@
 //! log, exec, attach and port-forward: the request goes on to the node, and what it upgrades to is bytes both ways.
 
 use futures::StreamExt as _;
-use http::{Method, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, BodyStream, StreamBody};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -11,11 +11,14 @@ use warren_api::{Object, Reason, Status, Subresource};
 use crate::api::{Api, Call};
 use crate::request::{Query, Verb};
 use crate::response::{self, Body};
-use crate::write::{collect, resource};
+use crate::write::{collect, resource, timely};
 
 /// Headers that are about one connection or about who asks, and end here.
 const NOT_FORWARDED: [&str; 5] =
     ["host", "authorization", "impersonate-user", "impersonate-group", "impersonate-uid"];
+
+/// Of the body of a request that upgrades: it must have gone before anything else can, and hardly any client sends one.
+const MAX_BEFORE_UPGRADE: usize = 64 << 10;
 
 /// Of each direction of a stream; clients write 32 KiB at once.
 const STREAM_BUFFER: usize = 64 << 10;
@@ -61,6 +64,9 @@ pub(crate) async fn connect(
     if subresource != Subresource::Log && upgrade.is_none() {
         return Err(Status::bad_request("Upgrade request required"));
     }
+    if is_bare(http.headers()) {
+        return Err(Status::bad_request("Upgrade: websocket or SPDY/3.1 is required"));
+    }
     let mut forwarded = Request::builder()
         .method(match subresource {
             Subresource::Log => Method::GET,
@@ -75,7 +81,15 @@ pub(crate) async fn connect(
         }
         headers.insert(header::HOST, header::HeaderValue::from_static("node"));
     }
-    let body = if upgrade.is_some() { response::full("") } else { http.into_body() };
+    if let (Some(headers), true) = (forwarded.headers_mut(), upgrade.is_some()) {
+        for framing in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::EXPECT] {
+            headers.remove(framing);
+        }
+    }
+    let body = match upgrade.is_some() {
+        true => before_upgrade(http.into_body()).await?,
+        false => http.into_body(),
+    };
     let forwarded = forwarded.body(body).map_err(|e| Status::internal(e.to_string()))?;
     let mut answer = api.nodes.send(api, &node, forwarded).await?;
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -95,6 +109,18 @@ pub(crate) async fn connect(
     carry(api, client, hyper::upgrade::on(&mut answer), ());
     let (parts, _) = answer.into_parts();
     Ok(Response::from_parts(parts, response::full("")))
+}
+
+/// The body of a request that upgrades, whole; its length is its own.
+pub(super) async fn before_upgrade(body: Body) -> Result<Body, Status> {
+    Ok(response::full(timely(body, MAX_BEFORE_UPGRADE).await?))
+}
+
+/// Bytes as they are go from the server itself to a node's port, and from no client.
+fn is_bare(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::UPGRADE).iter();
+    let words = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    words.into_iter().any(|word| word.trim_ascii().eq_ignore_ascii_case(b"tcp"))
 }
 
 /// Bytes both ways, until both sides have ended or the server does; `held` goes then.

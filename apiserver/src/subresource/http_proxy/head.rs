@@ -165,6 +165,8 @@ pub(super) fn request(headers: &HeaderMap, onward: &Onward<'_>) -> HeaderMap {
     set(FORWARDED_FOR, &by.join(", "));
     set(FORWARDED_URI, onward.uri);
     if let Some(to) = onward.upgrade {
+        // The body goes in one piece, whose length is known.
+        kept.remove(header::CONTENT_LENGTH);
         kept.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         kept.insert(header::UPGRADE, to.clone());
     }
@@ -317,7 +319,12 @@ mod tests {
         );
         check(&["accept-encoding: gzip"], None, &["accept-encoding: gzip"]);
         check(
-            &["connection: keep-alive, Upgrade", "upgrade: websocket", "sec-websocket-key: k"],
+            &[
+                "connection: keep-alive, Upgrade",
+                "upgrade: websocket",
+                "sec-websocket-key: k",
+                "content-length: 5",
+            ],
             Some("websocket"),
             &["connection: Upgrade", "sec-websocket-key: k", "upgrade: websocket"],
         );
