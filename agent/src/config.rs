@@ -18,7 +18,7 @@ pub struct Config {
     pub manifests: Option<PathBuf>,
     /// The node's `InternalIP`, and `hostIP` of its pods.
     pub address: IpAddr,
-    /// Where the node's own port listens: `daemonEndpoints.kubeletEndpoint`.
+    /// Where the node's own port listens: `daemonEndpoints.kubeletEndpoint`. 0: there is none.
     pub port: u16,
     /// Beside those that every node has.
     pub labels: std::collections::BTreeMap<String, String>,

@@ -293,7 +293,7 @@ pub(crate) fn status(
             ),
             ready,
         ]),
-        daemon_endpoints: Some(NodeDaemonEndpoints {
+        daemon_endpoints: (config.port > 0).then(|| NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: config.port.into() }),
         }),
         node_info: Some(NodeSystemInfo {

@@ -1,4 +1,4 @@
-//! The server's side of RabbitMQ: the relay, the nodes' queues, and what comes as commands.
+//! The server's side of RabbitMQ: the relay, the nodes' queues, and what comes as commands and as requests.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -13,12 +13,14 @@ use warren_broker::{BrokerConfig, Delivery, ServerLink};
 use warren_process::CheckHandle;
 use warren_store::Op;
 
-use crate::api::{self, Api};
+use crate::api::{Api, handle};
 use crate::authn::User;
 use crate::cache::Scope;
 use crate::fabric::JournalOutbox;
 use crate::response;
 use crate::write::{MAX_BODY, collect};
+
+mod api;
 
 /// How often readiness looks at the link.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -34,6 +36,10 @@ pub(crate) fn start(api: &Arc<Api>, config: BrokerConfig, check: CheckHandle) {
     });
     api.tasks.spawn("node-queues", node_queues(Arc::clone(api), link.clone()));
     api.tasks.spawn("commands", commands(Arc::clone(api), link.clone()));
+    let (requests, handler) = (link.clone(), Arc::new(api::OverAmqp(Arc::clone(api))));
+    api.tasks.spawn("requests", async move { requests.serve_api(handler).await });
+    let counted = link.clone();
+    api.metrics.of_broker(move || counted.metrics().snapshot());
     let (answers, shutdown) = (link.clone(), api.shutdown.clone());
     api.tasks.spawn("node-answers", async move {
         tokio::select! {
@@ -285,7 +291,7 @@ async fn call(
         .header(http::header::USER_AGENT, "warren-commands")
         .body(response::full(body))
         .map_err(|error| Status::bad_request(error.to_string()))?;
-    let answer = api::handle(Arc::clone(api), Some(Arc::clone(user)), request).await;
+    let answer = handle(Arc::clone(api), Some(Arc::clone(user)), request).await;
     let code = answer.status();
     Ok((code, collect(answer.into_body(), MAX_BODY).await?))
 }

@@ -1,8 +1,8 @@
 //! Counters, with Kubernetes' names where they exist.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -42,6 +42,19 @@ pub(crate) struct Metrics {
     pub lost_races: Counter,
     pub connections: Counter,
     pub refused_connections: Counter,
+    broker: OnceLock<Broker>,
+}
+
+/// Name, whether it is a gauge, what it is, and the value now.
+type Values = Vec<(&'static str, bool, &'static str, u64)>;
+
+/// What the links to the broker count.
+struct Broker(Box<dyn Fn() -> Values + Send + Sync>);
+
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Broker")
+    }
 }
 
 /// A watch that runs; it is over when this is dropped.
@@ -55,6 +68,11 @@ impl Drop for WatchCount {
 }
 
 impl Metrics {
+    /// Shown as `warren_broker_<name>`.
+    pub(crate) fn of_broker(&self, read: impl Fn() -> Values + Send + Sync + 'static) {
+        let _ = self.broker.set(Broker(Box::new(read)));
+    }
+
     pub(crate) fn count_watch(&self) -> WatchCount {
         self.watches.fetch_add(1, Ordering::Relaxed);
         WatchCount(Arc::clone(&self.watches))
@@ -141,6 +159,14 @@ impl Metrics {
             ("warren_journal_failures_total", "counter", stats.failures),
         ] {
             head(&mut out, name, kind);
+            let _ = writeln!(out, "{name} {value}");
+        }
+        for (name, is_gauge, _, value) in
+            self.broker.get().map(|broker| broker.0()).into_iter().flatten()
+        {
+            let (kind, suffix) = if is_gauge { ("gauge", "") } else { ("counter", "_total") };
+            let name = format!("warren_broker_{name}{suffix}");
+            head(&mut out, &name, kind);
             let _ = writeln!(out, "{name} {value}");
         }
         out

@@ -4,6 +4,7 @@
 //! event is a hint that a key changed, and a [`Delivery::Relist`] says that hints may be missing.
 
 pub mod accounts;
+pub mod api;
 mod connection;
 pub mod consume;
 mod declare;

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use warren_api::{NodeName, Revision};
 use warren_process::Tasks;
 
+use crate::api::ApiLink;
 use crate::connection::{BrokerConfig, Link, Purpose};
 use crate::publish::Publisher;
 use crate::session::{DeadLetters, PREFETCH, Session, Source, Tell};
@@ -76,6 +77,17 @@ impl RabbitFabric {
 
     pub fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+
+    /// The account that it logs in as.
+    pub fn account(&self) -> &str {
+        self.0.config.url.account()
+    }
+
+    /// The way to the API by the same broker, with the same account; over a connection of its own.
+    pub fn api(&self) -> ApiLink {
+        let Inner { config, tasks, metrics, .. } = &*self.0;
+        ApiLink::start(config.clone(), tasks, Arc::clone(metrics))
     }
 
     fn link(&self) -> (Link, Arc<()>) {

@@ -1,4 +1,4 @@
-//! The server's side: declares the shared topology and the nodes' queues, publishes, reads commands, replies.
+//! The server's side: declares the shared topology and the nodes' queues, publishes, reads commands and requests, replies.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,6 +12,8 @@ use tokio::sync::Notify;
 use warren_api::NodeName;
 use warren_process::Tasks;
 
+use crate::api::ApiHandler;
+use crate::api::serve::Service;
 use crate::connection::{BrokerConfig, Link, Live, Purpose};
 use crate::error::BrokerError;
 use crate::publish::Publisher;
@@ -174,6 +176,19 @@ impl ServerLink {
             }
             ack.ack().await;
         }
+    }
+
+    /// Has requests over AMQP done, until draining starts.
+    pub async fn serve_api(&self, handler: Arc<dyn ApiHandler>) {
+        let Inner { account, consume, publish, metrics, tasks, .. } = &*self.0;
+        let service = Service {
+            account: account.clone(),
+            consume: consume.clone(),
+            publish: publish.clone(),
+            metrics: Arc::clone(metrics),
+            handler,
+        };
+        service.run(tasks.shutdown().clone()).await;
     }
 
     /// Answers a command with a Status, to the queue that its sender named. An error where nobody waits there; nothing

@@ -159,6 +159,22 @@ metrics! {
     counter gaps,
     /// Deliveries in readers' hands.
     gauge open_deliveries,
+    /// Requests that came over AMQP.
+    counter api_requests,
+    /// Requests over AMQP that were refused at the door: malformed, or too many of one account.
+    counter api_refused,
+    /// Requests over AMQP whose asker no longer waited.
+    counter api_expired,
+    /// Requests over AMQP that came again, and were answered with what the first came to.
+    counter api_repeated,
+    /// Requests over AMQP that are being done.
+    gauge api_in_flight,
+    /// Requests of this process that went over AMQP.
+    counter api_asked,
+    /// Requests of this process that were sent again after a lost connection.
+    counter api_asked_again,
+    /// Requests of this process that nothing came back for.
+    counter api_unanswered,
 }
 
 pub(crate) fn add(counter: &AtomicU64, n: u64) {

@@ -18,7 +18,7 @@ pub const EVENTS: &str = "warren.events";
 pub const COMMANDS: &str = "warren.commands";
 /// What nobody could use, with the reason. An exchange and a queue.
 pub const DEAD: &str = "warren.dead";
-/// Requests to the API over AMQP.
+/// Requests to the API over AMQP. An exchange and a queue; the routing key is empty.
 pub const API: &str = "warren.api";
 /// What nodes have to say, which may write nowhere else; topic, the first word of the key is the account's, the second
 /// what it is ([`REFUSED`], [`ANSWER`]). An exchange, and a queue for the answers, which the server hands on.
@@ -50,6 +50,11 @@ pub const CONTROLLER_QUEUE_BYTES: u32 = 256 << 20;
 /// nothing accepted is dropped.
 pub const COMMAND_QUEUE_MESSAGES: u32 = 10_000;
 pub const COMMAND_QUEUE_BYTES: u32 = 64 << 20;
+/// Requests wait here for a moment only; who asks is told when the queue is full (a nack), and gives up after a while.
+pub const API_QUEUE_MESSAGES: u32 = 10_000;
+pub const API_QUEUE_BYTES: u32 = 64 << 20;
+/// Nobody waits longer, whatever a message's own `expiration` says.
+pub const API_QUEUE_TTL_MS: u32 = 60_000;
 /// Answers are Statuses of a few hundred bytes, handed on at once; whoever waited for an old one has given up.
 pub const ANSWER_QUEUE_MESSAGES: u32 = 10_000;
 pub const ANSWER_QUEUE_BYTES: u32 = 32 << 20;
@@ -100,6 +105,8 @@ pub fn shared() -> Topology {
         |queue, what| binding(queue, REPLIES, &format!("*.{what}"), FieldTable::default());
     let mut commands = bounds(COMMAND_QUEUE_MESSAGES, COMMAND_QUEUE_BYTES, "reject-publish");
     dead_letter_to(&mut commands);
+    let mut api = bounds(API_QUEUE_MESSAGES, API_QUEUE_BYTES, "reject-publish");
+    api.insert("x-message-ttl".into(), AMQPValue::LongLongInt(API_QUEUE_TTL_MS.into()));
     // What overflows a node's queue is dead-lettered by the broker as well, and must not drown what people should see:
     // only what was refused goes on to the queue.
     let mut refused = FieldTable::default();
@@ -126,12 +133,14 @@ pub fn shared() -> Topology {
                 exclusive: false,
                 arguments: bounds(ANSWER_QUEUE_MESSAGES, ANSWER_QUEUE_BYTES, "drop-head"),
             },
+            Queue { name: API.to_owned(), exclusive: false, arguments: api },
         ],
         bindings: vec![
             binding(COMMANDS, COMMANDS, "#", FieldTable::default()),
             binding(DEAD, DEAD, "", refused),
             of_nodes(DEAD, REFUSED),
             of_nodes(REPLIES, ANSWER),
+            binding(API, API, "", FieldTable::default()),
         ],
     }
 }

@@ -5,7 +5,9 @@ use base64::Engine;
 use serde_json::Value;
 use warren_api::NodeName;
 use warren_broker::accounts::{Account, definitions, password_hash};
-use warren_broker::{BrokerConfig, BrokerUrl};
+use warren_broker::{BrokerConfig, BrokerUrl, RabbitFabric};
+use warren_client::Connection;
+use warren_process::Tasks;
 
 use crate::files::{DataDir, make_dir, read_optional, write_atomically, write_private};
 
@@ -71,10 +73,35 @@ fn complete(data: &DataDir, url: &str, account: &Account) -> Result<BrokerUrl> {
     url.parse().context("--broker")
 }
 
-/// Whose messages are events: the server's account, or the one account that an address names for all parts.
-pub(crate) fn server_account(url: &str) -> String {
+/// Whose messages are events: the server's account, or the one account that an address names for all parts. An address
+/// with the part's own account names that alone.
+pub(crate) fn server_account(url: &str, own: &Account) -> String {
     let named = url.parse::<BrokerUrl>().ok().filter(|_| names_account(url));
+    let named = named.filter(|url| url.account() != own.name());
     named.map_or_else(|| Account::Server.name(), |url| url.account().to_owned())
+}
+
+/// RabbitMQ as a part reads from it.
+pub(crate) fn fabric(
+    data: &DataDir,
+    url: &str,
+    account: &Account,
+    what: &str,
+    tasks: &Tasks,
+) -> Result<RabbitFabric> {
+    let config = broker_config(data, url, account, what)?;
+    Ok(RabbitFabric::new(config, server_account(url, account), tasks))
+}
+
+/// The way to the API for a part that has nothing but a broker: there, it is who its account is.
+pub(crate) fn over_amqp(fabric: RabbitFabric, account: &Account) -> Result<Connection> {
+    let (own, used) = (account.name(), fabric.account());
+    if own != used {
+        bail!(
+            "--amqp-only: the API knows this part by its account at the broker, which is {own:?}; --broker names {used:?}"
+        );
+    }
+    Ok(Connection::over_amqp(fabric))
 }
 
 /// Whether an address says who logs in.
@@ -167,6 +194,19 @@ mod tests {
         };
         assert_eq!(hash(&first, 0), hash(&third, 0));
         assert_ne!(hash(&first, 2), hash(&third, 2), "a new password");
+    }
+
+    #[test]
+    fn events_are_the_servers() {
+        let node = Account::Node(NodeName("a".into()));
+        for (url, account) in [
+            ("amqp://h", "server"),
+            ("amqp://guest:x@h", "guest"),
+            ("amqp://node-a:x@h", "server"),
+            ("amqp://server:x@h", "server"),
+        ] {
+            assert_eq!(server_account(url, &node), account);
+        }
     }
 
     #[test]

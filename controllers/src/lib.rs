@@ -99,13 +99,14 @@ pub fn start(
     if let Some(name) = config.disabled.iter().find(|name| all().all(|known| known != *name)) {
         return Err(ConfigError::UnknownController { name: name.clone() });
     }
-    let client = connection.client.clone();
+    let (client, watches) = (connection.client.clone(), connection.watches);
     let mut set = InformerSet::new(connection, "controllers", config.instance);
     let context = Context {
         caches: Caches::new(&mut set),
         graph: garbage::Graph::new(&mut set),
         recorder: Recorder::start(client.clone(), Arc::clone(&config.clock), tasks),
         client,
+        watches,
         clock: config.clock,
         metrics: Arc::default(),
         node_grace: config.node_grace,

@@ -1,6 +1,6 @@
 //! Node lifecycle: a node that is not heard of is unknown, then its pods leave.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, PodStatus, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::ListParams;
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
 use parking_lot::Mutex;
@@ -23,6 +24,8 @@ use crate::queue::WorkQueue;
 use crate::runner::{Context, Controller, run};
 use crate::scheduler::tolerates;
 
+/// Without a watch leases are listed so often; a short grace period makes it more often.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 const WORKERS: usize = 4;
 /// `node-monitor-period`: how often a node is looked at, unless the grace period asks for more.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -226,11 +229,12 @@ pub(crate) fn start(context: &Context, tasks: &Tasks) {
     });
     let (context_, heard_) = (context.clone(), Arc::clone(&heard));
     let shutdown = tasks.shutdown().clone();
-    // Heartbeats are no events on the fabric: they are watched by HTTP.
+    // Heartbeats are no events on the fabric: they are watched by HTTP, and without it looked at now and then.
     tasks.spawn("node-leases", async move {
         tokio::select! {
             () = shutdown.draining() => {}
-            () = listen(&context_, &heard_) => {}
+            () = listen(&context_, &heard_), if context_.watches => {}
+            () = look(&context_, &heard_), if !context_.watches => {}
         }
     });
     let to = queue.clone();
@@ -268,6 +272,28 @@ async fn listen(context: &Context, heard: &Mutex<Heard>) {
     }
 }
 
+/// The same where nothing can be watched.
+async fn look(context: &Context, heard: &Mutex<Heard>) {
+    let api: Api<Lease> = Api::namespaced(context.client.clone(), "kube-node-lease");
+    let every = (context.node_grace / 8).clamp(Duration::from_millis(500), LOOK_EVERY);
+    let mut told = false;
+    loop {
+        match api.list(&ListParams::default()).await {
+            Ok(list) => {
+                told = false;
+                heard.lock().listed(context.clock.now(), list.items);
+            }
+            Err(error) => {
+                heard.lock().since = None;
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%error, "leases cannot be listed; no node is judged meanwhile");
+                }
+            }
+        }
+        tokio::time::sleep(every).await;
+    }
+}
+
 /// When the node last said itself how it is.
 fn posted(node: &Node) -> Option<Timestamp> {
     let conditions = node.status.as_ref()?.conditions.as_ref()?;
@@ -288,6 +314,15 @@ impl Heard {
             }
             _ => {}
         }
+    }
+
+    fn listed(&mut self, now: Timestamp, leases: Vec<Lease>) {
+        let there: HashSet<String> = leases.iter().map(ResourceExt::name_any).collect();
+        self.leases.retain(|name, _| there.contains(name));
+        for lease in leases {
+            self.enter(now, watcher::Event::Apply(lease));
+        }
+        self.since.get_or_insert(now);
     }
 
     fn enter(&mut self, now: Timestamp, event: watcher::Event<Lease>) {

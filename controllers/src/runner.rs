@@ -37,6 +37,8 @@ pub(crate) trait Controller: Send + Sync + 'static {
 #[derive(Clone)]
 pub(crate) struct Context {
     pub client: kube::Client,
+    /// Whether the client can watch.
+    pub watches: bool,
     pub caches: Caches,
     pub graph: Graph,
     pub recorder: Recorder,

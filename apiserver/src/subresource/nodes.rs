@@ -115,7 +115,14 @@ pub(super) enum Failure {
 fn address_of(api: &Api, node: &str) -> Result<SocketAddr, Status> {
     let nodes = GroupResource::new("", "nodes");
     let entry = api.cache.get(&nodes, "", node).ok_or_else(|| Status::not_found(&nodes, node))?;
-    address_in(&entry.object()).ok_or_else(no_address)
+    let object = entry.object();
+    address_in(&object).ok_or_else(|| match object.at(&["status", "addresses"]) {
+        Some(_) => Status::unknown(format!(
+            "node {node:?} has no port of its own: it reaches this server over AMQP alone, which carries no logs, exec, \
+             attach, port-forward and proxy"
+        )),
+        None => no_address(),
+    })
 }
 
 pub(super) fn no_address() -> Status {

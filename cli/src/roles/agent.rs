@@ -17,8 +17,8 @@ use warren_agent::runtime::simulated::Simulation;
 use warren_agent::server::{ServerError, ServerSettings};
 use warren_agent::{Agent, AgentDeps, Config};
 use warren_apiserver::AddressRange;
+use warren_broker::Fabric;
 use warren_broker::accounts::Account;
-use warren_broker::{Fabric, RabbitFabric};
 use warren_client::Connection;
 use warren_process::{Metrics, SystemClock, Tasks};
 
@@ -60,6 +60,10 @@ pub(crate) struct Args {
     /// Without it changes come by HTTP watch.
     #[arg(long, env = "WARREN_BROKER", value_name = "URL")]
     broker: Option<String>,
+    /// Requests go by the broker as well: neither a kubeconfig nor a certificate nor a way to the API is needed, and there
+    /// is no port of the node's own, so no logs, exec and port-forward. Of --bind, the address is the node's.
+    #[arg(long, env = "WARREN_AMQP_ONLY", requires = "broker", conflicts_with_all = ["kubeconfig", "server"])]
+    amqp_only: bool,
 }
 
 /// What an agent is told, alone and in `warren up`.
@@ -97,31 +101,40 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         data.prepare()?;
         let lock = claim(&data, &format!("agent-{}", args.node_name))?;
         let name = &args.node_name;
-        let kubeconfig = args.kubeconfig.clone();
-        let path = kubeconfig.unwrap_or_else(|| data.kubeconfig(&format!("node-{name}")));
-        let client = super::client(&path, args.server.as_deref()).await?;
         let metrics = Metrics::new();
-        let connection = match &args.broker {
-            None => Connection::over_http(client),
-            Some(url) => {
-                let account = Account::Node(warren_api::NodeName(name.as_str().into()));
-                let what = format!("agent {name}");
-                let config = crate::accounts::broker_config(&data, url, &account, &what)?;
-                let fabric =
-                    RabbitFabric::new(config, crate::accounts::server_account(url), &tasks);
-                let counted = fabric.clone();
-                metrics.values("broker", move || counted.metrics().snapshot());
-                Connection::with_fallback(client, Arc::new(fabric))
-            }
-        };
+        let account = Account::Node(warren_api::NodeName(name.as_str().into()));
+        let broker = args.broker.as_deref().map(|url| {
+            crate::accounts::fabric(&data, url, &account, &format!("agent {name}"), &tasks)
+        });
+        let broker = broker.transpose()?;
+        if let Some(counted) = broker.clone() {
+            metrics.values("broker", move || counted.metrics().snapshot());
+        }
         let names = std::slice::from_ref(name);
         let crew = Crew::new(&data, &args.agent, args.service_cidr, names, &tasks)?;
-        let pki = Pki::open(&data, jiff::Timestamp::now())?;
-        let (material, _) = pki.ensure(&Leaf::node(name, &names_of(args.bind, &[])))?;
-        let ca = pki.ca_path();
-        // Others wait for its lock.
-        drop(pki);
-        let port = crew.open_port(args.bind, ca, &material, metrics, "--bind", &tasks).await?;
+        let (connection, port) = match broker {
+            Some(fabric) if args.amqp_only => {
+                let no_port = SocketAddr::new(args.bind.ip(), 0);
+                (crate::accounts::over_amqp(fabric, &account)?, no_port)
+            }
+            broker => {
+                let kubeconfig = args.kubeconfig.clone();
+                let path = kubeconfig.unwrap_or_else(|| data.kubeconfig(&format!("node-{name}")));
+                let client = super::client(&path, args.server.as_deref()).await?;
+                let connection = match broker {
+                    Some(fabric) => Connection::with_fallback(client, Arc::new(fabric)),
+                    None => Connection::over_http(client),
+                };
+                let pki = Pki::open(&data, jiff::Timestamp::now())?;
+                let (material, _) = pki.ensure(&Leaf::node(name, &names_of(args.bind, &[])))?;
+                let ca = pki.ca_path();
+                // Others wait for its lock.
+                drop(pki);
+                let listen = args.bind;
+                let port = crew.open_port(listen, ca, &material, metrics, "--bind", &tasks).await?;
+                (connection, port)
+            }
+        };
         crew.start(name, connection, args.manifests.clone(), port, &tasks).await?;
         Ok((None, lock))
     })

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use warren_broker::RabbitFabric;
 use warren_broker::accounts::Account;
 use warren_client::Connection;
 use warren_controllers::Config;
@@ -30,6 +29,9 @@ pub(crate) struct Args {
     /// Without it changes come by HTTP watch.
     #[arg(long, env = "WARREN_BROKER", value_name = "URL")]
     broker: Option<String>,
+    /// Requests go by the broker as well: neither a kubeconfig nor a way to the API is needed.
+    #[arg(long, env = "WARREN_AMQP_ONLY", requires = "broker", conflicts_with_all = ["kubeconfig", "server"])]
+    amqp_only: bool,
 }
 
 /// What the controllers are told, alone and in `warren up`.
@@ -60,20 +62,21 @@ fn seconds(text: &str) -> Result<Duration, String> {
 pub(crate) fn run(args: &Args) -> Result<()> {
     super::run(&args.common, async |tasks| {
         let data = DataDir::new(&args.common.data_dir);
-        let path = args.kubeconfig.clone().unwrap_or_else(|| data.kubeconfig("controllers"));
-        let client = super::client(&path, args.server.as_deref()).await?;
-        let connection = match &args.broker {
-            None => Connection::over_http(client),
-            Some(url) => {
-                let config = crate::accounts::broker_config(
-                    &data,
-                    url,
-                    &Account::Controllers,
-                    "controllers",
-                )?;
-                let fabric =
-                    RabbitFabric::new(config, crate::accounts::server_account(url), &tasks);
-                Connection::with_fallback(client, Arc::new(fabric))
+        let account = Account::Controllers;
+        let broker = args
+            .broker
+            .as_deref()
+            .map(|url| crate::accounts::fabric(&data, url, &account, "controllers", &tasks));
+        let connection = match broker.transpose()? {
+            Some(fabric) if args.amqp_only => crate::accounts::over_amqp(fabric, &account)?,
+            broker => {
+                let path =
+                    args.kubeconfig.clone().unwrap_or_else(|| data.kubeconfig("controllers"));
+                let client = super::client(&path, args.server.as_deref()).await?;
+                match broker {
+                    Some(fabric) => Connection::with_fallback(client, Arc::new(fabric)),
+                    None => Connection::over_http(client),
+                }
             }
         };
         drop(start(connection, &args.controllers, &tasks)?);

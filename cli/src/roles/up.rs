@@ -169,8 +169,7 @@ fn fabrics(
 ) -> Result<Option<Fabrics>> {
     let Some(url) = &args.server.broker else { return Ok(None) };
     let fabric = |account: &Account, what: &str| -> Result<RabbitFabric> {
-        let config = crate::accounts::broker_config(data, url, account, what)?;
-        Ok(RabbitFabric::new(config, crate::accounts::server_account(url), tasks))
+        crate::accounts::fabric(data, url, account, what, tasks)
     };
     let nodes = fabric(&Account::Server, "up")?;
     let controllers = match crate::accounts::names_account(url) {
