@@ -40,6 +40,9 @@ pub struct Options {
     pub controllers: Vec<String>,
     /// More arguments for `warren agent`, where it is a process of its own.
     pub agents: Vec<String>,
+    /// Agents and controllers have a folder of their own with nothing in it, and the broker's address with their
+    /// account and password.
+    pub amqp_only: bool,
     /// The daemon's address, where it is another than everybody's.
     pub docker_host: Option<String>,
 }
@@ -54,6 +57,7 @@ impl Default for Options {
             arguments: vec![],
             controllers: vec![],
             agents: vec![],
+            amqp_only: false,
             docker_host: None,
         }
     }
@@ -222,7 +226,7 @@ impl Cluster {
     /// Where the binary cannot be started.
     pub fn start(&mut self, role: &Role) {
         let mut command = Command::new(binary());
-        let data = self.data_dir();
+        let (mut data, mut broker) = (self.data_dir(), self.options.broker.clone());
         let address = format!("127.0.0.1:{}", self.port);
         let runtime = match self.options.runtime {
             Runtime::Simulated => "simulated",
@@ -240,19 +244,31 @@ impl Cluster {
                 command.args(["apiserver", "--bind", &address]).args(&self.options.arguments);
             }
             Role::Controllers => {
-                command.args(["controllers", "--server", &self.server()]);
+                command.arg("controllers").args(self.way_to_the_api());
                 command.args(&self.options.controllers);
             }
             Role::Agent(node) => {
                 command.args(["agent", "--node-name", node, "--runtime", runtime]);
-                command.args(["--server", &self.server(), "--bind", "127.0.0.1:0"]);
+                command.args(["--bind", "127.0.0.1:0"]).args(self.way_to_the_api());
                 command.arg("--manifests").arg(self.manifests_dir().join(node));
                 command.args(&self.options.agents);
             }
         }
+        let account = match role {
+            Role::Controllers => Some("controllers".to_owned()),
+            Role::Agent(node) => Some(format!("node-{node}")),
+            Role::Up | Role::Apiserver => None,
+        };
+        if let (true, Some(account)) = (self.options.amqp_only, account) {
+            let password = data.join("broker").join(format!("{account}.password"));
+            let password = std::fs::read_to_string(password).expect("what init made");
+            let named = format!("amqp://{account}:{}@", password.trim());
+            broker = broker.map(|url| url.replace("amqp://", &named));
+            data = self.dir.path().join(role.name());
+        }
         command.arg("--data-dir").arg(data);
-        if let Some(broker) = &self.options.broker {
-            command.arg("--broker").arg(broker);
+        if let Some(broker) = broker {
+            command.env("WARREN_BROKER", broker);
         }
         let log = File::options()
             .append(true)
@@ -272,6 +288,13 @@ impl Cluster {
             )
         });
         self.processes.insert(role.clone(), child);
+    }
+
+    fn way_to_the_api(&self) -> Vec<String> {
+        match self.options.amqp_only {
+            true => vec!["--amqp-only".to_owned()],
+            false => vec!["--server".to_owned(), self.server()],
+        }
     }
 
     /// Waits until the API answers and all nodes are Ready.

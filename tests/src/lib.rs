@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows Warren's insides: clusters are processes of the real binary, talked to over HTTPS and AMQP.
 
+pub mod amqp;
 pub mod cluster;
 pub mod docker;
 pub mod document;

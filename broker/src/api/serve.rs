@@ -1,10 +1,11 @@
 //! The server's side: takes requests off the queue, has them done, and sends the answers.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use lapin::message::Delivery as Message;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
@@ -173,8 +174,8 @@ impl State<'_> {
                 let asked = Asked { account, again, request };
                 let handler = Arc::clone(&self.service.handler);
                 self.doing.spawn(async move {
-                    // A task of its own, so that a panic is an answer and no loss.
-                    let answer = tokio::spawn(async move { handler.answer(asked).await }).await;
+                    // A panic is an answer and no loss.
+                    let answer = AssertUnwindSafe(handler.answer(asked)).catch_unwind().await;
                     let failed = |_| {
                         let why = "the request could not be finished";
                         ApiAnswer::of(&Status::new(Reason::InternalError, why))

@@ -1,10 +1,13 @@
 //! What a node's account can do, call by call.
 
+use std::sync::Arc;
+
 use lapin::options::*;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
 use serde_json::json;
 use warren_api::Shard;
 use warren_broker::accounts::{self, Account};
+use warren_broker::api::{ApiAnswer, ApiHandler, ApiRequest, Asked};
 use warren_broker::{Delivery, Fabric, ReplyTo, Subscription};
 use warren_tests::RabbitMq;
 
@@ -19,6 +22,18 @@ fn code<T>(result: lapin::Result<T>) -> Result<T, u16> {
 }
 
 const REFUSED: u16 = 403;
+
+/// Says who asked for what.
+struct Echo;
+
+#[async_trait::async_trait]
+impl ApiHandler for Echo {
+    async fn answer(&self, asked: Asked) -> ApiAnswer {
+        let account = asked.account.unwrap_or_default();
+        let headers = vec![("warren-account".to_owned(), account)];
+        ApiAnswer { code: 200, headers, body: asked.request.body }
+    }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_can_do_what_it_must_and_nothing_more() {
@@ -91,6 +106,22 @@ async fn a_node_can_do_what_it_must_and_nothing_more() {
     assert_eq!(answer["properties"]["correlation_id"], "7");
     assert_eq!(answer["payload"], r#"{"code":201,"kind":"Status"}"#);
 
+    // It asks and is answered, with no right but to write to warren.api.
+    let server = world.server.clone();
+    world.tasks.spawn("requests", async move { server.serve_api(Arc::new(Echo)).await });
+    let request = ApiRequest {
+        method: "POST".to_owned(),
+        path: "/x".to_owned(),
+        body: "hello".into(),
+        ..ApiRequest::default()
+    };
+    for account in ["node-other", "controllers"] {
+        let api = world.fabric(&rabbit, account).api();
+        let answer = api.ask(&request, SOON).await.unwrap();
+        assert_eq!((answer.code, &answer.body[..]), (200, &b"hello"[..]));
+        assert_eq!(answer.header("warren-account"), Some(account));
+    }
+
     let guest = format!("amqp://guest:guest@127.0.0.1:{}/%2f", rabbit.amqp_port());
     assert!(Connection::connect(&guest, ConnectionProperties::default()).await.is_err());
 
@@ -143,7 +174,7 @@ async fn a_node_can_do_what_it_must_and_nothing_more() {
         assert_eq!(publish(exchange, key, None).await, Err(REFUSED), "{exchange} {key}");
     }
     // Reading.
-    for queue in ["node.other", "warren.commands", "warren.dead"] {
+    for queue in ["node.other", "warren.commands", "warren.api", "warren.dead"] {
         assert_eq!(consume(queue).await, Err(REFUSED), "{queue}");
         assert_eq!(get(queue).await, Err(REFUSED), "{queue}");
     }
@@ -235,7 +266,7 @@ async fn controllers_read_events_and_touch_nothing_else() {
     assert_eq!(consume("controllers.mine.1").await, Ok(()));
     assert_eq!(publish("warren.api", "").await, Ok(true));
 
-    for queue in ["node.n", "node.new", "mine", "warren.commands", "warren.dead"] {
+    for queue in ["node.n", "node.new", "mine", "warren.commands", "warren.api", "warren.dead"] {
         assert!(matches!(declare(queue).await, Err(REFUSED | 405)), "{queue}");
         assert!(matches!(consume(queue).await, Err(REFUSED | 404)), "{queue}");
     }
