@@ -56,6 +56,13 @@ pub enum Action {
         id: Id,
         deadline: Timestamp,
         why: String,
+        /// It was told before, and the preStop hook was run; the runtime failed.
+        again: bool,
+    },
+    /// What is being stopped has less time from now on.
+    Hurry {
+        name: Arc<str>,
+        deadline: Timestamp,
     },
     /// A dead container that nobody needs any more.
     Remove {
@@ -397,18 +404,23 @@ impl<'a> Decider<'a> {
     /// Stops a container unless that is on its way already (and no later than wanted).
     fn end(&mut self, container: &Container, deadline: Timestamp, why: &str) {
         let name = &container.name;
-        match self.input.memory.get(name).and_then(|m| m.busy.as_ref()) {
+        let memory = self.input.memory.get(name);
+        match memory.and_then(|m| m.busy.as_ref()) {
             Some(Busy::Starting) => {
                 self.plan.actions.push(Action::CancelStart { name: name.clone() });
             }
             Some(Busy::Removing) => {}
             Some(Busy::Stopping { deadline: present })
                 if *present <= later(deadline, Duration::from_secs(1)) => {}
-            _ => self.plan.actions.push(Action::Stop {
+            Some(Busy::Stopping { .. }) => {
+                self.plan.actions.push(Action::Hurry { name: name.clone(), deadline });
+            }
+            None => self.plan.actions.push(Action::Stop {
                 name: name.clone(),
                 id: container.id.clone(),
                 deadline,
                 why: why.to_owned(),
+                again: memory.is_some_and(|m| m.stopped.as_ref() == Some(&container.id)),
             }),
         }
     }
@@ -416,6 +428,10 @@ impl<'a> Decider<'a> {
     /// Ends the containers, the sidecars after the others and in reverse order, then the sandbox.
     fn stop(&mut self, deadline: Timestamp, then: Then) {
         let Input { pod, observed, memory, now, .. } = *self.input;
+        // All has ended that there was; what is still seen is on its way out.
+        if memory.cleaning {
+            return;
+        }
         let spec = spec::spec(pod);
         let mut waits = false;
         for name in self.starting() {

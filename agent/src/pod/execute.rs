@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::ephemeral;
@@ -443,31 +444,72 @@ fn security(pod: &Pod, container: &Container) -> Security {
     }
 }
 
-/// The preStop hook, the signal, and after the deadline the kill.
+pub(crate) struct Stop<'a> {
+    pub name: &'a str,
+    pub id: &'a str,
+    pub ip: Option<IpAddr>,
+    pub why: &'a str,
+    pub again: bool,
+}
+
+/// The preStop hook, the signal, and after the deadline the kill. The deadline may come nearer meanwhile.
 pub(crate) async fn stop(
     context: &Context,
     pod: &Pod,
-    name: &str,
-    id: &str,
-    ip: Option<IpAddr>,
-    deadline: Timestamp,
-    why: &str,
+    stop: Stop<'_>,
+    mut deadline: watch::Receiver<Timestamp>,
 ) -> Result<(), RuntimeError> {
-    let field = container_field(pod, name);
-    context.events.pod(pod, Level::Normal, "Killing", why, Some(&field));
+    let Stop { name, id, ip, why, again } = stop;
     let container = spec::find_container(spec::spec(pod), name);
     let container = container.as_deref();
-    let left = || until(context.clock.now(), deadline);
-    let hook = container.and_then(|c| c.lifecycle.as_ref()?.pre_stop.as_ref().map(|h| (c, h)));
-    if let Some((container, hook)) = hook.filter(|_| !left().is_zero()) {
-        let target = target(context, id, ip);
-        if let Err(why) = run_hook(context, container, hook, &target, left()).await {
-            let message = format!("PreStopHook failed: {why}");
-            context.events.pod(pod, Level::Warning, "FailedPreStopHook", &message, Some(&field));
+    let left = |deadline: &mut watch::Receiver<Timestamp>| {
+        until(context.clock.now(), *deadline.borrow_and_update())
+    };
+    if !again {
+        let field = container_field(pod, name);
+        context.events.pod(pod, Level::Normal, "Killing", why, Some(&field));
+        let hook = container.and_then(|c| c.lifecycle.as_ref()?.pre_stop.as_ref().map(|h| (c, h)));
+        let limit = left(&mut deadline);
+        if let Some((container, hook)) = hook.filter(|_| !limit.is_zero()) {
+            let target = target(context, id, ip);
+            let over = async {
+                changed(&mut deadline).await;
+                loop {
+                    let left = left(&mut deadline);
+                    tokio::select! {
+                        () = tokio::time::sleep(left) => return,
+                        () = changed(&mut deadline) => {}
+                    }
+                }
+            };
+            let run = tokio::select! {
+                biased;
+                run = run_hook(context, container, hook, &target, limit) => run,
+                () = over => Err("it did not end in time".into()),
+            };
+            if let Err(why) = run {
+                let message = format!("PreStopHook failed: {why}");
+                let level = Level::Warning;
+                context.events.pod(pod, level, "FailedPreStopHook", &message, Some(&field));
+            }
         }
     }
     let signal = container.and_then(stop_signal);
-    context.runtime.stop_container(id, signal.as_deref(), left().max(LEAST_GRACE)).await
+    loop {
+        let grace = left(&mut deadline).max(LEAST_GRACE);
+        tokio::select! {
+            result = context.runtime.stop_container(id, signal.as_deref(), grace) => return result,
+            // The runtime is told again, with the time that is left now.
+            () = changed(&mut deadline) => {}
+        }
+    }
+}
+
+/// Never ends where nobody can change it any more.
+async fn changed(deadline: &mut watch::Receiver<Timestamp>) {
+    if deadline.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Removes all that the runtime and the disk have of a pod.

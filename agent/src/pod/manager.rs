@@ -97,6 +97,8 @@ struct Slot {
     stop_by: Option<Timestamp>,
     wake: Option<Timestamp>,
     cancels: BTreeMap<Arc<str>, CancellationToken>,
+    /// The deadlines of what is being stopped.
+    hurries: BTreeMap<Arc<str>, watch::Sender<Timestamp>>,
     probes: Vec<ProbeSlot>,
     /// Nothing is left of it but the object.
     cleaned: bool,

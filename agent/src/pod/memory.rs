@@ -104,6 +104,8 @@ pub struct ContainerMemory {
     pub crash: Option<CrashLoop>,
     /// This container must go, and why: a liveness or startup probe, a hook. Ends with the container.
     pub kill: Option<(Id, String)>,
+    /// The container whose end was begun: it is told once, and its preStop hook is run once.
+    pub stopped: Option<Id>,
     /// The container that has started: its startup probe succeeded and its postStart hook is done.
     pub started: Option<Id>,
     /// The container whose readiness probe says yes.

@@ -1,5 +1,9 @@
 //! How containers end, what is started again, and what is waited for.
 
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
@@ -165,6 +169,99 @@ spec:
         let pod = space.object("pod", "steps").unwrap();
         status(&pod, "beside")["state"]["terminated"].is_object()
     });
+}
+
+/// Counts the requests that come to a port of this machine, by path.
+struct Counted {
+    port: u16,
+    seen: Arc<Mutex<BTreeMap<String, usize>>>,
+}
+
+impl Counted {
+    fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let seen = Arc::<Mutex<BTreeMap<String, usize>>>::default();
+        let counts = Arc::clone(&seen);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = BufReader::new(stream.unwrap());
+                let mut line = String::new();
+                stream.read_line(&mut line).unwrap();
+                let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+                *counts.lock().unwrap().entry(path).or_default() += 1;
+                let _ = stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            }
+        });
+        Self { port, seen }
+    }
+
+    fn seen(&self) -> BTreeMap<String, usize> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+#[test]
+fn each_end_is_begun_once() {
+    let space = Space::on_docker("once");
+    let counted = Counted::new();
+    let port = counted.port;
+    let mut manifest = "
+apiVersion: v1
+kind: Pod
+metadata: {name: six}
+spec:
+  hostNetwork: true
+  containers:"
+        .to_owned();
+    for n in 1..=6 {
+        manifest += &format!(
+            "
+  - name: c{n}
+    image: warren/busybox:1
+    command: [sh, -c, 'trap \"exit 0\" TERM; while :; do sleep 0.1; done']
+    lifecycle: {{preStop: {{httpGet: {{host: 127.0.0.1, port: {port}, path: /c{n}}}}}}}"
+        );
+    }
+    space.apply(&manifest);
+    space.ready("six");
+    space.line("delete pod six --timeout=60s").ok();
+    let once = |prefix: &str| -> BTreeMap<String, usize> {
+        (1..=6).map(|n| (format!("{prefix}{n}"), 1)).collect()
+    };
+    assert_eq!(counted.seen(), once("/c"));
+    // Its Events come after it.
+    let told = || -> BTreeMap<String, usize> {
+        let events = space.cluster.objects("events", &space.name);
+        let killing = events.iter().filter(|e| e["reason"] == "Killing");
+        let count = |e: &Value| usize::try_from(e["count"].as_u64().unwrap()).unwrap();
+        killing.map(|e| (e["message"].as_str().unwrap().to_owned(), count(e))).collect()
+    };
+    until("all are told", SOON, || told().len() == 6);
+    assert_eq!(told(), once("Stopping container c"));
+
+    // A shorter grace hurries what is under way, and begins nothing anew.
+    let host = tempfile::tempdir().unwrap();
+    let out = format!("  volumes: [{{name: out, hostPath: {{path: {}}}}}]", host.path().display());
+    let hook =
+        "lifecycle: {preStop: {exec: {command: [sh, -c, echo hook >>/out/hooks; sleep 3600]}}}
+    terminationMessagePolicy";
+    let script = "trap \"\" TERM; while :; do sleep 0.1; done";
+    let slow = pod("slow", "Always", script, "  terminationGracePeriodSeconds: 3600")
+        .replace("  volumes: [{name: out, emptyDir: {}}]", &out)
+        .replace("terminationMessagePolicy", hook);
+    space.apply(&slow);
+    space.ready("slow");
+    space.line("delete pod slow --wait=false").ok();
+    let hooks = || std::fs::read_to_string(host.path().join("hooks")).unwrap_or_default();
+    until("the hook runs", SOON, || hooks() == "hook\n");
+    let start = Instant::now();
+    space.line("delete pod slow --grace-period=2 --timeout=60s").ok();
+    let took = start.elapsed();
+    assert!((2.0..20.0).contains(&took.as_secs_f64()), "{took:?}");
+    assert_eq!(hooks(), "hook\n");
+    space.event("slow", "FailedPreStopHook", "it did not end in time");
+    assert_eq!(space.events("slow", "Killing"), ["Stopping container c"]);
 }
 
 /// Deletes and waits until it is gone; answers how long that took and the exit code that was told last.

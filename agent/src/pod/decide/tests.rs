@@ -76,8 +76,12 @@ fn show(plan: &Plan) -> String {
                 format!("{how} {name} {attempt}")
             }
             Action::CancelStart { name } => format!("cancel {name}"),
-            Action::Stop { id, deadline, .. } => {
-                format!("stop {id} in {}s", deadline.duration_since(now()).as_secs())
+            Action::Stop { id, deadline, again, .. } => {
+                let word = if *again { "stop again" } else { "stop" };
+                format!("{word} {id} in {}s", deadline.duration_since(now()).as_secs())
+            }
+            Action::Hurry { name, deadline } => {
+                format!("hurry {name} in {}s", deadline.duration_since(now()).as_secs())
             }
             Action::Remove { id, .. } => format!("remove {id}"),
             Action::Fail(terminal) => format!("fail {}", terminal.reason),
@@ -187,7 +191,7 @@ fn what_is_busy_is_left_alone_but_stopped_sooner() {
     memory.container("c").busy =
         Some(Busy::Stopping { deadline: later(now(), Duration::from_secs(30)) });
     assert_eq!(show(&plan(&pod, at(30), &observed, &memory)), "-");
-    assert_eq!(show(&plan(&pod, at(1), &observed, &memory)), "stop c-0 in 1s");
+    assert_eq!(show(&plan(&pod, at(1), &observed, &memory)), "hurry c in 1s");
     memory = Memory { sandbox_busy: true, ..Memory::default() };
     observed = Observed::default();
     assert_eq!(show(&plan(&pod, Wanted::Run, &observed, &memory)), "-");
@@ -326,6 +330,41 @@ fn an_ephemeral_container_holds_no_pod_up() {
     assert_eq!(show(&plan(&pod, Wanted::Run, &observed, &memory)), "start eph 0");
     memory.container("eph").busy = Some(Busy::Starting);
     assert_eq!(show(&plan(&pod, stop_now(), &observed, &memory)), "cancel eph, stop c-0 in 0s");
+}
+
+#[test]
+fn nothing_is_ended_while_all_is_removed() {
+    let pod = pod("Always", false);
+    let memory = Memory { cleaning: true, ..Memory::default() };
+    for wanted in [
+        stop_now(),
+        Wanted::Stop { deadline: later(now(), Duration::from_secs(9)), then: Then::Keep },
+    ] {
+        for state in [State::Created, running(), exited(0), exited(1), State::Unknown] {
+            let observed = Observed {
+                sandboxes: vec![sandbox("s", 0, false)],
+                containers: vec![container(&pod, "c", 0, "s", state)],
+            };
+            assert_eq!(show(&plan(&pod, wanted, &observed, &memory)), "-");
+        }
+    }
+}
+
+#[test]
+fn an_end_is_begun_once_for_each_container() {
+    let pod = pod("Always", false);
+    let mut observed = Observed {
+        sandboxes: vec![sandbox("s", 0, true)],
+        containers: vec![container(&pod, "c", 1, "s", running())],
+    };
+    let mut memory = Memory::default();
+    memory.container("c").stopped = Some("c-0".into());
+    assert_eq!(show(&plan(&pod, stop_now(), &observed, &memory)), "stop c-1 in 0s");
+    // The runtime failed meanwhile.
+    memory.container("c").stopped = Some("c-1".into());
+    assert_eq!(show(&plan(&pod, stop_now(), &observed, &memory)), "stop again c-1 in 0s");
+    observed.containers[0].state = exited(143);
+    assert_eq!(show(&plan(&pod, stop_now(), &observed, &memory)), "clean up");
 }
 
 fn stop_now() -> Wanted {

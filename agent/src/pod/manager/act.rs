@@ -70,17 +70,27 @@ impl Manager {
                     cancel.cancel();
                 }
             }
-            Action::Stop { name, id, deadline, why } => {
-                memory.container(&name).busy = Some(Busy::Stopping { deadline });
+            Action::Stop { name, id, deadline, why, again } => {
+                let container = memory.container(&name);
+                container.busy = Some(Busy::Stopping { deadline });
+                container.stopped = Some(id.clone());
                 let ip = observed.sandbox().and_then(|s| s.ip);
+                let (hurry, deadline) = watch::channel(deadline);
+                slot.hurries.insert(name.clone(), hurry);
                 spawn(
                     uid,
                     Box::pin(async move {
-                        let result =
-                            execute::stop(&context, &pod, &name, &id, ip, deadline, &why).await;
+                        let stop = execute::Stop { name: &name, id: &id, ip, why: &why, again };
+                        let result = execute::stop(&context, &pod, stop, deadline).await;
                         Done::Stop(name, result.map_err(|e| e.to_string()))
                     }),
                 );
+            }
+            Action::Hurry { name, deadline } => {
+                memory.container(&name).busy = Some(Busy::Stopping { deadline });
+                if let Some(hurry) = slot.hurries.get(&name) {
+                    hurry.send_replace(deadline);
+                }
             }
             Action::Remove { name, id } => {
                 let container = memory.container(&name);
@@ -162,6 +172,7 @@ impl Manager {
             }
             Done::Stop(name, result) => {
                 memory.container(&name).busy = None;
+                slot.hurries.remove(&name);
                 if let Err(error) = result {
                     tracing::warn!(pod = uid, container = %name, %error, "a stop failed");
                     // Not at once again: the observation that follows decides, a wake is the net.

@@ -150,6 +150,7 @@ impl Manager {
                 stop_by: None,
                 wake: None,
                 cancels: BTreeMap::new(),
+                hurries: BTreeMap::new(),
                 probes: Vec::new(),
                 cleaned: false,
             },

@@ -272,7 +272,8 @@ fn state(found: &ContainerInspectResponse, created_at: Timestamp) -> State {
                 finished_at: finished_at.unwrap_or(created_at),
             }),
         },
-        Some(Status::EXITED | Status::DEAD) => State::Exited(Exit {
+        // One that is being removed has no process any more.
+        Some(Status::EXITED | Status::DEAD | Status::REMOVING) => State::Exited(Exit {
             code,
             reason: match (state.oom_killed, code) {
                 (Some(true), _) => "OOMKilled",
@@ -299,6 +300,24 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn only_a_process_or_a_riddle_must_be_ended() {
+        for (status, expected) in [
+            ("created", "Created"),
+            ("running", "Running"),
+            ("paused", "Running"),
+            ("exited", "Exited"),
+            ("dead", "Exited"),
+            ("removing", "Exited"),
+            ("restarting", "Unknown"),
+        ] {
+            let found = json!({"State": {"Status": status, "ExitCode": 0}});
+            let found: ContainerInspectResponse = serde_json::from_value(found).unwrap();
+            let state = format!("{:?}", state(&found, Timestamp::UNIX_EPOCH));
+            assert!(state.starts_with(expected), "{status}: {state}");
+        }
+    }
 
     #[test]
     fn a_sandbox_is_ready_with_its_process_and_its_network() {
