@@ -221,6 +221,9 @@ fn labels(config: &Config, machine: &Machine) -> BTreeMap<String, String> {
         ("kubernetes.io/hostname", config.node.as_str()),
         ("kubernetes.io/os", "linux"),
         ("kubernetes.io/arch", machine.arch()),
+        // Selectors from before 1.14; Kubernetes still keeps them equal to the two above.
+        ("beta.kubernetes.io/os", "linux"),
+        ("beta.kubernetes.io/arch", machine.arch()),
     ] {
         labels.insert(key.to_owned(), value.to_owned());
     }
@@ -403,6 +406,26 @@ mod tests {
         let ready = status.conditions.unwrap().into_iter().find(|c| c.type_ == "Ready").unwrap();
         assert_eq!(ready.status, "False");
         assert_eq!(ready.message.unwrap(), "container runtime is down: gone");
+    }
+
+    #[test]
+    fn what_a_node_is_stands_in_its_labels_whatever_the_configuration_says() {
+        let mut config = Config::simulated("c", "n1");
+        let machine = Machine::simulated(&config.capacity);
+        for (key, value) in [("zone", "a"), ("kubernetes.io/os", "plan9")] {
+            config.labels.insert(key.into(), value.into());
+        }
+        let labels = labels(&config, &machine);
+        for (key, value) in [
+            ("zone", "a"),
+            ("kubernetes.io/hostname", "n1"),
+            ("kubernetes.io/os", "linux"),
+            ("kubernetes.io/arch", machine.arch()),
+            ("beta.kubernetes.io/os", "linux"),
+            ("beta.kubernetes.io/arch", machine.arch()),
+        ] {
+            assert_eq!(labels.get(key).map(String::as_str), Some(value), "{key}");
+        }
     }
 
     #[test]
