@@ -395,7 +395,13 @@ pub trait Runtime: Send + Sync {
     async fn remove_sandbox(&self, id: &str) -> Result<()>;
 
     /// Makes sure that an image is there.
-    async fn ensure_image(&self, image: &str, policy: PullPolicy) -> Result<Pulled>;
+    /// `begins` is called where the image has to be pulled, once, before that.
+    async fn ensure_image(
+        &self,
+        image: &str,
+        policy: PullPolicy,
+        begins: &(dyn Fn() + Send + Sync),
+    ) -> Result<Pulled>;
     async fn images(&self) -> Result<Vec<Image>>;
 
     async fn create_container(

@@ -94,6 +94,12 @@ impl FakeApi {
         self.state.lock().log.clone()
     }
 
+    /// Reason and message of each Event, in their order.
+    pub(crate) fn told(&self) -> Vec<(String, String)> {
+        let of = |text: &Option<String>| text.clone().unwrap_or_default();
+        self.state.lock().events.iter().map(|e| (of(&e.reason), of(&e.message))).collect()
+    }
+
     pub(crate) fn reasons(&self) -> Vec<String> {
         self.state.lock().events.iter().filter_map(|e| e.reason.clone()).collect()
     }

@@ -238,6 +238,22 @@ async fn a_failed_pull_backs_off_and_a_deletion_ends_it() {
             p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "ImagePullBackOff"
         })
         .await;
+    let about = |api: &FakeApi| {
+        let mut told = api.told();
+        told.retain(|(_, message)| message.contains("mage"));
+        Some(told).filter(|told| told.len() >= 5)
+    };
+    let told = world.api.until("told", about).await;
+    assert_eq!(
+        told.iter().map(|(reason, message)| (&**reason, &**message)).collect::<Vec<_>>(),
+        [
+            ("Pulling", "Pulling image \"missing.invalid/x:1\""),
+            ("Failed", "Failed to pull image \"missing.invalid/x:1\": not found"),
+            ("Failed", "Error: ErrImagePull"),
+            ("BackOff", "Back-off pulling image \"missing.invalid/x:1\""),
+            ("Failed", "Error: ImagePullBackOff"),
+        ]
+    );
     world.api.delete_gracefully("default", "web", 30);
     world.api.until("gone", |api| api.get("default", "web").is_none().then_some(())).await;
 }

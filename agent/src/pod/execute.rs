@@ -16,10 +16,12 @@ use super::spec;
 use crate::context::Context;
 use crate::events::Level;
 use crate::runtime::{
-    self, ContainerConfig, Dns, Id, Limits, Observed, PortMapping, PullPolicy, RuntimeError,
-    SandboxConfig, Security,
+    self, ContainerConfig, Dns, Id, Limits, Observed, PortMapping, RuntimeError, SandboxConfig,
+    Security,
 };
 use crate::volume::VolumeError;
+
+mod image;
 
 /// Output of a hook that is kept for its event.
 const HOOK_OUTPUT: usize = 4096;
@@ -171,7 +173,7 @@ pub(crate) async fn start(
             match context.runtime.create_container(sandbox, host_network, config).await {
                 Ok(id) => id,
                 Err(error @ RuntimeError::ImagePull { .. }) => {
-                    return Err(pull_failed(context, pod, container, &field, &error));
+                    return Err(image::failed(context, pod, &field, &error));
                 }
                 Err(error) => {
                     let message = format!("Error: {error}");
@@ -224,25 +226,6 @@ fn cancelled() -> StartError {
     StartError { kind: Kind::Cancelled, reason: "ContainerCreating", message, made: false }
 }
 
-fn pull_failed(
-    context: &Context,
-    pod: &Pod,
-    container: &Container,
-    field: &str,
-    error: &RuntimeError,
-) -> StartError {
-    let reason = error.waiting_reason();
-    // As the kubelet names them.
-    let event = match error {
-        RuntimeError::InvalidImageName(_) => "InspectFailed",
-        RuntimeError::ImageNeverPull(_) => "ErrImageNeverPull",
-        _ => "Failed",
-    };
-    context.events.pod(pod, Level::Warning, event, &error.to_string(), Some(field));
-    let _ = container;
-    StartError { kind: Kind::Image, reason, message: error.to_string(), made: false }
-}
-
 /// Everything up to the runtime's own work: volumes, image, environment.
 async fn prepare(
     context: &Context,
@@ -263,22 +246,7 @@ async fn prepare(
         context.events.pod(pod, Level::Warning, "FailedMount", &message, None);
         fail(Kind::Other, "ContainerCreating", message)
     })?;
-    let image = container.image.as_deref().unwrap_or_default();
-    let policy = pull_policy(container);
-    if policy == PullPolicy::Always {
-        let message = format!("Pulling image \"{image}\"");
-        context.events.pod(pod, Level::Normal, "Pulling", &message, Some(field));
-    }
-    let pulled = context.runtime.ensure_image(image, policy).await;
-    let pulled = pulled.map_err(|error| pull_failed(context, pod, container, field, &error))?;
-    let message = match pulled.took {
-        None => format!("Container image \"{image}\" already present on machine"),
-        Some(took) => format!(
-            "Successfully pulled image \"{image}\" in {took:.0?} ({took:.0?} including waiting). Image size: {} bytes.",
-            pulled.image.size_bytes
-        ),
-    };
-    context.events.pod(pod, Level::Normal, "Pulled", &message, Some(field));
+    let image = image::ensure(context, pod, container, field).await?;
 
     let config_error = |message: String| {
         let text = format!("Error: {message}");
@@ -294,28 +262,7 @@ async fn prepare(
         .mounts(pod, container, &env)
         .map_err(|e: VolumeError| config_error(e.to_string()))?;
     let security = security(pod, container);
-    if security.run_as_non_root {
-        let user = security.user.clone().unwrap_or_else(|| pulled.image.user.clone());
-        let name = user.split(':').next().unwrap_or_default();
-        match name.parse::<u64>() {
-            Ok(0) => {
-                return Err(config_error(
-                    "container has runAsNonRoot and image will run as root".into(),
-                ));
-            }
-            Ok(_) => {}
-            Err(_) if name.is_empty() => {
-                return Err(config_error(
-                    "container has runAsNonRoot and image will run as root".into(),
-                ));
-            }
-            Err(_) => {
-                return Err(config_error(format!(
-                    "container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root"
-                )));
-            }
-        }
-    }
+    image::check_user(pod, container, &security, &image).map_err(config_error)?;
     let expanded = |field, words: &Option<Vec<String>>| {
         super::env::expand_all(field, words.as_ref(), &env).map_err(|e| config_error(e.to_string()))
     };
@@ -334,7 +281,7 @@ async fn prepare(
         pod: spec::pod_ref(pod),
         name: container.name.as_str().into(),
         attempt,
-        image: image.into(),
+        image: container.image.as_deref().unwrap_or_default().into(),
         command,
         args,
         env,
@@ -367,25 +314,6 @@ async fn make_empty(file: &std::path::Path) -> std::io::Result<()> {
     tokio::fs::set_permissions(file, std::fs::Permissions::from_mode(0o666)).await
 }
 
-/// Without a policy: `Always` for `latest` and untagged images, else `IfNotPresent`.
-fn pull_policy(container: &Container) -> PullPolicy {
-    match container.image_pull_policy.as_deref() {
-        Some("Always") => PullPolicy::Always,
-        Some("Never") => PullPolicy::Never,
-        Some("IfNotPresent") => PullPolicy::IfNotPresent,
-        _ => {
-            let image = container.image.as_deref().unwrap_or_default();
-            let last = image.rsplit('/').next().unwrap_or_default();
-            let tag = last.split_once(':').map(|(_, tag)| tag);
-            match (image.contains('@'), tag) {
-                (true, _) => PullPolicy::IfNotPresent,
-                (false, None | Some("latest")) => PullPolicy::Always,
-                (false, Some(_)) => PullPolicy::IfNotPresent,
-            }
-        }
-    }
-}
-
 fn stop_signal(container: &Container) -> Option<String> {
     container.lifecycle.as_ref().and_then(|l| l.stop_signal.clone())
 }
@@ -414,10 +342,15 @@ fn limits(pod: &Pod, container: &Container, node_memory: i64) -> Limits {
     }
 }
 
+fn run_as_user(pod: &Pod, container: &Container) -> Option<i64> {
+    let own = container.security_context.as_ref().and_then(|s| s.run_as_user);
+    own.or_else(|| spec::spec(pod).security_context.as_ref().and_then(|s| s.run_as_user))
+}
+
 fn security(pod: &Pod, container: &Container) -> Security {
     let all = spec::spec(pod).security_context.as_ref();
     let own = container.security_context.as_ref();
-    let user = own.and_then(|s| s.run_as_user).or_else(|| all.and_then(|s| s.run_as_user));
+    let user = run_as_user(pod, container);
     let group = own.and_then(|s| s.run_as_group).or_else(|| all.and_then(|s| s.run_as_group));
     let non_root = own.and_then(|s| s.run_as_non_root).or(all.and_then(|s| s.run_as_non_root));
     let seccomp = own
@@ -577,24 +510,4 @@ pub(crate) fn container_field(pod: &Pod, name: &str) -> String {
         "containers"
     };
     format!("spec.{list}{{{name}}}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pull_policies() {
-        for (image, expected) in [
-            ("busybox", PullPolicy::Always),
-            ("busybox:latest", PullPolicy::Always),
-            ("busybox:1.36", PullPolicy::IfNotPresent),
-            ("host:5000/busybox", PullPolicy::Always),
-            ("host:5000/busybox:1", PullPolicy::IfNotPresent),
-            ("busybox@sha256:00", PullPolicy::IfNotPresent),
-        ] {
-            let container = Container { image: Some(image.into()), ..Container::default() };
-            assert_eq!(pull_policy(&container), expected, "{image}");
-        }
-    }
 }

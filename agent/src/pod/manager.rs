@@ -365,6 +365,8 @@ fn backoff_events(context: &Context, pod: &Pod, old: &PodStatus, new: &PodStatus
             Some("ImagePullBackOff") => {
                 let message = format!("Back-off pulling image \"{}\"", said.image);
                 context.events.pod(pod, Level::Normal, "BackOff", &message, Some(&field));
+                let message = "Error: ImagePullBackOff";
+                context.events.pod(pod, Level::Warning, "Failed", message, Some(&field));
             }
             _ => {}
         }

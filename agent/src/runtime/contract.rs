@@ -1,6 +1,7 @@
 //! What every runtime must do: one suite, run against each implementor.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::*;
@@ -121,15 +122,23 @@ pub(crate) async fn run(subject: &Subject) {
 async fn version_and_images(subject: &Subject) {
     assert!(!subject.runtime.version().await.unwrap().version.is_empty());
     let runtime = &subject.runtime;
-    let there = runtime.ensure_image(&subject.image, PullPolicy::IfNotPresent).await.unwrap();
+    let pulls = AtomicUsize::new(0);
+    let begins = &|| {
+        pulls.fetch_add(1, Ordering::Relaxed);
+    };
+    let there =
+        runtime.ensure_image(&subject.image, PullPolicy::IfNotPresent, begins).await.unwrap();
     assert_eq!(there.took, None);
-    let error = runtime.ensure_image("Not an image", PullPolicy::IfNotPresent).await.unwrap_err();
+    let error =
+        runtime.ensure_image("Not an image", PullPolicy::IfNotPresent, begins).await.unwrap_err();
     assert_eq!(error.waiting_reason(), "InvalidImageName");
     let missing = "missing.invalid/nothing:1";
-    let error = runtime.ensure_image(missing, PullPolicy::Never).await.unwrap_err();
+    let error = runtime.ensure_image(missing, PullPolicy::Never, begins).await.unwrap_err();
     assert_eq!(error.waiting_reason(), "ErrImageNeverPull");
-    let error = runtime.ensure_image(missing, PullPolicy::IfNotPresent).await.unwrap_err();
+    assert_eq!(pulls.load(Ordering::Relaxed), 0, "nothing is pulled so far");
+    let error = runtime.ensure_image(missing, PullPolicy::IfNotPresent, begins).await.unwrap_err();
     assert_eq!(error.waiting_reason(), "ErrImagePull", "{error}");
+    assert_eq!(pulls.load(Ordering::Relaxed), 1);
 }
 
 async fn a_life(subject: &Subject) {

@@ -333,8 +333,13 @@ impl Runtime for DockerRuntime {
         self.remove(id).await
     }
 
-    async fn ensure_image(&self, image: &str, policy: PullPolicy) -> Result<Pulled> {
-        image::ensure(self.docker()?, &self.pulling, image, policy).await
+    async fn ensure_image(
+        &self,
+        image: &str,
+        policy: PullPolicy,
+        begins: &(dyn Fn() + Send + Sync),
+    ) -> Result<Pulled> {
+        image::ensure(self.docker()?, &self.pulling, image, policy, begins).await
     }
 
     async fn images(&self) -> Result<Vec<Image>> {

@@ -207,6 +207,10 @@ spec:
     space.event("never", "ErrImageNeverPull", "is not present with pull policy of Never");
     space.event("missing", "Failed", "Failed to pull image \"127.0.0.1:1/missing:1\"");
     space.event("missing", "BackOff", "Back-off pulling image \"127.0.0.1:1/missing:1\"");
+    space.event("missing", "Pulling", "Pulling image \"127.0.0.1:1/missing:1\"");
+    space.event("missing", "Failed", "Error: ErrImagePull");
+    space.event("missing", "Failed", "Error: ImagePullBackOff");
+    space.event("never", "Failed", "Error: ErrImageNeverPull");
     space.event("nonsense", "InspectFailed", "couldn't parse image name");
     let pod = space.object("pod", "missing").unwrap();
     assert_eq!(pod["status"]["phase"], "Pending");
@@ -214,6 +218,8 @@ spec:
     assert!(message.contains("127.0.0.1:1/missing:1"), "{message}");
     // Built on this machine, there is nothing to pull.
     space.ready("always");
+    space.event("always", "Pulled", "already present on machine");
+    assert!(space.events("always", "Pulling").is_empty());
 
     // Mended, it runs.
     space.line("set image pod/missing c=warren/busybox:1").ok();

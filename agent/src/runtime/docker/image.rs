@@ -32,6 +32,7 @@ pub(super) async fn ensure(
     pulls: &Pulls,
     image: &str,
     policy: PullPolicy,
+    begins: &(dyn Fn() + Send + Sync),
 ) -> Result<Pulled> {
     let present = inspect(docker, image).await?;
     if let Some(found) = &present {
@@ -42,6 +43,7 @@ pub(super) async fn ensure(
     } else if policy == PullPolicy::Never {
         return Err(RuntimeError::ImageNeverPull(image.to_owned()));
     }
+    begins();
     let start = Instant::now();
     loop {
         let done = pulls.done.notified();

@@ -18,7 +18,7 @@ async fn the_contract() {
         Ok(_) => {
             let mut missing = Ok(());
             for image in [PAUSE, BUSYBOX] {
-                if let Err(error) = runtime.ensure_image(image, PullPolicy::Never).await {
+                if let Err(error) = runtime.ensure_image(image, PullPolicy::Never, &|| ()).await {
                     missing = Err(format!("{error}: run images/build.sh"));
                 }
             }

@@ -104,7 +104,12 @@ impl Runtime for SimulatedRuntime {
         Ok(())
     }
 
-    async fn ensure_image(&self, image: &str, policy: PullPolicy) -> Result<Pulled> {
+    async fn ensure_image(
+        &self,
+        image: &str,
+        policy: PullPolicy,
+        begins: &(dyn Fn() + Send + Sync),
+    ) -> Result<Pulled> {
         drop(self.up()?);
         if image.is_empty() || image.contains(char::is_whitespace) || image.contains("//") {
             return Err(RuntimeError::InvalidImageName(format!(
@@ -116,6 +121,7 @@ impl Runtime for SimulatedRuntime {
             return Err(match policy {
                 PullPolicy::Never => RuntimeError::ImageNeverPull(image.to_owned()),
                 _ => {
+                    begins();
                     RuntimeError::ImagePull { image: image.to_owned(), reason: "not found".into() }
                 }
             });
