@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 #[cfg(test)]
 pub(crate) mod contract;
+pub(crate) mod dial;
 pub mod docker;
 pub mod simulated;
 

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::memory::later;
-use crate::runtime::{self, Runtime};
+use crate::runtime::{self, Runtime, dial};
 
 /// How much of a probe's output is kept for its event.
 const OUTPUT_LIMIT: usize = 10 * 1024;
@@ -153,7 +153,7 @@ pub async fn ask(
         let host = tcp.host.clone().unwrap_or_else(|| target.ip.to_string());
         return match connect(&host, port, timeout).await {
             Ok(_) => Answer::Success,
-            Err(error) => Answer::Failure(format!("dial tcp {host}:{port}: {error}")),
+            Err(error) => Answer::Failure(error),
         };
     }
     if let Some(grpc) = &probe.grpc {
@@ -187,11 +187,27 @@ async fn connect(
     port: u16,
     timeout: Duration,
 ) -> Result<tokio::net::TcpStream, String> {
-    match tokio::time::timeout(timeout, tokio::net::TcpStream::connect((host, port))).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("i/o timeout".into()),
+    let dial = async {
+        let found = tokio::net::lookup_host((host, port)).await;
+        let found = found.map_err(|error| dial::unknown(host, Some(&error)))?;
+        let mut failure = dial::unknown(host, None);
+        for address in found {
+            match tokio::net::TcpStream::connect(address).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failure = dial::failed(address, &error),
+            }
+        }
+        Err(failure)
+    };
+    match tokio::time::timeout(timeout, dial).await {
+        Ok(dialled) => dialled,
+        Err(_) => Err(format!("dial tcp {}:{port}: i/o timeout", shown(host))),
     }
+}
+
+/// As it stands before a port.
+fn shown(host: &str) -> String {
+    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
 }
 
 /// A path as it stands in a request: a probe is not to say more to whatever listens there.
@@ -222,7 +238,7 @@ pub async fn http(
     let path = one_word(&path);
     let tls = get.scheme.as_deref().is_some_and(|s| s.eq_ignore_ascii_case("https"));
     let scheme = if tls { "https" } else { "http" };
-    let shown_host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+    let shown_host = shown(&host);
     let url = format!("{scheme}://{shown_host}:{port}{path}");
     let headers = get.http_headers.iter().flatten();
     let clean = |s: &str| !s.contains(['\r', '\n']);
@@ -251,12 +267,20 @@ pub async fn http(
     }
     let whole = async {
         let stream = connect(&host, port, timeout).await?;
-        if tls {
+        let ends = (stream.local_addr(), stream.peer_addr());
+        let answer = if tls {
             let stream = tls::connect(stream, &host).await?;
             exchange(stream, &request).await
         } else {
             exchange(stream, &request).await
-        }
+        };
+        answer.map_err(|broken| match (broken, ends) {
+            (Broken::Off(verb, error), (Ok(near), Ok(far))) => {
+                format!("{verb} tcp {near}->{far}: {verb}: {}", dial::words(&error))
+            }
+            (Broken::Off(verb, error), _) => format!("{verb} tcp: {verb}: {}", dial::words(&error)),
+            (Broken::Other(text), _) => text.to_owned(),
+        })
     };
     match tokio::time::timeout(timeout, whole).await {
         Ok(Ok((status, _))) if (200..400).contains(&status) => Answer::Success,
@@ -270,23 +294,29 @@ pub async fn http(
     }
 }
 
+enum Broken {
+    /// While this was done: `read`, `write`.
+    Off(&'static str, std::io::Error),
+    Other(&'static str),
+}
+
 /// Sends the request and reads the status line; the rest of the answer is of no interest.
-async fn exchange<S>(mut stream: S, request: &str) -> Result<(u16, Vec<u8>), String>
+async fn exchange<S>(mut stream: S, request: &str) -> Result<(u16, Vec<u8>), Broken>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
-    stream.write_all(request.as_bytes()).await.map_err(|e| e.to_string())?;
+    stream.write_all(request.as_bytes()).await.map_err(|e| Broken::Off("write", e))?;
     let mut head = Vec::with_capacity(1024);
     let mut buffer = [0; 1024];
     while head.len() < 4096 && !head.windows(2).any(|w| w == b"\r\n") {
         match stream.read(&mut buffer).await {
             Ok(0) => break,
             Ok(n) => head.extend_from_slice(&buffer[..n]),
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(Broken::Off("read", error)),
         }
     }
     if head.is_empty() {
-        return Err("EOF".into());
+        return Err(Broken::Other("EOF"));
     }
     let line = String::from_utf8_lossy(&head);
     let mut words = line.split_ascii_whitespace();
@@ -294,7 +324,9 @@ where
     let status = words.next().and_then(|word| word.parse().ok());
     match status {
         Some(status) if version.starts_with("HTTP/") => Ok((status, head)),
-        _ => Err("net/http: HTTP/1.x transport connection broken: malformed HTTP response".into()),
+        _ => Err(Broken::Other(
+            "net/http: HTTP/1.x transport connection broken: malformed HTTP response",
+        )),
     }
 }
 

@@ -156,6 +156,7 @@ fn readiness_decides_about_traffic_and_liveness_about_life() {
         space.event(kind.pod, "Unhealthy", kind.dead);
         space.event(kind.pod, "Killing", "Container c failed liveness probe, will be restarted");
     }
+    space.event("by-tcp", "Unhealthy", ":8080: connect: connection refused");
 }
 
 #[test]

@@ -52,7 +52,35 @@ async fn http_and_tcp_ask_for_real() {
     assert_eq!(found, [Answer::Success, failed, Answer::Success]);
     drop(listener);
     let refused = http(&container, &get, &target, Duration::from_secs(5)).await;
-    assert!(matches!(refused, Answer::Failure(text) if text.contains("refused")));
+    let why = format!("dial tcp 127.0.0.1:{number}: connect: connection refused");
+    let url = format!("http://127.0.0.1:{number}/healthz?x=1");
+    assert_eq!(refused, Answer::Failure(format!("Get \"{url}\": {why}")));
+    let refused = connect("127.0.0.1", number, Duration::from_secs(5)).await;
+    assert_eq!(refused.unwrap_err(), why);
+    // Longer than any name, so that nobody is asked.
+    let host = "x".repeat(300);
+    let unknown = connect(&host, number, Duration::from_secs(60)).await;
+    assert_eq!(unknown.unwrap_err(), format!("dial tcp: lookup {host}: no such host"));
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_is_told_with_both_its_ends() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let number = listener.local_addr().unwrap().port();
+    let answers = async {
+        let (stream, far) = listener.accept().await.unwrap();
+        // What was sent is there, unread: the end is a reset.
+        stream.readable().await.unwrap();
+        drop(stream);
+        far
+    };
+    let get = HTTPGetAction { port: IntOrString::Int(number.into()), ..HTTPGetAction::default() };
+    let target = Target { container_id: "x".into(), ip: [127, 0, 0, 1].into() };
+    let container = Container::default();
+    let asked = http(&container, &get, &target, Duration::from_secs(5));
+    let (far, found) = tokio::join!(answers, asked);
+    let why = format!("read tcp {far}->127.0.0.1:{number}: read: connection reset by peer");
+    assert_eq!(found, Answer::Failure(format!("Get \"http://127.0.0.1:{number}/\": {why}")));
 }
 
 #[tokio::test]

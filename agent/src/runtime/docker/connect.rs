@@ -11,6 +11,7 @@ use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
 
 use super::{Connection, Result, RuntimeError};
+use crate::runtime::dial;
 
 /// IPv4 and, where the kernel has it, IPv6.
 struct Sockets(OwnedFd, Option<OwnedFd>);
@@ -57,36 +58,29 @@ pub(super) async fn connect(
             let connected = tokio::net::TcpStream::connect((address, port)).await;
             return match connected {
                 Ok(stream) => Ok(Box::new(quick(stream))),
-                Err(error) => Err(failed(told(SocketAddr::new(address, port), &error))),
+                Err(error) => Err(failed(dial::failed(SocketAddr::new(address, port), &error))),
             };
         }
         (Err(error), None) => return Err(failed(error.to_string())),
     };
-    let first = match dial(v4, Ipv4Addr::LOCALHOST.into(), port).await {
+    let first = match to(v4, Ipv4Addr::LOCALHOST.into(), port).await {
         Ok(stream) => return Ok(Box::new(quick(stream))),
-        Err(error) => told((Ipv4Addr::LOCALHOST, port).into(), &error),
+        Err(error) => dial::failed(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), &error),
     };
     let Some(v6) = v6 else { return Err(failed(first)) };
-    match dial(v6, Ipv6Addr::LOCALHOST.into(), port).await {
+    match to(v6, Ipv6Addr::LOCALHOST.into(), port).await {
         Ok(stream) => Ok(Box::new(quick(stream))),
         // Pods have no IPv6 loopback, unless somebody gave them one.
         Err(error) if error.kind() == ErrorKind::AddrNotAvailable => Err(failed(first)),
         Err(error) => {
-            let second = told((Ipv6Addr::LOCALHOST, port).into(), &error);
+            let second = dial::failed(SocketAddr::from((Ipv6Addr::LOCALHOST, port)), &error);
             Err(failed(format!("IPv4: {first}, IPv6: {second}")))
         }
     }
 }
 
-async fn dial(socket: OwnedFd, ip: IpAddr, port: u16) -> io::Result<tokio::net::TcpStream> {
+async fn to(socket: OwnedFd, ip: IpAddr, port: u16) -> io::Result<tokio::net::TcpStream> {
     TcpSocket::from_std_stream(TcpStream::from(socket)).connect(SocketAddr::new(ip, port)).await
-}
-
-fn told(address: SocketAddr, error: &io::Error) -> String {
-    match error.kind() {
-        ErrorKind::ConnectionRefused => format!("dial tcp {address}: connect: connection refused"),
-        _ => format!("dial tcp {address}: {error}"),
-    }
 }
 
 fn quick(stream: tokio::net::TcpStream) -> tokio::net::TcpStream {
