@@ -1,5 +1,7 @@
 //! Server-side apply: what a manager says it wants, merged into what is there.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
 
 use super::fields::{self, Mode, Purpose};
@@ -225,30 +227,34 @@ impl<'s> Merge<'s> {
             _ => Some(item.to_string()),
         };
         let applied: Vec<Option<String>> = from.iter().map(element).collect();
-        let mut live: Vec<(Option<String>, Option<Value>)> =
-            into.drain(..).map(|item| (element(&item), Some(item))).collect();
-        let is_applied = |name: &Option<String>| name.is_some() && applied.contains(name);
+        let (names, mut live): (Vec<Option<String>>, Vec<Option<Value>>) =
+            into.drain(..).map(|item| (element(&item), Some(item))).unzip();
+        let wanted: HashSet<&str> = applied.iter().flatten().map(String::as_str).collect();
+        let is_applied = |at: usize| names[at].as_deref().is_some_and(|name| wanted.contains(name));
+        // By name, the last place first.
+        let mut places: HashMap<&str, Vec<usize>> = HashMap::with_capacity(names.len());
+        for (at, name) in names.iter().enumerate().rev() {
+            if let Some(name) = name {
+                places.entry(name).or_default().push(at);
+            }
+        }
         let mut next = 0;
         for (item, name) in from.iter().zip(&applied) {
-            while let Some((live_name, live_item)) = live.get_mut(next)
-                && (live_item.is_none() || !is_applied(live_name))
-            {
-                into.extend(live_item.take());
+            while next < live.len() && (live[next].is_none() || !is_applied(next)) {
+                into.extend(live[next].take());
                 next += 1;
             }
-            let old = live
-                .iter_mut()
-                .find(|(live_name, item)| item.is_some() && name.is_some() && live_name == name)
-                .and_then(|(_, item)| item.take());
+            let place = name.as_deref().and_then(|name| places.get_mut(name)?.pop());
+            let old = place.and_then(|at| live[at].take());
             let mut new = old.unwrap_or_else(|| item.clone());
             if let Mode::Keyed { item: shape, .. } = mode {
                 self.value(shape, None, &mut new, item);
             }
             into.push(new);
         }
-        for (name, item) in live {
+        for (at, item) in live.into_iter().enumerate() {
             // A second item of the same key is gone: the applied one stands for all.
-            into.extend(item.filter(|_| !is_applied(&name)));
+            into.extend(item.filter(|_| !is_applied(at)));
         }
     }
 

@@ -368,6 +368,29 @@ fn config() -> impl Strategy<Value = Value> {
     )
 }
 
+/// With one look through the list for each item of it, this takes half a minute.
+#[test]
+fn long_lists_are_merged_in_one_go() {
+    const MANY: usize = 30_000;
+    let config = |value: &str, from: usize| {
+        let variable = |n: usize| json!({"name": format!("E{n}"), "value": value});
+        let env: Vec<Value> = (from..from + MANY).rev().map(variable).collect();
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "x"},
+            "spec": {"containers": [{"name": "c", "image": "i", "env": env}]},
+        })
+    };
+    let live = applied(None, config("old", 0), "one", false).unwrap();
+    let started = std::time::Instant::now();
+    let merged = applied(Some(&live), config("new", MANY / 2), "two", true).unwrap();
+    assert!(started.elapsed() < std::time::Duration::from_secs(10), "{:?}", started.elapsed());
+    let env = merged.at(&["spec", "containers"]).unwrap()[0]["env"].as_array().unwrap();
+    let names: Vec<&str> = env.iter().map(|item| item["name"].as_str().unwrap()).collect();
+    let last = format!("E{}", MANY + MANY / 2 - 1);
+    assert_eq!((names.len(), names[0]), (MANY + MANY / 2, last.as_str()));
+    assert_eq!(names.last(), Some(&"E0"), "what was not applied keeps its place");
+}
+
 proptest! {
     #[test]
     fn twice_is_once(first in config(), second in config(), third in config()) {
