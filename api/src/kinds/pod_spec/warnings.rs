@@ -93,12 +93,19 @@ fn node_label(key: &str) -> Option<&'static str> {
     })
 }
 
+/// Far more than any client is told.
+const MAX_FOUND: usize = 256;
+/// Of the ports of one number, with how many each is compared.
+const MAX_COMPARED: usize = 64;
+
 #[derive(Default)]
 struct Found(Vec<String>);
 
 impl Found {
     fn add(&mut self, path: &Path<'_>, message: &str) {
-        self.0.push(format!("{}: {message}", String::from(path)));
+        if self.0.len() < MAX_FOUND {
+            self.0.push(format!("{}: {message}", String::from(path)));
+        }
     }
 
     fn name(&mut self, object: &Object, used_in: &str) {
@@ -320,7 +327,9 @@ impl Found {
                 };
                 self.add(&place, &format!("{what} port definition with {other}"));
             }
-            others.push((String::from(&place), port));
+            if others.len() < MAX_COMPARED {
+                others.push((String::from(&place), port));
+            }
         }
     }
 }
@@ -342,6 +351,15 @@ mod tests {
     fn check(pod: Value, expected: Expect) {
         let pod = Object::try_from(pod).unwrap();
         expected.assert_eq(&of_pod(&pod, None).join("\n"));
+    }
+
+    /// Each with each, they would be two hundred million.
+    #[test]
+    fn many_of_the_same_are_not_all_told() {
+        let ports = vec![json!({"containerPort": 80}); 20_000];
+        let pod = json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "ports": ports}]}});
+        let found = of_pod(&Object::try_from(pod).unwrap(), None);
+        assert_eq!(found.len(), MAX_FOUND);
     }
 
     #[test]
