@@ -16,6 +16,7 @@ use crate::accept::{Accept, Form};
 use crate::admission::{Admission, release};
 use crate::api::{Api, Call};
 use crate::authz::Authorized;
+use crate::cache::Entry;
 use crate::codec::{self, Format};
 use crate::commit::{Committed, Plan, commit, key_of};
 use crate::prepare::{self, DeleteOptions, Outcome, Scene};
@@ -24,8 +25,10 @@ use crate::request::{Query, ResourceRequest, Target};
 use crate::response::{self, Body};
 use crate::table;
 
+mod heavy;
 mod patch;
 
+use heavy::heavy;
 pub(crate) use patch::{Applied, Patch, options as patch_options, patch};
 
 /// Kubernetes' own bound.
@@ -42,6 +45,8 @@ pub(crate) struct WriteOptions {
     pub manager: String,
     /// Server-side apply, which computes managed fields itself.
     pub applied: bool,
+    /// How large the body was.
+    pub bytes: usize,
 }
 
 const MAX_MANAGER: usize = 128;
@@ -76,6 +81,7 @@ impl WriteOptions {
             validation: known.unwrap_or_default(),
             manager: Manager::name_of(given, agent),
             applied: false,
+            bytes: 0,
         }
     }
 }
@@ -144,10 +150,12 @@ pub(crate) async fn create(
 ) -> Result<Response<Body>, Status> {
     let request = resource(&call)?.clone();
     let Call { info, accept, allowed, http } = call;
-    let options = WriteOptions::read("CreateOptions", &info.query, http.headers())?;
+    let mut options = WriteOptions::read("CreateOptions", &info.query, http.headers())?;
     let format = codec::format(http.headers())?;
     let body = body(http).await?;
-    let (object, mut warnings) = codec::object(kind, &body, format, options.validation)?;
+    options.bytes = body.len();
+    let (object, mut warnings) =
+        heavy(options.bytes, || codec::object(kind, &body, format, options.validation))?;
     // One attempt is the rule: the tree is used up by it, and read again where there is another.
     let mut first = Some(object);
     let mut wanted = || match first.take() {
@@ -172,7 +180,7 @@ pub(crate) async fn create_object(
     wanted: &mut (dyn FnMut() -> Result<Object, Status> + Send),
     said: &mut Vec<String>,
 ) -> Result<Committed, Status> {
-    commit(api, allowed, kind.stored(), true, options.dry_run, &mut || {
+    let mut prepare = || {
         let object = wanted()?;
         let generated = object.name().is_empty();
         let from_prefix = !object.str_at(&["metadata", "generateName"]).is_empty();
@@ -211,8 +219,9 @@ pub(crate) async fn create_object(
             expects: admission.expects,
             writes: admission.writes,
         })
-    })
-    .await
+    };
+    let mut prepare = || heavy(options.bytes, &mut prepare);
+    commit(api, allowed, kind.stored(), true, options.dry_run, &mut prepare).await
 }
 
 pub(crate) async fn update(
@@ -223,10 +232,12 @@ pub(crate) async fn update(
 ) -> Result<Response<Body>, Status> {
     let request = resource(&call)?.clone();
     let Call { info, accept, allowed, http } = call;
-    let options = WriteOptions::read("UpdateOptions", &info.query, http.headers())?;
+    let mut options = WriteOptions::read("UpdateOptions", &info.query, http.headers())?;
     let format = codec::format(http.headers())?;
     let body = body(http).await?;
-    let (object, mut warnings) = codec::object(kind, &body, format, options.validation)?;
+    options.bytes = body.len();
+    let (object, mut warnings) =
+        heavy(options.bytes, || codec::object(kind, &body, format, options.validation))?;
     same_name(object.name(), &request.name)?;
     let conditional = object.resource_version().is_some_and(|rv| rv.0 != 0);
     let place = Place { kind, request: &request, subresource };
@@ -271,11 +282,7 @@ pub(crate) async fn update_object(
 ) -> Result<Committed, Status> {
     let Place { kind, request, subresource } = place;
     let key = key_of(kind, &request.namespace, &request.name);
-    commit(api, allowed, kind.stored(), !conditional, options.dry_run, &mut || {
-        let entry = api
-            .cache
-            .get(&key.resource, &key.namespace, &key.name)
-            .ok_or_else(|| Status::not_found(&key.resource, &key.name))?;
+    let mut prepare = |entry: Arc<Entry>| {
         let old = entry.object();
         let mut scene = scene(api, kind, &request.namespace, subresource, &options.manager);
         scene.applied = options.applied;
@@ -292,8 +299,15 @@ pub(crate) async fn update_object(
             writes.extend(release(api, &old));
         }
         Ok(Plan { key: key.clone(), old: Some(entry), outcome, expects, writes })
-    })
-    .await
+    };
+    let mut prepare = || {
+        let entry = api
+            .cache
+            .get(&key.resource, &key.namespace, &key.name)
+            .ok_or_else(|| Status::not_found(&key.resource, &key.name))?;
+        heavy(options.bytes + entry.body().len(), || prepare(entry))
+    };
+    commit(api, allowed, kind.stored(), !conditional, options.dry_run, &mut prepare).await
 }
 
 pub(crate) fn scene<'a>(

@@ -6,7 +6,9 @@ use warren_api::patch::{self as patches, Manager};
 use warren_api::schema::{self, FieldValidation};
 use warren_api::{Kind, Object, Reason, Status, Subresource};
 
-use super::{Place, WriteOptions, answer, body, create_object, resource, scene, update_object};
+use super::{
+    Place, WriteOptions, answer, body, create_object, heavy, resource, scene, update_object,
+};
 use crate::api::{Api, Call};
 use crate::authz::Authorized;
 use crate::codec;
@@ -101,18 +103,19 @@ pub(crate) async fn patch(
 ) -> Result<Response<Body>, Status> {
     let request = resource(&call)?.clone();
     let Call { info, accept, allowed, http } = call;
-    let options = options(&info.query, http.headers())?;
+    let mut options = options(&info.query, http.headers())?;
     let media_type = codec::media_type(http.headers());
     let body = body(http).await?;
+    options.bytes = body.len();
     let mut warnings = Vec::new();
     let place = Place { kind, request: &request, subresource };
     if options.applied {
-        let applied = Applied::read(place, &body)?;
+        let applied = heavy(body.len(), || Applied::read(place, &body))?;
         let force = info.query.flag("force");
         let done = applied.write(api, &allowed, place, &options, force, &mut warnings).await?;
         return answer(kind, done, accept, &warnings);
     }
-    let patch = Patch::read(&media_type, &body)?;
+    let patch = heavy(body.len(), || Patch::read(&media_type, &body))?;
     let conditional = patch.demands_version();
     let mut wanted = |old: &Object| {
         let (object, found) = patch.decoded(kind, old, options.validation)?;
