@@ -143,6 +143,10 @@ impl Server {
             // The client may not have read yet that we are going.
             return Ok(());
         }
+        // To each one that is opened there is an answer, and often a reset.
+        if self.output.len() > MAX_UNREAD {
+            return Err(Error::Unread);
+        }
         if self.streams.len() >= MAX_STREAMS {
             return self.refuse(stream, Reset::RefusedStream);
         }

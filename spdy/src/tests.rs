@@ -402,6 +402,27 @@ fn a_peer_that_asks_and_never_reads_is_left() {
     assert_eq!(server.poll(), Err(Error::Unread), "for good");
 }
 
+/// Each that is opened is accepted and reset, and the client reads nothing of it.
+#[test]
+fn a_client_that_opens_and_does_not_read_is_not_served() {
+    let (mut client, mut server, mut bytes) = (FrameEncoder::new(), Server::new(), Vec::new());
+    for stream in (1..).step_by(2) {
+        bytes.clear();
+        client.encode(&Frame::open(stream, Headers::default()), &mut bytes);
+        server.push(&bytes);
+        match server.poll() {
+            Ok(opened) => assert!(matches!(opened, Some(Event::Opened { .. })), "{opened:?}"),
+            Err(error) => {
+                assert_eq!(error, Error::Unread);
+                break;
+            }
+        }
+        server.accept(stream);
+        server.reset(stream, Reset::Cancel);
+        assert!(server.output_len() <= MAX_UNREAD + 100, "{}", server.output_len());
+    }
+}
+
 fn any_headers() -> impl Strategy<Value = Headers> {
     vec(("[a-z0-9-]{1,12}", ".{0,40}"), 0..6).prop_map(Headers::from_iter)
 }

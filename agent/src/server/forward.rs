@@ -4,7 +4,6 @@
 //! `error`, as many as it likes. The older WebSocket form ([`channels`]) has one connection for each port that the
 //! request names. The API server itself, which proxies HTTP, has one connection and nothing around it ([`plain`]).
 
-use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::pin::pin;
 use std::time::Duration;
@@ -13,18 +12,16 @@ use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use super::route::{Body, Query, Refusal, Service};
-use super::spdy::{self, READ_BYTES, Read, Stream};
+use super::spdy::{self, READ_BYTES, Read};
 use super::upgrade::{Offers, Transport, Upgrade};
 use crate::pod::index::{PodEntry, PodIndex};
 use crate::pod::spec;
 use crate::runtime::Connection;
 
 mod channels;
+mod pairs;
 mod plain;
 
 const SPDY: &str = "portforward.k8s.io";
@@ -35,8 +32,6 @@ const OFFERS: Offers = Offers {
     spdy: &[SPDY],
 };
 
-/// How long the second stream of a pair may take; the kubelet's.
-const PAIR_TIMEOUT: Duration = Duration::from_secs(30);
 /// The pod is on this machine; what takes longer is a listener that takes nothing.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -64,7 +59,7 @@ pub(super) async fn answer(
             (Transport::WebSocket(socket), Some((form, ports))) => {
                 channels::carry(*socket, form, &ports, &target).await;
             }
-            (transport, _) => spdy::serve(transport, |opened| pairs(opened, &target)).await,
+            (transport, _) => spdy::serve(transport, |opened| pairs::serve(opened, &target)).await,
         }
     }))
 }
@@ -99,86 +94,6 @@ impl Target {
     fn failed(&self, port: u16, why: &str) -> String {
         format!("error forwarding port {port} to pod {}, uid {}: {why}", self.name, self.uid)
     }
-}
-
-/// Pairs up the streams that a client opens, and connects each pair.
-async fn pairs(mut opened: mpsc::Receiver<Stream>, target: &Target) {
-    let mut halves: HashMap<String, Stream> = HashMap::new();
-    let mut deadlines: VecDeque<(Instant, String)> = VecDeque::new();
-    let mut connections = JoinSet::new();
-    loop {
-        let next = deadlines.front().map(|(at, _)| *at);
-        let overdue = async {
-            match next {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
-        let stream = tokio::select! {
-            stream = opened.recv() => stream,
-            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-            () = overdue => {
-                if let Some((_, request)) = deadlines.pop_front()
-                    && let Some(half) = halves.remove(&request)
-                    && is_error(&half)
-                {
-                    let why = format!("request {request}: timed out waiting for streams");
-                    let _ = half.writer.send(why.into()).await;
-                    half.writer.finish().await;
-                }
-                continue;
-            }
-        };
-        let Some(stream) = stream else { return };
-        // A stream that is not to be used is dropped, and with that reset, as the kubelet does.
-        let Some((request, port)) = request_of(&stream) else { continue };
-        let Some(other) = halves.remove(&request) else {
-            deadlines.push_back((Instant::now() + PAIR_TIMEOUT, request.clone()));
-            halves.insert(request, stream);
-            continue;
-        };
-        deadlines.retain(|(_, known)| *known != request);
-        let (data, error) = match (is_error(&other), is_error(&stream)) {
-            (true, false) => (stream, other),
-            (false, true) => (other, stream),
-            _ => continue,
-        };
-        let target = target.clone();
-        connections.spawn(async move { pair(port, data, error, &target).await });
-    }
-}
-
-fn is_error(stream: &Stream) -> bool {
-    stream.headers.get("streamtype") == Some("error")
-}
-
-/// What connects the two streams of a pair, and the port; `None` for a stream that says something else.
-fn request_of(stream: &Stream) -> Option<(String, u16)> {
-    let port = stream.headers.get("port")?.parse().ok().filter(|port| *port > 0)?;
-    let kind = stream.headers.get("streamtype")?;
-    // Old clients give no ids, and open the error stream first.
-    let implied = match kind {
-        "error" => stream.id,
-        "data" => stream.id.wrapping_sub(2),
-        _ => return None,
-    };
-    let named = stream.headers.get("requestid").filter(|id| !id.is_empty());
-    Some((named.map_or_else(|| implied.to_string(), str::to_owned), port))
-}
-
-async fn pair(port: u16, mut data: Stream, error: Stream, target: &Target) {
-    match target.connect(port).await {
-        Ok(connection) => {
-            if let Err(why) = copy(connection, &mut data.reader, data.writer).await {
-                tracing::debug!(port, pod = target.name, %why, "a forwarded connection broke");
-            }
-        }
-        Err(why) => {
-            let _ = error.writer.send(why.into()).await;
-            data.writer.finish().await;
-        }
-    }
-    error.writer.finish().await;
 }
 
 /// What comes from a client.

@@ -12,7 +12,7 @@ use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt as _};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -45,6 +45,25 @@ pub(super) struct Stream {
     pub(super) headers: Headers,
     pub(super) reader: Reader,
     pub(super) writer: Writer,
+    pub(super) end: End,
+}
+
+/// When a stream ends, for who does not read it. Clones wait for the same.
+#[derive(Clone)]
+pub(super) struct End(watch::Receiver<bool>);
+
+impl End {
+    /// The stream is reset by either side, or over both ways, or the connection has ended.
+    pub(super) async fn gone(mut self) {
+        let _ = self.0.wait_for(|reset| *reset).await;
+    }
+
+    /// The stream is reset by either side: what has arrived of it is of no more use.
+    pub(super) async fn reset(mut self) {
+        if self.0.wait_for(|reset| *reset).await.is_err() {
+            std::future::pending().await
+        }
+    }
 }
 
 /// Dropping it loses what still comes.
@@ -143,13 +162,26 @@ struct Shared {
 #[derive(Default)]
 struct State {
     server: Server,
-    readers: HashMap<StreamId, mpsc::Sender<Piece>>,
+    open: HashMap<StreamId, Open>,
+}
+
+/// Dropping it ends the reader.
+struct Open {
+    pieces: mpsc::Sender<Piece>,
+    /// True once the stream is reset.
+    reset: watch::Sender<bool>,
 }
 
 impl State {
     fn reset(&mut self, stream: StreamId) {
         self.server.reset(stream, Reset::Cancel);
-        self.readers.remove(&stream);
+        self.forget_reset(stream);
+    }
+
+    fn forget_reset(&mut self, stream: StreamId) {
+        if let Some(open) = self.open.remove(&stream) {
+            open.reset.send_replace(true);
+        }
     }
 
     /// True where the connection is to be closed.
@@ -170,7 +202,7 @@ impl State {
 
     fn forget_if_over(&mut self, stream: StreamId) {
         if !self.server.is_open(stream) {
-            self.readers.remove(&stream);
+            self.open.remove(&stream);
         }
     }
 }
@@ -257,20 +289,22 @@ async fn deliver(
     opened: &mpsc::Sender<Stream>,
     commands: &mpsc::Sender<Command>,
 ) {
-    let reader = |stream| shared.state.lock().readers.get(&stream).cloned();
+    let reader = |stream| shared.state.lock().open.get(&stream).map(|open| open.pieces.clone());
     match event {
         Event::Opened { stream: id, headers } => {
-            let (sender, pieces) = mpsc::channel(STREAM_PIECES);
+            let (pieces, reader) = mpsc::channel(STREAM_PIECES);
+            let (reset, end) = watch::channel(false);
             let commands = commands.clone();
             let writer =
                 Writer { stream: id, shared: Arc::clone(shared), commands, finished: false };
             {
                 let mut state = shared.state.lock();
                 state.server.accept(id);
-                state.readers.insert(id, sender);
+                state.open.insert(id, Open { pieces, reset });
             }
             // Where the consumer is done, the stream is dropped and so reset.
-            let _ = opened.send(Stream { id, headers, reader: Reader(pieces), writer }).await;
+            let (reader, end) = (Reader(reader), End(end));
+            let _ = opened.send(Stream { id, headers, reader, writer, end }).await;
         }
         Event::Data { stream, data } => {
             let Some(reader) = reader(stream) else { return };
@@ -289,7 +323,7 @@ async fn deliver(
             }
             shared.state.lock().forget_if_over(stream);
         }
-        Event::Reset { stream } => drop(shared.state.lock().readers.remove(&stream)),
+        Event::Reset { stream } => shared.state.lock().forget_reset(stream),
         Event::GoAway => {}
     }
 }
@@ -385,4 +419,4 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Drain for SplitSink<WebSocketStre
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -5,7 +5,7 @@ use warren_spdy::{Frame, FrameDecoder, FrameEncoder};
 
 use super::*;
 
-struct Client {
+pub(in crate::server) struct Client {
     pipe: DuplexStream,
     encoder: FrameEncoder,
     decoder: FrameDecoder,
@@ -13,7 +13,7 @@ struct Client {
 
 impl Client {
     /// A client, and what serves it.
-    fn with<F>(
+    pub(in crate::server) fn with<F>(
         consume: impl FnOnce(mpsc::Receiver<Stream>) -> F,
     ) -> (Self, impl Future<Output = ()>)
     where
@@ -25,7 +25,7 @@ impl Client {
         (Self { pipe, encoder: FrameEncoder::new(), decoder: FrameDecoder::new() }, serving)
     }
 
-    async fn send(&mut self, frame: Frame) {
+    pub(in crate::server) async fn send(&mut self, frame: Frame) {
         let mut bytes = Vec::new();
         self.encoder.encode(&frame, &mut bytes);
         self.pipe.write_all(&bytes).await.unwrap();
@@ -37,7 +37,7 @@ impl Client {
         assert_eq!(self.next().await, Some(reply));
     }
 
-    async fn next(&mut self) -> Option<Frame> {
+    pub(in crate::server) async fn next(&mut self) -> Option<Frame> {
         let mut buffer = [0; 4096];
         loop {
             if let Some(frame) = self.decoder.next().unwrap() {
