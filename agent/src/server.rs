@@ -24,9 +24,11 @@ use warren_process::{Metrics, Tasks};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::pod::index::PodIndex;
+use handshakes::{HANDSHAKE_TIMEOUT, Handshakes, Place};
 
 mod channels;
 mod forward;
+mod handshakes;
 mod logs;
 mod route;
 mod spdy;
@@ -38,9 +40,8 @@ mod upgrade;
 /// The only identity that may use the port.
 pub const API_SERVER: &str = "system:apiserver";
 
-/// Logs that are followed and terminals each hold one.
+/// The API server's: logs that are followed and terminals each hold one.
 const MAX_CONNECTIONS: usize = 1024;
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where to listen and with what.
@@ -76,13 +77,14 @@ pub async fn start(
     let acceptor = TlsAcceptor::from(Arc::new(tls(settings)?));
     let listener = TcpListener::bind(address).await.map_err(listen)?;
     let bound = listener.local_addr().map_err(listen)?;
-    let counted = pods.clone();
-    metrics.values("agent", move || counts(&counted));
+    let room = Room::default();
+    let (counted, taken) = (pods.clone(), room.clone());
+    metrics.values("agent", move || [counts(&counted), taken.counts()].concat());
     let stats = stats::Rates::default();
     let (simulated, tasks_of_streams) = (settings.simulated, tasks.clone());
     let service =
         Arc::new(route::Service { pods, stats, metrics, simulated, tasks: tasks_of_streams });
-    tasks.spawn("node port", accept(listener, acceptor, service, tasks.clone()));
+    tasks.spawn("node port", accept(listener, acceptor, service, room, tasks.clone()));
     Ok(bound)
 }
 
@@ -97,15 +99,43 @@ fn counts(pods: &PodIndex) -> Vec<(&'static str, bool, &'static str, u64)> {
     ]
 }
 
+/// What connections take up. Clones share it.
+#[derive(Clone)]
+struct Room {
+    handshakes: Handshakes,
+    slots: Arc<Semaphore>,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        Self { handshakes: Handshakes::default(), slots }
+    }
+}
+
+impl Room {
+    fn counts(&self) -> Vec<(&'static str, bool, &'static str, u64)> {
+        let (handshakes, gave_way) = self.handshakes.counts();
+        let taken = MAX_CONNECTIONS.saturating_sub(self.slots.available_permits());
+        let unknown = "Connections to the nodes' port of which it is not known yet whose they are.";
+        let closed =
+            "Connections to the nodes' port that were closed in the handshake for newer ones.";
+        vec![
+            ("port_connections", true, "The API server's, to the nodes' port.", taken as u64),
+            ("port_handshakes", true, unknown, handshakes),
+            ("port_handshakes_dropped", false, closed, gave_way),
+        ]
+    }
+}
+
 async fn accept(
     listener: TcpListener,
     acceptor: TlsAcceptor,
     service: Arc<route::Service>,
+    room: Room,
     tasks: Tasks,
 ) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = tasks.shutdown().draining() => return,
@@ -121,10 +151,10 @@ async fn accept(
         };
         let (acceptor, service, shutdown) =
             (acceptor.clone(), Arc::clone(&service), tasks.shutdown().clone());
+        let (place, slots) = (room.handshakes.enter(), Arc::clone(&room.slots));
         tasks.spawn("node port connection", async move {
-            let _slot = slot;
             tokio::select! {
-                () = connection(acceptor, service, stream, peer) => {}
+                () = connection(acceptor, service, place, slots, stream, peer) => {}
                 () = shutdown.draining() => {}
             }
         });
@@ -134,28 +164,36 @@ async fn accept(
 async fn connection(
     acceptor: TlsAcceptor,
     service: Arc<route::Service>,
+    place: Place,
+    slots: Arc<Semaphore>,
     stream: TcpStream,
     peer: SocketAddr,
 ) {
     let _ = stream.set_nodelay(true);
-    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
-        Err(_) => return tracing::debug!(%peer, "TLS handshake timed out"),
+    let stream = match place.hold(acceptor.accept(stream)).await {
+        Some(Ok(stream)) => stream,
+        Some(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
+        None => return tracing::debug!(%peer, "TLS handshake took too long"),
     };
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new());
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let allowed = certificate.is_some_and(|der| common_name(der).as_deref() == Some(API_SERVER));
+    if certificate.and_then(common_name).as_deref() != Some(API_SERVER) {
+        // One answer, for whoever looks at the port by hand.
+        server.keep_alive(false).header_read_timeout(HANDSHAKE_TIMEOUT);
+        let refuse = service_fn(|_| async { Ok::<_, Infallible>(route::forbidden()) });
+        place.hold(server.serve_connection(TokioIo::new(stream), refuse)).await;
+        return tracing::debug!(%peer, "not the API server: closed");
+    }
+    let Some(_slot) = place.hold(slots.acquire_owned()).await else {
+        return tracing::warn!(%peer, most = MAX_CONNECTIONS, "closed: so many connections are open");
+    };
+    drop(place);
     let handler = service_fn(|request| {
         let service = Arc::clone(&service);
-        async move {
-            Ok::<_, Infallible>(match allowed {
-                true => route::handle(&service, request).await,
-                false => route::forbidden(),
-            })
-        }
+        async move { Ok::<_, Infallible>(route::handle(&service, request).await) }
     });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
+    let served = server
         .header_read_timeout(HEADER_TIMEOUT)
         .serve_connection(TokioIo::new(stream), handler)
         .with_upgrades()

@@ -188,3 +188,41 @@ fn a_nodes_port_serves_metrics() {
     let refused = get("admin");
     assert!(!refused.succeeded() && refused.err().contains("403"), "{}", refused.told());
 }
+
+/// Who is not the API server takes no room of the API server's.
+#[test]
+fn a_nodes_port_is_kept_free_for_the_api_server() {
+    /// That are open at once without having said whose they are.
+    const MOST: usize = 256;
+    const IDLE: usize = 600;
+    let cluster = Cluster::simulated();
+    let node = cluster.object("node", "", "node-1").expect("the node");
+    let port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64();
+    let port = u16::try_from(port.expect("a port")).expect("a port");
+    let pki = cluster.data_dir().join("pki");
+    let get = |identity: &str, paths: &[&str]| {
+        let mut curl = std::process::Command::new("curl");
+        curl.args(["--silent", "--show-error", "--write-out", " %{num_connects}\\n"]);
+        curl.args(["--max-time", "4", "--cacert"]).arg(pki.join("ca.crt"));
+        curl.arg("--cert").arg(pki.join(format!("{identity}.crt")));
+        curl.arg("--key").arg(pki.join(format!("{identity}.key")));
+        curl.args(paths.iter().map(|path| format!("https://127.0.0.1:{port}/{path}")));
+        warren_tests::kubectl::run(curl, None)
+    };
+    // Nobody else stays: a second request needs a second connection.
+    assert_eq!(get("apiserver-node", &["healthz", "healthz"]).ok(), "ok 1\nok 0\n");
+    let refused = "only the API server may use a node's port 1\n";
+    assert_eq!(get("node-node-1", &["healthz", "healthz"]).ok(), refused.repeat(2));
+    // Of connections that say nothing the oldest give way, and the newest is taken at once.
+    let connect = |_| std::net::TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+    let idle: Vec<_> = (0..IDLE).map(connect).collect();
+    let metrics = get("apiserver-node", &["metrics"]);
+    let value = |name: &str| {
+        let found = metrics.ok().lines().find_map(|line| line.strip_prefix(name));
+        found.and_then(|value| value.trim().parse::<usize>().ok()).expect("the metric is there")
+    };
+    assert!(value("warren_agent_port_handshakes ") <= MOST);
+    assert!(value("warren_agent_port_handshakes_dropped_total ") > IDLE - MOST);
+    assert!(value("warren_agent_port_connections ") >= 1);
+    drop(idle);
+}
