@@ -35,24 +35,28 @@ impl Verb {
     }
 }
 
-/// The decoded query string, in its order. At most [`Query::MAX`] parameters are looked at.
+/// The decoded query string, in its order; at most [`Query::MAX`] parameters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Query(Vec<(String, String)>);
 
 impl Query {
-    /// More than any client sends; exec repeats `command`.
-    const MAX: usize = 512;
+    /// Exec repeats `command` for each word. At 8 bytes each they fill the longest URI (64 KiB).
+    const MAX: usize = 8192;
 
-    pub(crate) fn parse(query: &str) -> Self {
-        let pairs = query.split('&').filter(|pair| !pair.is_empty()).take(Self::MAX);
-        Self(
-            pairs
-                .map(|pair| {
-                    let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-                    (percent_decode(key, true), percent_decode(value, true))
-                })
-                .collect(),
-        )
+    pub(crate) fn parse(query: &str) -> Result<Self, Status> {
+        let pairs = || query.split('&').filter(|pair| !pair.is_empty());
+        let many = pairs().count();
+        if many > Self::MAX {
+            return Err(Status::bad_request(format!(
+                "the query has {many} parameters, at most {} are taken",
+                Self::MAX
+            )));
+        }
+        let decoded = pairs().map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (percent_decode(key, true), percent_decode(value, true))
+        });
+        Ok(Self(decoded.collect()))
     }
 
     /// The first value; empty where there is none.
@@ -139,7 +143,7 @@ impl RequestInfo {
         if method == Method::CONNECT {
             return Err(Status::generic(Reason::MethodNotAllowed));
         }
-        let query = Query::parse(uri.query().unwrap_or_default());
+        let query = Query::parse(uri.query().unwrap_or_default())?;
         let segments: Vec<String> = uri
             .path()
             .split('/')
@@ -331,10 +335,22 @@ mod tests {
 
     #[test]
     fn queries_are_decoded() {
-        let query = Query::parse("command=ls&command=%2Fa+b&tty&x=%zz%");
+        let query = Query::parse("command=ls&command=%2Fa+b&tty&x=%zz%").unwrap();
         assert_eq!(query.all("command").collect::<Vec<_>>(), ["ls", "/a b"]);
         assert!(query.flag("tty"));
         assert_eq!(query.get("x"), "%zz%");
-        assert!(Query::parse("limit=x").number("limit").is_err());
+        assert!(Query::parse("limit=x").unwrap().number("limit").is_err());
+    }
+
+    #[test]
+    fn a_query_is_whole_or_refused() {
+        let words = |count: usize| Query::parse(&format!("{}stdout=1", "command=x&".repeat(count)));
+        let query = words(Query::MAX - 1).unwrap();
+        assert_eq!(query.all("command").count(), Query::MAX - 1);
+        assert!(query.flag("stdout"), "what comes last counts as well");
+        assert_eq!(
+            words(Query::MAX).unwrap_err().message,
+            "the query has 8193 parameters, at most 8192 are taken"
+        );
     }
 }

@@ -15,7 +15,8 @@ use super::upgrade::{Offers, Transport, Upgrade};
 use crate::pod::index::PodEntry;
 use crate::runtime::{Container, ExecOptions, Input, Session};
 
-const MAX_COMMAND_WORDS: usize = 1024;
+/// As many parameters as the API server takes.
+const MAX_COMMAND_WORDS: usize = 8192;
 
 const OFFERS: Offers = Offers { websocket: &channels::PROTOCOLS, spdy: &terminal::PROTOCOLS };
 

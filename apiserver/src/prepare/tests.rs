@@ -171,7 +171,7 @@ fn when_an_object_goes() {
 #[test]
 fn delete_options_are_read_from_body_and_query() {
     use crate::request::Query;
-    let of = |body: Value, query: &str| DeleteOptions::read(&body, &Query::parse(query));
+    let of = |body: Value, query: &str| DeleteOptions::read(&body, &Query::parse(query).unwrap());
     assert_eq!(of(Value::Null, "gracePeriodSeconds=3").unwrap().grace_seconds, Some(3));
     assert_eq!(of(json!({"gracePeriodSeconds": -4}), "").unwrap().grace_seconds, Some(1));
     assert_eq!(

@@ -236,7 +236,7 @@ fn node_uri(
         .collect();
     let mut query = query.join("&");
     if matches!(subresource, Subresource::Exec | Subresource::Attach) {
-        let asked = Query::parse(&query);
+        let asked = Query::parse(&query)?;
         let kept: Vec<&str> = query
             .split('&')
             .filter(|pair| {
@@ -281,6 +281,10 @@ mod tests {
             ),
             "/exec/x/web/a?command=ls&command=-l&tty=true&stdin=true&input=1&stdout=true&output=1"
         );
+        let many = "command=x&".repeat(3000);
+        let passed = uri(Subresource::Exec, &format!("{many}stdout=true&stderr=true"));
+        let (_, words) = passed.split_once('?').unwrap();
+        assert_eq!(words, format!("{many}stdout=true&output=1&stderr=true&error=1"));
         assert_eq!(uri(Subresource::PortForward, "ports=80"), "/portForward/x/web?ports=80");
         assert_eq!(container_of(&pod, "b"), Ok("b".to_owned()));
         assert!(container_of(&pod, "c").is_err());

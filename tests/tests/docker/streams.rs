@@ -128,6 +128,10 @@ fn commands_run_in_containers() {
     let out = space.kubectl_with(&["exec", "-i", "box", "--", "md5sum"], &much);
     let same = space.sh("box", "seq -w 0 199999 | md5sum");
     assert_eq!(out.ok(), same.ok());
+    let many = ["word"; 3000];
+    let out =
+        space.kubectl(&[&["exec", "box", "--", "sh", "-c", "echo $#", "sh"][..], &many].concat());
+    assert_eq!(out.ok(), "3000\n");
 
     // On a terminal: one is there, both streams are one, and what is typed is echoed.
     let script =
