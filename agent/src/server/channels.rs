@@ -1,14 +1,72 @@
-//! The remote command protocols: `v5.channel.k8s.io` and `v4.channel.k8s.io` over WebSocket, where the first byte of a
-//! binary message is its channel, and what they have in common with those over SPDY. Pure.
+//! Channels within the messages of a WebSocket, and the remote command protocols that are spoken there and over SPDY.
+//! Pure.
 
-use bytes::Bytes;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::{BufMut as _, Bytes, BytesMut};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::protocol::Message;
 
 use crate::runtime::{Channel, Input, TerminalSize};
 
-/// In the order of preference. v5 adds the message that closes a channel.
-pub(super) const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
+pub(super) const V5: &str = "v5.channel.k8s.io";
+pub(super) const V4: &str = "v4.channel.k8s.io";
+pub(super) const V4_BASE64: &str = "v4.base64.channel.k8s.io";
+pub(super) const V1: &str = "channel.k8s.io";
+const V1_BASE64: &str = "base64.channel.k8s.io";
+/// A client that names no protocol.
+pub(super) const UNNAMED: &str = "";
+
+/// Over a WebSocket, in the order of preference. v5 adds the message that closes a channel; those before v4 end with words
+/// and not with a Status.
+pub(super) const PROTOCOLS: [&str; 6] = [V5, V4, V4_BASE64, V1, V1_BASE64, UNNAMED];
+
+/// How a message of a WebSocket names its channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// The first byte is the channel.
+    Binary,
+    /// Text: the channel as a character, from `0` on, and base64.
+    Base64,
+}
+
+impl Form {
+    pub(super) fn of(protocol: &str) -> Self {
+        match protocol {
+            V4_BASE64 | V1_BASE64 => Form::Base64,
+            _ => Form::Binary,
+        }
+    }
+
+    pub(super) fn write(self, channel: u8, data: &[u8]) -> Message {
+        match self {
+            Form::Binary => {
+                let mut message = BytesMut::with_capacity(data.len() + 1);
+                message.put_u8(channel);
+                message.put_slice(data);
+                Message::Binary(message.freeze())
+            }
+            Form::Base64 => {
+                let mut text = String::from(char::from(b'0' + channel));
+                STANDARD.encode_string(data, &mut text);
+                Message::Text(text.into())
+            }
+        }
+    }
+
+    /// The channel and what is said there; `None` for what is none of this form. Whether a client calls its message binary
+    /// or text does not count, as in Kubernetes.
+    pub(super) fn read(self, message: Message) -> Option<(u8, Bytes)> {
+        let (Message::Binary(_) | Message::Text(_)) = message else { return None };
+        let message = message.into_data();
+        let (channel, data) = (*message.first()?, message.slice(1..));
+        match self {
+            Form::Binary => Some((channel, data)),
+            Form::Base64 => Some((channel.checked_sub(b'0')?, STANDARD.decode(data).ok()?.into())),
+        }
+    }
+}
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -58,11 +116,9 @@ pub(super) fn last_size(arrived: &mut Vec<u8>) -> Result<Option<Input>, String> 
     }
 }
 
-/// What a client's message means; `None` for what is to be ignored.
-pub(super) fn decode(message: &Bytes) -> Result<Option<Input>, String> {
-    let Some(channel) = message.first() else { return Ok(None) };
-    let data = message.slice(1..);
-    match *channel {
+/// What a client says on a channel; `None` for what is to be ignored.
+pub(super) fn decode(channel: u8, data: Bytes) -> Result<Option<Input>, String> {
+    match channel {
         // Clients open each channel with an empty message.
         STDIN if data.is_empty() => Ok(None),
         STDIN => Ok(Some(Input::Data(data))),
@@ -79,21 +135,31 @@ pub(super) fn decode(message: &Bytes) -> Result<Option<Input>, String> {
     }
 }
 
-pub(super) fn output(channel: Channel, data: &[u8]) -> Bytes {
+pub(super) fn output(form: Form, channel: Channel, data: &[u8]) -> Message {
     let number = match channel {
         Channel::Stdout => STDOUT,
         Channel::Stderr => STDERR,
     };
-    message(number, data)
+    form.write(number, data)
 }
 
-/// The last message: how the command ended.
-pub(super) fn ended(result: Result<i32, String>) -> Bytes {
-    message(ERROR, status(result).to_string().as_bytes())
+/// The last message: how the command ended. The old protocols have none where it ended well.
+pub(super) fn ended(protocol: &str, result: Result<i32, String>) -> Option<Message> {
+    let told = told(protocol, result);
+    (!told.is_empty()).then(|| Form::of(protocol).write(ERROR, told.as_bytes()))
+}
+
+/// What is said at the end, over whichever transport.
+pub(super) fn told(protocol: &str, result: Result<i32, String>) -> String {
+    let status = status(result);
+    match protocol {
+        V5 | V4 | V4_BASE64 => status.to_string(),
+        _ => status["message"].as_str().unwrap_or_default().to_owned(),
+    }
 }
 
 /// How the command ended, as a Status.
-pub(super) fn status(result: Result<i32, String>) -> Value {
+fn status(result: Result<i32, String>) -> Value {
     match result {
         Ok(0) => json!({"metadata": {}, "status": "Success"}),
         Ok(code) => failure(
@@ -116,21 +182,36 @@ fn failure(reason: &str, text: &str, details: Option<Value>) -> Value {
     status
 }
 
-fn message(channel: u8, data: &[u8]) -> Bytes {
-    let mut message = Vec::with_capacity(data.len() + 1);
-    message.push(channel);
-    message.extend_from_slice(data);
-    message.into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn shown(message: &[u8]) -> String {
-        match decode(&Bytes::copy_from_slice(message)) {
+        let said = Form::Binary.read(Message::Binary(Bytes::copy_from_slice(message)));
+        match said.map_or(Ok(None), |(channel, data)| decode(channel, data)) {
             Ok(input) => format!("{input:?}"),
             Err(error) => format!("error: {error}"),
+        }
+    }
+
+    #[test]
+    fn messages_have_a_channel() {
+        let check = |form: Form, message: Message| {
+            assert_eq!(form.write(2, b"hi"), message);
+            assert_eq!(form.read(message), Some((2, Bytes::from_static(b"hi"))));
+        };
+        check(Form::Binary, Message::Binary(Bytes::from_static(b"\x02hi")));
+        check(Form::Base64, Message::Text("2aGk=".into()));
+        let either = Bytes::from_static(b"hi");
+        assert_eq!(Form::Binary.read(Message::Text("\u{2}hi".into())), Some((2, either.clone())));
+        let bytes = Bytes::from_static(b"2aGk=");
+        assert_eq!(Form::Base64.read(Message::Binary(bytes)), Some((2, either)));
+        for form in [Form::Binary, Form::Base64] {
+            assert_eq!(form.read(Message::Binary(Bytes::new())), None);
+            assert_eq!(form.read(Message::Ping(Bytes::from_static(b"0"))), None);
+        }
+        for wrong in ["", "!aGk=", "0*"] {
+            assert_eq!(Form::Base64.read(Message::Text(wrong.into())), None, "{wrong}");
         }
     }
 
@@ -176,9 +257,25 @@ mod tests {
 
     #[test]
     fn how_a_command_ended() {
-        let text = |bytes: Bytes| String::from_utf8_lossy(&bytes[1..]).into_owned();
-        assert_eq!(text(ended(Ok(0))), r#"{"metadata":{},"status":"Success"}"#);
-        assert!(text(ended(Ok(3))).contains(r#"{"causes":[{"message":"3","reason":"ExitCode"}]}"#));
-        assert!(text(ended(Err("gone".to_owned()))).contains("InternalError"));
+        let told = |protocol: &str, result| match ended(protocol, result) {
+            Some(message) => {
+                let (channel, data) = Form::of(protocol).read(message).unwrap();
+                assert_eq!(channel, ERROR);
+                String::from_utf8(data.to_vec()).unwrap()
+            }
+            None => "nothing".to_owned(),
+        };
+        for protocol in [V5, V4, V4_BASE64] {
+            assert_eq!(told(protocol, Ok(0)), r#"{"metadata":{},"status":"Success"}"#);
+            let failed = told(protocol, Ok(3));
+            assert!(failed.contains(r#"{"causes":[{"message":"3","reason":"ExitCode"}]}"#));
+            assert!(told(protocol, Err("gone".to_owned())).contains("InternalError"));
+        }
+        for protocol in [V1, V1_BASE64, UNNAMED] {
+            assert_eq!(told(protocol, Ok(0)), "nothing");
+            let failed = told(protocol, Ok(3));
+            assert_eq!(failed, "command terminated with non-zero exit code: exit status 3");
+            assert_eq!(told(protocol, Err("gone".to_owned())), "gone");
+        }
     }
 }

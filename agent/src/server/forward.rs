@@ -13,6 +13,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::channels::{Form, UNNAMED, V4, V4_BASE64};
 use super::route::{Body, Query, Refusal, Service};
 use super::spdy::{self, READ_BYTES, Read};
 use super::upgrade::{Offers, Transport, Upgrade};
@@ -27,10 +28,7 @@ mod plain;
 const SPDY: &str = "portforward.k8s.io";
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 
-const OFFERS: Offers = Offers {
-    websocket: &[TUNNEL, channels::BINARY, channels::BASE64, channels::UNNAMED],
-    spdy: &[SPDY],
-};
+const OFFERS: Offers = Offers { websocket: &[TUNNEL, V4, V4_BASE64, UNNAMED], spdy: &[SPDY] };
 
 /// The pod is on this machine; what takes longer is a listener that takes nothing.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -52,7 +50,7 @@ pub(super) async fn answer(
     let upgrade = Upgrade::of(request, &OFFERS)?;
     let form = match upgrade.protocol {
         SPDY | TUNNEL => None,
-        other => Some((channels::Form::of(other), channels::ports(query)?)),
+        other => Some((Form::of(other), channels::ports(query)?)),
     };
     Ok(upgrade.serve(service, "port-forward", move |transport| async move {
         match (transport, form) {

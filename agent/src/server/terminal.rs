@@ -5,16 +5,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::channels;
+use super::channels::{self, V1, V4};
 use super::spdy::{self, Read, Reader, Stream, Writer};
 use super::upgrade::Transport;
 use crate::runtime::{Channel, Input, Session};
 
-const V4: &str = "v4.channel.k8s.io";
 const V3: &str = "v3.channel.k8s.io";
 
 /// v4 ends with a Status, those before it with words; a terminal's size came with v3.
-pub(super) const PROTOCOLS: [&str; 4] = [V4, V3, "v2.channel.k8s.io", "channel.k8s.io"];
+pub(super) const PROTOCOLS: [&str; 4] = [V4, V3, "v2.channel.k8s.io", V1];
 
 /// As long as the kubelet waits.
 const CREATION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -141,11 +140,7 @@ impl Streams {
         for writer in [stdout, stderr].into_iter().flatten() {
             writer.finish().await;
         }
-        let status = channels::status(ended);
-        let told = match protocol {
-            V4 => status.to_string(),
-            _ => status["message"].as_str().unwrap_or_default().to_owned(),
-        };
+        let told = channels::told(protocol, ended);
         if !told.is_empty() {
             let _ = error.writer.send(Bytes::from(told)).await;
         }

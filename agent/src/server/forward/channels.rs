@@ -1,9 +1,7 @@
 //! Port-forward over a WebSocket as the Python and JavaScript clients do it: two channels for each port, its data and
 //! its errors; the first message of both is the port. One connection for each port, and no half-closing.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::future::join_all;
 use futures::{SinkExt as _, StreamExt as _};
 use tokio::sync::mpsc;
@@ -13,59 +11,13 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
 
 use super::{Downstream, Query, Read, Refusal, Target, Upstream, copy, spdy};
+use crate::server::channels::Form;
 use crate::server::upgrade::Io;
-
-pub(super) const BINARY: &str = "v4.channel.k8s.io";
-pub(super) const BASE64: &str = "v4.base64.channel.k8s.io";
-/// A client that names no protocol means the binary one.
-pub(super) const UNNAMED: &str = "";
 
 /// A channel's number is a byte, and a port has two.
 const MAX_PORTS: usize = 64;
 /// Messages that wait for a connection to the pod, or for the client.
 const MESSAGES: usize = 16;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
-    /// The first byte is the channel.
-    Binary,
-    /// Text: the channel as a character, from `0` on, and base64.
-    Base64,
-}
-
-impl Form {
-    pub(super) fn of(protocol: &str) -> Self {
-        if protocol == BASE64 { Form::Base64 } else { Form::Binary }
-    }
-
-    fn write(self, channel: u8, data: &[u8]) -> Message {
-        match self {
-            Form::Binary => {
-                let mut message = BytesMut::with_capacity(data.len() + 1);
-                message.put_u8(channel);
-                message.put_slice(data);
-                Message::Binary(message.freeze())
-            }
-            Form::Base64 => {
-                let mut text = String::from(char::from(b'0' + channel));
-                STANDARD.encode_string(data, &mut text);
-                Message::Text(text.into())
-            }
-        }
-    }
-
-    /// The channel and what is said there; `None` for what is none of this form.
-    fn read(self, message: Message) -> Option<(u8, Bytes)> {
-        match (self, message) {
-            (Form::Binary, Message::Binary(data)) => Some((*data.first()?, data.slice(1..))),
-            (Form::Base64, Message::Text(text)) => {
-                let (channel, data) = text.as_bytes().split_first()?;
-                Some((channel.checked_sub(b'0')?, STANDARD.decode(data).ok()?.into()))
-            }
-            _ => None,
-        }
-    }
-}
 
 /// The ports that a request names: `ports` in the API, `port` at the kubelet; several with commas or one by one.
 pub(super) fn ports(query: &Query) -> Result<Vec<u16>, Refusal> {
@@ -173,21 +125,6 @@ async fn one(port: u16, mut up: Up, data: Down, error: Down, target: &Target) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn messages_have_a_channel() {
-        let check = |form: Form, message: Message| {
-            assert_eq!(form.write(2, b"hi"), message);
-            assert_eq!(form.read(message), Some((2, Bytes::from_static(b"hi"))));
-        };
-        check(Form::Binary, Message::Binary(Bytes::from_static(b"\x02hi")));
-        check(Form::Base64, Message::Text("2aGk=".into()));
-        assert_eq!(Form::Binary.read(Message::Binary(Bytes::new())), None);
-        assert_eq!(Form::Binary.read(Message::Text("0".into())), None);
-        for wrong in ["", "!aGk=", "0*"] {
-            assert_eq!(Form::Base64.read(Message::Text(wrong.into())), None, "{wrong}");
-        }
-    }
 
     #[test]
     fn ports_are_named_in_several_ways() {
