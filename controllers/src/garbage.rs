@@ -3,6 +3,7 @@
 //! The caches say which owners may be gone; before anything is deleted the API itself is asked, by uid, so that a cache
 //! that is behind never costs an object its life.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -94,6 +95,41 @@ pub(crate) struct Snapshot<'a> {
     /// Beside each owner reference.
     pub owners: &'a [Owner],
     pub dependents: &'a [(Resource, ObjectMeta)],
+    /// The uids of [`wait_for`].
+    pub behind: &'a HashSet<String>,
+}
+
+/// Whether it goes once its dependents are gone.
+fn waits(meta: &ObjectMeta) -> bool {
+    meta.deletion_timestamp.is_some() && has(meta, FOREGROUND)
+}
+
+/// Whether an owner waits for what has this reference.
+fn blocks(owner: &OwnerReference) -> bool {
+    owner.block_owner_deletion == Some(true)
+}
+
+/// What an object waits for, or would in a foreground deletion, and which waits itself, over any number of steps. Where
+/// one of the object's owners is among them, they wait in a circle.
+fn wait_for(
+    uid: &str,
+    dependents: impl Fn(&str) -> Vec<(Address, Arc<MetaObject>)>,
+) -> HashSet<String> {
+    let (mut found, mut next) = (HashSet::new(), vec![uid.to_owned()]);
+    while let Some(uid) = next.pop() {
+        for (_, dependent) in dependents(&uid) {
+            let meta = &dependent.metadata;
+            let mut owners = meta.owner_references.iter().flatten();
+            if waits(meta)
+                && owners.any(|owner| owner.uid == uid && blocks(owner))
+                && let Some(uid) = &meta.uid
+                && found.insert(uid.clone())
+            {
+                next.push(uid.clone());
+            }
+        }
+    }
+    found
 }
 
 fn has(meta: &ObjectMeta, finalizer: &str) -> bool {
@@ -114,6 +150,16 @@ pub(crate) fn decide(snapshot: &Snapshot<'_>) -> Plan {
         let rest = meta.finalizers.iter().flatten().filter(|f| *f != finalizer);
         patch(json!({"metadata": {"finalizers": rest.collect::<Vec<_>>()}}))
     };
+    // Owners that wait for this object, and this object for them: they are not to wait.
+    let circle = |owner: &OwnerReference| blocks(owner) && snapshot.behind.contains(&owner.uid);
+    let unblocked = || {
+        let mut owners = meta.owner_references.clone().unwrap_or_default();
+        for owner in owners.iter_mut().filter(|owner| circle(owner)) {
+            owner.block_owner_deletion = Some(false);
+        }
+        patch(json!({"metadata": {"ownerReferences": owners}}))
+    };
+    let in_circle = meta.owner_references.iter().flatten().any(circle);
     let refers = |owner: &&OwnerReference| Some(&owner.uid) == meta.uid.as_ref();
     if meta.deletion_timestamp.is_some() {
         if has(meta, ORPHAN) {
@@ -129,11 +175,13 @@ pub(crate) fn decide(snapshot: &Snapshot<'_>) -> Plan {
             }
             plan.push(without(ORPHAN));
         } else if has(meta, FOREGROUND) {
-            let blocks = |(_, dependent): &(Resource, ObjectMeta)| {
+            let holds = |(_, dependent): &(Resource, ObjectMeta)| {
                 let mut owners = dependent.owner_references.iter().flatten();
-                owners.any(|o| refers(&o) && o.block_owner_deletion == Some(true))
+                owners.any(|owner| refers(&owner) && blocks(owner))
             };
-            if snapshot.dependents.iter().any(blocks) {
+            if in_circle {
+                plan.push(unblocked());
+            } else if snapshot.dependents.iter().any(holds) {
                 plan.again(LOOK_AGAIN);
             } else {
                 plan.push(without(FOREGROUND));
@@ -156,6 +204,11 @@ pub(crate) fn decide(snapshot: &Snapshot<'_>) -> Plan {
                 .collect();
             plan.push(patch(json!({"metadata": {"ownerReferences": kept}})));
         }
+        return plan;
+    }
+    if in_circle {
+        // Its deletion follows when this has arrived.
+        plan.push(unblocked());
         return plan;
     }
     let foreground = is(Owner::Waiting) && !snapshot.dependents.is_empty();
@@ -190,15 +243,22 @@ pub(crate) fn start(context: &Context, tasks: &Tasks) {
                 let uid = meta.uid.as_deref().unwrap_or_default();
                 graph.dependents(uid).into_iter().for_each(|(address, _)| to.add(address));
             }
-            // An owner may wait for this one.
-            if change.new.is_none() {
-                for owner in meta.owner_references.iter().flatten() {
-                    if let Some((member, found)) = graph.kind(owner) {
-                        let namespaced = found.kind.is_namespaced();
-                        let namespace = meta.namespace.clone().filter(|_| namespaced);
-                        let namespace = namespace.unwrap_or_default();
-                        to.add(Address { member, namespace, name: owner.name.clone() });
-                    }
+            // An owner may wait for this one, which is gone or lets go of it.
+            let held =
+                change.old.iter().flat_map(|old| old.metadata.owner_references.iter().flatten());
+            let holds = |uid: &str| {
+                let mut owners = change
+                    .new
+                    .iter()
+                    .flat_map(|new| new.metadata.owner_references.iter().flatten());
+                owners.any(|owner| owner.uid == uid && blocks(owner))
+            };
+            for owner in held.filter(|owner| blocks(owner) && !holds(&owner.uid)) {
+                if let Some((member, found)) = graph.kind(owner) {
+                    let namespaced = found.kind.is_namespaced();
+                    let namespace = meta.namespace.clone().filter(|_| namespaced);
+                    let namespace = namespace.unwrap_or_default();
+                    to.add(Address { member, namespace, name: owner.name.clone() });
                 }
             }
         });
@@ -254,9 +314,14 @@ impl Collector {
             return Ok(None);
         };
         let meta = &object.metadata;
-        let dependents: Vec<_> = self
-            .graph
-            .dependents(meta.uid.as_deref().unwrap_or_default())
+        let uid = meta.uid.as_deref().unwrap_or_default();
+        let owned = self.graph.dependents(uid);
+        // Only what has owners that wait, and dependents, can be part of a circle.
+        let behind = match !owned.is_empty() && meta.owner_references.iter().flatten().any(blocks) {
+            true => wait_for(uid, |uid| self.graph.dependents(uid)),
+            false => HashSet::new(),
+        };
+        let dependents: Vec<_> = owned
             .into_iter()
             .map(|(at, object)| (resource(self.graph.0[at.member].kind), object.metadata.clone()))
             .collect();
@@ -271,7 +336,8 @@ impl Collector {
             }
         }
         let resource = resource(member.kind);
-        let plan = decide(&Snapshot { resource, meta, owners: &owners, dependents: &dependents });
+        let (owners, dependents, behind) = (&owners, &dependents, &behind);
+        let plan = decide(&Snapshot { resource, meta, owners, dependents, behind });
         execute(&self.context.client, &plan, |_| {}).await.result?;
         Ok(plan.again_after)
     }
@@ -294,7 +360,7 @@ impl Collector {
         let state = |meta: &ObjectMeta| {
             if meta.uid.as_ref() != Some(&owner.uid) {
                 Owner::Absent
-            } else if meta.deletion_timestamp.is_some() && has(meta, FOREGROUND) {
+            } else if waits(meta) {
                 Owner::Waiting
             } else {
                 Owner::Solid
@@ -326,56 +392,4 @@ pub(crate) fn resource(kind: &dyn Kind) -> Resource {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::plan::Step;
-
-    fn meta(json: serde_json::Value) -> ObjectMeta {
-        serde_json::from_value(json).unwrap()
-    }
-
-    fn short(meta: &ObjectMeta, owners: &[Owner], dependents: &[ObjectMeta]) -> Vec<String> {
-        let resource = Resource { api_version: "v1".into(), plural: "pods".into() };
-        let dependents: Vec<_> =
-            dependents.iter().map(|meta| (resource.clone(), meta.clone())).collect();
-        let plan = decide(&Snapshot { resource, meta, owners, dependents: &dependents });
-        let line = |step: &Step| match &step.write {
-            Write::Delete { target, propagation, .. } => {
-                format!("delete {} {}", target.name, propagation.unwrap_or_default())
-            }
-            Write::Patch { target, patch, .. } => format!("{} {}", target.name, patch["metadata"]),
-            _ => unreachable!(),
-        };
-        plan.steps.iter().map(line).collect()
-    }
-
-    #[test]
-    fn each_case() {
-        let owner = |uid: &str, block: bool| {
-            json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "o", "uid": uid,
-                "blockOwnerDeletion": block})
-        };
-        let owned = meta(json!({"name": "p", "uid": "p", "ownerReferences": [owner("1", true)]}));
-        let twice = meta(json!({"name": "p", "uid": "p",
-            "ownerReferences": [owner("1", true), owner("2", false)]}));
-        let own =
-            |block| meta(json!({"name": "d", "uid": "d", "ownerReferences": [owner("p", block)]}));
-        let going = |finalizer: &str| {
-            meta(json!({"name": "p", "uid": "p", "finalizers": [finalizer, "mine"],
-                "deletionTimestamp": "2026-01-01T00:00:00Z"}))
-        };
-        use Owner::*;
-        assert!(short(&owned, &[Solid], &[]).is_empty());
-        assert_eq!(short(&owned, &[Absent], &[]), ["delete p Background"]);
-        assert_eq!(short(&owned, &[Waiting], &[]), ["delete p Background"]);
-        assert_eq!(short(&owned, &[Waiting], &[own(true)]), ["delete p Foreground"]);
-        let kept = short(&twice, &[Absent, Solid], &[]);
-        assert!(kept.len() == 1 && kept[0].contains(r#""uid":"2""#), "{kept:?}");
-        assert!(short(&going(FOREGROUND), &[], &[own(true)]).is_empty());
-        let last = [r#"p {"finalizers":["mine"]}"#];
-        assert_eq!(short(&going(FOREGROUND), &[], &[own(false)]), last);
-        assert_eq!(short(&going(FOREGROUND), &[], &[]), last);
-        let orphaned = [r#"d {"ownerReferences":[]}"#, last[0]];
-        assert_eq!(short(&going(ORPHAN), &[], &[own(true)]), orphaned);
-    }
-}
+mod tests;

@@ -210,6 +210,29 @@ spec:
     assert_eq!(failed["reason"], "BackoffLimitExceeded", "{bad}");
 }
 
+/// Each waits for the next one, and the last for the first.
+#[test]
+fn owners_in_a_circle_are_deleted_in_the_foreground() {
+    let cluster = nodes(1);
+    let names = ["a", "b", "c"];
+    for name in names {
+        cluster.kubectl(["create", "configmap", name]).ok();
+    }
+    for (at, name) in names.iter().enumerate() {
+        let owner = names[(at + 1) % names.len()];
+        let uid = &cluster.object("configmap", "default", owner).unwrap()["metadata"]["uid"];
+        let patch = serde_json::json!({"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap",
+            "name": owner, "uid": uid, "blockOwnerDeletion": true}]}});
+        cluster
+            .kubectl(["patch", "configmap", name, "--type=merge", "-p", &patch.to_string()])
+            .ok();
+    }
+    cluster.kubectl(["delete", "configmap", "b", "--cascade=foreground", "--timeout=25s"]).ok();
+    until("all are gone", SOON, || {
+        names.iter().all(|name| cluster.object("configmap", "default", name).is_none())
+    });
+}
+
 #[test]
 fn a_node_is_drained() {
     let cluster = nodes(2);
