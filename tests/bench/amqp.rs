@@ -352,6 +352,9 @@ pub async fn rows(scale: &Scale) -> Result<Vec<Figure>> {
         figures.push(Figure::new("nodes", what, rate, "1/s").latency(times).note(note));
         world.end().await?;
     }
+    if scale.wants("amqp-api") {
+        figures.extend(crate::amqp_api::rows(scale, &rabbit).await?);
+    }
     Ok(figures)
 }
 

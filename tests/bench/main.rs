@@ -2,6 +2,7 @@
 //! outside, and what can be run beside it in the same run. docs/benchmarks.md has a day's figures.
 
 mod amqp;
+mod amqp_api;
 mod api;
 mod figure;
 mod load;
@@ -23,7 +24,7 @@ use clap::Parser;
 use crate::figure::Figure;
 
 /// All rows, in the order in which they run.
-const ROWS: [&str; 20] = [
+const ROWS: [&str; 21] = [
     "tls",
     "disk",
     "sqlite",
@@ -41,6 +42,7 @@ const ROWS: [&str; 20] = [
     "lapin",
     "rabbitmq",
     "nodes",
+    "amqp-api",
     "docker",
     "scheduled",
     "simulated",
@@ -51,7 +53,7 @@ const ROWS: [&str; 20] = [
     name = "bench",
     about = "Measures Warren, and what can be run beside it",
     after_help = "ROWS:\n  tls disk sqlite etcd create patch get list watcher watch memory startup binary idle lapin \
-                  rabbitmq nodes docker scheduled simulated"
+                  rabbitmq nodes amqp-api docker scheduled simulated"
 )]
 struct Args {
     /// Only these rows, separated by commas.
@@ -207,7 +209,7 @@ async fn run(args: &Args) -> Result<()> {
     if scale.wants("idle") {
         out.add("idle", api::idle(&scale).await)?;
     }
-    if scale.wants_any(&["lapin", "rabbitmq", "nodes"]) {
+    if scale.wants_any(&["lapin", "rabbitmq", "nodes", "amqp-api"]) {
         out.add("rabbitmq", amqp::rows(&scale).await)?;
     }
     if scale.wants("docker") {

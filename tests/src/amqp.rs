@@ -132,6 +132,11 @@ impl Asker {
         Ok(sent.await?)
     }
 
+    /// The number of the last request.
+    pub fn asked(&self) -> u64 {
+        self.asked
+    }
+
     /// The next answer, with the number of its request.
     pub async fn next(&mut self) -> Result<(u64, Answer)> {
         let next = tokio::time::timeout(ANSWERS_WITHIN, self.answers.next()).await;
