@@ -7,6 +7,7 @@
 mod conversion;
 pub mod duration;
 mod encode;
+mod fence;
 mod key;
 mod kind;
 pub mod kinds;
@@ -24,6 +25,7 @@ pub mod validation;
 pub mod yaml;
 
 pub use conversion::Conversion;
+pub use fence::{FENCE_HEADER, Fence};
 pub use key::{GroupResource, NodeName, ObjectKey, Revision, Shard, Uid};
 pub use kind::{BuiltIn, Column, ColumnType, Kind, Registry, Scope, Subresource};
 pub use object::Object;

@@ -31,6 +31,8 @@ pub enum Cause {
     NamespaceTerminating,
     UnexpectedServerResponse,
     ResourceVersionTooLarge,
+    /// Ours: the write belongs to a leader's term that is over.
+    TermOver,
     /// A cause that has a message and no reason: what lies behind an internal error.
     #[serde(rename = "")]
     Unknown,

@@ -20,7 +20,7 @@ use crate::read::Snapshots;
 use crate::request::{RequestInfo, ResourceRequest, Target, Verb};
 use crate::response::{self, Body};
 use crate::subresource::{self, Nodes};
-use crate::{discovery, health, metrics_api, read, review, watch, write};
+use crate::{discovery, fence, health, metrics_api, read, review, watch, write};
 
 /// What an operator chooses.
 #[derive(Clone, Copy, Debug)]
@@ -130,6 +130,12 @@ async fn respond(
     };
     let selector = info.query.get("fieldSelector");
     let allowed = authz::authorize(&user, resource, selector, api.as_ref())?;
+    let allowed = match resource.verb.is_read() {
+        true => allowed,
+        false => allowed.within(fence::of(http.headers(), &user, api.as_ref())?),
+    };
+    // Also what commits nothing, as a session in a pod; a commit looks again.
+    allowed.fence().map(|fence| fence::check(fence, api)).transpose()?;
     let route = route(api.registry, resource)?;
     let verb = resource.verb;
     let deprecation = route.deprecation();

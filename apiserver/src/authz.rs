@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use warren_api::{GroupResource, Reason, Status};
+use warren_api::{Fence, GroupResource, Reason, Status};
 
 use crate::authn::{BROKER_ANONYMOUS, BROKER_PREFIX, CONTROLLERS, EVENT_TTL, MASTERS, User};
 use crate::request::{ResourceRequest, Verb};
@@ -14,11 +14,21 @@ use crate::request::{ResourceRequest, Verb};
 #[derive(Clone, Debug)]
 pub(crate) struct Authorized {
     user: Arc<User>,
+    fence: Option<Fence>,
 }
 
 impl Authorized {
     pub(crate) fn user(&self) -> &User {
         &self.user
+    }
+
+    /// The term that a commit must find.
+    pub(crate) fn fence(&self) -> Option<&Fence> {
+        self.fence.as_ref()
+    }
+
+    pub(crate) fn within(self, fence: Option<Fence>) -> Self {
+        Self { fence, ..self }
     }
 }
 
@@ -40,7 +50,7 @@ pub(crate) fn authorize(
     facts: &dyn Facts,
 ) -> Result<Authorized, Status> {
     if allows(user, request, field_selector, facts) {
-        Ok(Authorized { user: Arc::clone(user) })
+        Ok(Authorized { user: Arc::clone(user), fence: None })
     } else {
         Err(forbidden(user, request))
     }

@@ -12,6 +12,7 @@ use crate::api::Api;
 use crate::authz::Authorized;
 use crate::cache::Entry;
 use crate::codec;
+use crate::fence;
 use crate::prepare::{MODIFIED, Outcome};
 
 /// As Kubernetes: a write without a resourceVersion is prepared again this often before it is a conflict.
@@ -40,10 +41,10 @@ pub(crate) enum Committed {
 }
 
 /// Prepares and commits until it holds. `may_retry` is false where the client named a resourceVersion. Only who holds an
-/// [`Authorized`] gets here.
+/// [`Authorized`] gets here; the term that it is fenced by is looked at on each attempt and expected of the commit.
 pub(crate) async fn commit(
     api: &Api,
-    _proof: &Authorized,
+    proof: &Authorized,
     kind: &'static dyn Kind,
     may_retry: bool,
     dry_run: bool,
@@ -51,6 +52,7 @@ pub(crate) async fn commit(
 ) -> Result<Committed, Status> {
     let mut attempt = 1;
     loop {
+        let term = proof.fence().map(|fence| fence::check(fence, api)).transpose()?;
         let Plan { key, old, outcome, expects, writes } = prepare()?;
         let (object, removed) = match outcome {
             Outcome::Unchanged => {
@@ -69,6 +71,7 @@ pub(crate) async fn commit(
             None => Expected::Absent,
         };
         let mut item = Item { expects, writes };
+        item.expects.extend(term);
         item.expects.push((key.clone(), expected));
         item.writes.push(write(api, kind, key.clone(), old.as_deref(), &object, removed));
         match api.journal.commit(item).await {

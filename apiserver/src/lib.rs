@@ -17,6 +17,7 @@ mod commit;
 mod discovery;
 mod events;
 mod fabric;
+mod fence;
 mod flow;
 mod fuzzing;
 mod health;

@@ -40,6 +40,7 @@ pub(crate) struct Metrics {
     latency: [Latency; METHODS.len()],
     watches: Arc<AtomicU64>,
     pub lost_races: Counter,
+    pub fenced_writes: Counter,
     pub connections: Counter,
     pub refused_connections: Counter,
     broker: OnceLock<Broker>,
@@ -143,6 +144,7 @@ impl Metrics {
         for (name, kind, value) in [
             ("apiserver_longrunning_requests", "gauge", self.watches.load(Ordering::Relaxed)),
             ("warren_lost_races_total", "counter", self.lost_races.get()),
+            ("warren_fenced_writes_total", "counter", self.fenced_writes.get()),
             ("warren_connections_total", "counter", self.connections.get()),
             ("warren_refused_connections_total", "counter", self.refused_connections.get()),
             ("warren_revision", "gauge", api.cache.revision().0),

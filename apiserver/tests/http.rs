@@ -3,6 +3,8 @@
 
 #[path = "http/errors.rs"]
 mod errors;
+#[path = "http/fence.rs"]
+mod fence;
 #[path = "http/paging.rs"]
 mod paging;
 #[path = "http/scale.rs"]

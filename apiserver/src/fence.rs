@@ -1,0 +1,101 @@
+//! Writes that hold only while their sender leads: the header [`FENCE_HEADER`].
+//!
+//! A leader that was stopped and wakes up does not know yet that another leads. What it then writes is refused here, in
+//! the same transaction in which it would be written.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use warren_api::{Cause, FENCE_HEADER, Fence, FieldError, ObjectKey, Status};
+use warren_store::Expected;
+
+use crate::api::Api;
+use crate::authn::User;
+use crate::authz::{self, Facts};
+use crate::cache::{Cache, Entry};
+use crate::request::{ResourceRequest, Verb};
+
+/// The fence of a write, if its sender set one. Only whoever could take the Lease may name it: the answer tells of it.
+pub(crate) fn of(
+    headers: &HeaderMap,
+    user: &Arc<User>,
+    facts: &dyn Facts,
+) -> Result<Option<Fence>, Status> {
+    let mut all = headers.get_all(FENCE_HEADER).iter();
+    let Some(value) = all.next() else { return Ok(None) };
+    let bad = |why: &str| Status::bad_request(format!("the header {FENCE_HEADER} {why}"));
+    if all.next().is_some() {
+        return Err(bad("may stand once only"));
+    }
+    let text = value.to_str().map_err(|_| bad("must be printable ASCII"))?;
+    let fence: Fence = text.parse().map_err(bad)?;
+    let take = ResourceRequest {
+        verb: Verb::Update,
+        group: "coordination.k8s.io".to_owned(),
+        version: "v1".to_owned(),
+        resource: "leases".to_owned(),
+        namespace: fence.namespace.clone(),
+        name: fence.name.clone(),
+        named: true,
+        subresource: String::new(),
+    };
+    authz::authorize(user, &take, "", facts)?;
+    Ok(Some(fence))
+}
+
+/// What must still hold when the write is committed; an error where the term is over.
+pub(crate) fn check(fence: &Fence, api: &Api) -> Result<(ObjectKey, Expected), Status> {
+    checked(fence, &api.cache).inspect_err(|status| {
+        api.metrics.fenced_writes.inc();
+        tracing::debug!(%fence, why = status.message, "a write of a term that is over was refused");
+    })
+}
+
+fn checked(fence: &Fence, cache: &Cache) -> Result<(ObjectKey, Expected), Status> {
+    let key = fence.key();
+    let entry = cache.get(&key.resource, &key.namespace, &key.name);
+    match entry {
+        Some(entry) if holds(fence, &entry) => Ok((key, Expected::Revision(entry.revision()))),
+        Some(entry) => {
+            let spec = spec(&entry);
+            let (term, holder) = (spec.lease_transitions, spec.holder_identity);
+            let now = match holder.as_str() {
+                "" => "nobody holds it".to_owned(),
+                holder => format!("{holder:?} holds it at term {term}"),
+            };
+            Err(over(fence, &now))
+        }
+        None => Err(over(fence, "it is not there")),
+    }
+}
+
+fn over(fence: &Fence, now: &str) -> Status {
+    let key = fence.key();
+    let why = format!("the term {} of {:?} is over: {now}", fence.term, fence.holder);
+    let mut status = Status::conflict(&key.resource, &key.name, &why);
+    let cause = FieldError { kind: Cause::TermOver, field: String::new(), message: why };
+    status.details.get_or_insert_default().causes.push(cause);
+    status
+}
+
+fn holds(fence: &Fence, entry: &Entry) -> bool {
+    let Spec { holder_identity, lease_transitions } = spec(entry);
+    holder_identity == fence.holder && lease_transitions == fence.term
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Spec {
+    holder_identity: String,
+    lease_transitions: u64,
+}
+
+/// Every write of a leader asks this, so the rest of the Lease is not read.
+fn spec(entry: &Entry) -> Spec {
+    #[derive(serde::Deserialize)]
+    struct Lease {
+        #[serde(default)]
+        spec: Spec,
+    }
+    serde_json::from_slice::<Lease>(entry.body()).map(|lease| lease.spec).unwrap_or_default()
+}
