@@ -16,7 +16,9 @@ use crate::connection::{BrokerConfig, Link, Purpose};
 use crate::publish::Publisher;
 use crate::session::{DeadLetters, PREFETCH, Session, Source, Tell};
 use crate::status::{FabricStatus, Metrics, StatusCell};
-use crate::{BrokerError, Delivery, Fabric, ReplyTo, Stream, Subscriber, Subscription, topology};
+use crate::{
+    BrokerError, Delivery, Fabric, LeaderQueue, ReplyTo, Stream, Subscriber, Subscription, topology,
+};
 
 /// Subscriptions that share a connection, each with a channel of its own; RabbitMQ allows 2,047.
 const SUBSCRIPTIONS_PER_CONNECTION: usize = 500;
@@ -88,6 +90,12 @@ impl RabbitFabric {
     pub fn api(&self) -> ApiLink {
         let Inner { config, tasks, metrics, .. } = &*self.0;
         ApiLink::start(config.clone(), tasks, Arc::clone(metrics))
+    }
+
+    /// A place in the line of those who could lead; `me` is unique among them.
+    pub fn leader_queue(&self, name: &str, me: &str) -> LeaderQueue {
+        let Inner { config, tasks, metrics, .. } = &*self.0;
+        LeaderQueue::start(config.clone(), name, me, tasks, Arc::clone(metrics))
     }
 
     fn link(&self) -> (Link, Arc<()>) {

@@ -28,6 +28,9 @@ pub const REFUSED: &str = "refused";
 /// A node's answer to a command.
 pub const ANSWER: &str = "answer";
 
+/// What processes that could lead say to each other; direct. Under a name that the controllers' account may write to.
+pub const LEADER: &str = "controllers.leader";
+
 /// The broker's account whose messages are events.
 pub const SERVER_ACCOUNT: &str = "server";
 
@@ -58,6 +61,10 @@ pub const API_QUEUE_TTL_MS: u32 = 60_000;
 /// Answers are Statuses of a few hundred bytes, handed on at once; whoever waited for an old one has given up.
 pub const ANSWER_QUEUE_MESSAGES: u32 = 10_000;
 pub const ANSWER_QUEUE_BYTES: u32 = 32 << 20;
+/// A ping is good for a moment: whoever becomes the active consumer hears no old ones.
+pub const LEADER_QUEUE_MESSAGES: u32 = 100;
+pub const LEADER_QUEUE_BYTES: u32 = 256 << 10;
+pub const LEADER_MESSAGE_MILLIS: u32 = 1_000;
 /// Dead letters are for people to look at; the oldest go first.
 pub const DEAD_QUEUE_MESSAGES: u32 = 10_000;
 pub const DEAD_QUEUE_BYTES: u32 = 32 << 20;
@@ -167,6 +174,44 @@ pub fn controller(queue: String, resources: &[GroupResource]) -> Topology {
     }
 }
 
+/// The queue by which processes of a name find out who leads; each of them declares it.
+pub fn leader(name: &str) -> Topology {
+    let queue = leader_queue(name);
+    let mut arguments = leader_bounds();
+    arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+    let binding = Binding {
+        queue: queue.clone(),
+        exchange: LEADER,
+        key: queue.clone(),
+        arguments: FieldTable::default(),
+    };
+    Topology {
+        exchanges: vec![Exchange { name: LEADER, kind: ExchangeKind::Direct }],
+        queues: vec![Queue { name: queue, exclusive: false, arguments }],
+        bindings: vec![binding],
+    }
+}
+
+/// Where one of them gets its answers, on its `generation`-th connection.
+pub fn leader_replies(name: &str, me: &str, generation: u64) -> Topology {
+    let key = leader_reply_key(name, me);
+    let queue = bounded(format!("{key}~{generation}"));
+    let binding =
+        Binding { queue: queue.clone(), exchange: LEADER, key, arguments: FieldTable::default() };
+    Topology {
+        exchanges: Vec::new(),
+        queues: vec![Queue { name: queue, exclusive: true, arguments: leader_bounds() }],
+        bindings: vec![binding],
+    }
+}
+
+fn leader_bounds() -> FieldTable {
+    let mut arguments = bounds(LEADER_QUEUE_MESSAGES, LEADER_QUEUE_BYTES, "drop-head");
+    let millis = AMQPValue::LongLongInt(LEADER_MESSAGE_MILLIS.into());
+    arguments.insert("x-message-ttl".into(), millis);
+    arguments
+}
+
 fn bind(queue: &str, keys: Vec<String>) -> Vec<Binding> {
     let binding = |key| Binding {
         queue: queue.to_owned(),
@@ -202,6 +247,16 @@ pub fn node_queue(node: &NodeName) -> String {
 /// `controllers.<name>.<instance>`
 pub fn controller_queue(name: &str, instance: &str) -> String {
     bounded(format!("controllers.{name}.{instance}"))
+}
+
+/// `controllers.<name>.leader`
+pub fn leader_queue(name: &str) -> String {
+    bounded(format!("controllers.{name}.leader"))
+}
+
+/// `controllers.<name>.leader.<process>`
+pub fn leader_reply_key(name: &str, me: &str) -> String {
+    bounded(format!("controllers.{name}.leader.{me}"))
 }
 
 /// `node-<name>`: the broker's account of a node.

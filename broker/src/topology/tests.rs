@@ -112,3 +112,32 @@ proptest! {
         prop_assert!(controller_queue(&text, &text).len() <= MAX_NAME_BYTES);
     }
 }
+
+#[test]
+fn what_leaders_use_is_bounded_and_the_controllers_own() {
+    let (shared, own) = (leader("x"), leader_replies("x", "host_1", 2));
+    let mut names = vec![LEADER.to_owned()];
+    for queue in shared.queues.iter().chain(&own.queues) {
+        names.push(queue.name.clone());
+        for bound in ["x-max-length", "x-max-length-bytes", "x-message-ttl", "x-overflow"] {
+            assert!(queue.arguments.inner().contains_key(bound), "{}: {bound}", queue.name);
+        }
+    }
+    let keys = shared.bindings.iter().chain(&own.bindings).map(|binding| &binding.key);
+    names.extend(keys.cloned());
+    expect![[r#"
+        [
+            "controllers.leader",
+            "controllers.x.leader",
+            "controllers.x.leader.host_1~2",
+            "controllers.x.leader",
+            "controllers.x.leader.host_1",
+        ]
+    "#]]
+    .assert_debug_eq(&names);
+    assert!(names.iter().all(|name| is_reserved(name)));
+    let single = |queue: &Queue| queue.arguments.inner().contains_key("x-single-active-consumer");
+    assert!(shared.queues.iter().all(single) && !own.queues.iter().any(single));
+    let long = leader_replies(&"n".repeat(200), &"i".repeat(253), u64::MAX);
+    assert!(long.queues[0].name.len() <= MAX_NAME_BYTES && long.bindings[0].key.len() <= 255);
+}
