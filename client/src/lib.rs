@@ -9,6 +9,7 @@ mod connect;
 mod fallback;
 mod http_fabric;
 mod informer;
+mod leader;
 mod meta;
 mod raw;
 mod set;
@@ -19,6 +20,7 @@ pub use connect::{ConnectError, from_kubeconfig, in_process};
 pub use fallback::Fallback;
 pub use http_fabric::HttpFabric;
 pub use informer::{Cached, Change, Index, Informer};
+pub use leader::{Campaign, Leadership, Place, Turn};
 pub use meta::MetaObject;
 pub use set::InformerSet;
 

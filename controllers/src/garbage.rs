@@ -289,7 +289,8 @@ impl Collector {
         }
         loop {
             let address = self.queue.next().await;
-            match Box::pin(self.collect(&address)).await {
+            let turn = self.context.leader.turn().await;
+            match Box::pin(turn.run(self.collect(&address))).await {
                 Ok(after) => {
                     if let Some(after) = after {
                         self.queue.add_after(address.clone(), after);

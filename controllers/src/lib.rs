@@ -26,7 +26,7 @@ mod world;
 use std::sync::Arc;
 use std::time::Duration;
 
-use warren_client::{Connection, InformerSet};
+use warren_client::{Connection, InformerSet, Leadership};
 use warren_process::{Clock, SystemClock, Tasks};
 
 pub use caches::Key;
@@ -69,6 +69,8 @@ pub struct Config {
     pub clock: Arc<dyn Clock>,
     /// After so long without a heartbeat a node counts as lost: `node-monitor-grace-period`.
     pub node_grace: Duration,
+    /// While this process does not lead, its caches are filled and nothing is done.
+    pub leadership: Leadership,
 }
 
 impl Config {
@@ -80,7 +82,8 @@ impl Default for Config {
     fn default() -> Self {
         let instance = format!("{:016x}", rand::random::<u64>());
         let (disabled, clock) = (Vec::new(), Arc::new(SystemClock));
-        Self { instance, disabled, clock, node_grace: Self::NODE_GRACE }
+        let leadership = Leadership::always();
+        Self { instance, disabled, clock, node_grace: Self::NODE_GRACE, leadership }
     }
 }
 
@@ -99,7 +102,8 @@ pub fn start(
     if let Some(name) = config.disabled.iter().find(|name| all().all(|known| known != *name)) {
         return Err(ConfigError::UnknownController { name: name.clone() });
     }
-    let (client, watches) = (connection.client.clone(), connection.watches);
+    let (leader, watches) = (config.leadership, connection.watches);
+    let client = leader.fenced(connection.client.clone());
     let mut set = InformerSet::new(connection, "controllers", config.instance);
     let context = Context {
         caches: Caches::new(&mut set),
@@ -110,6 +114,7 @@ pub fn start(
         clock: config.clock,
         metrics: Arc::default(),
         node_grace: config.node_grace,
+        leader,
     };
     for (name, start) in ALL {
         if config.disabled.iter().any(|disabled| disabled == name) {

@@ -126,7 +126,8 @@ pub(crate) fn start(context: &Context, tasks: &Tasks) {
                 context.caches.namespaces.synced().await;
                 loop {
                     let name = queue.next().await;
-                    match Box::pin(empty(&context, &name)).await {
+                    let turn = context.leader.turn().await;
+                    match Box::pin(turn.run(empty(&context, &name))).await {
                         Ok(after) => {
                             if let Some(after) = after {
                                 queue.add_after(name.clone(), after);

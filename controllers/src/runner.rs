@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use warren_client::Leadership;
 use warren_process::{Clock, Tasks};
 
 use crate::caches::{Caches, Key};
@@ -36,9 +37,11 @@ pub(crate) trait Controller: Send + Sync + 'static {
 /// What all controllers share.
 #[derive(Clone)]
 pub(crate) struct Context {
+    /// What it writes carries the term of `leader`.
     pub client: kube::Client,
     /// Whether the client can watch.
     pub watches: bool,
+    pub leader: Leadership,
     pub caches: Caches,
     pub graph: Graph,
     pub recorder: Recorder,
@@ -78,7 +81,8 @@ struct Runner<C> {
     expected: Mutex<HashMap<Key, Vec<Expected>>>,
 }
 
-/// Runs a controller with so many workers, once the caches are filled, until shutdown.
+/// Runs a controller with so many workers, once the caches are filled and while this process leads, until shutdown. Until
+/// it leads its queue fills with all that there is to look at.
 pub(crate) fn run<C: Controller>(
     context: &Context,
     tasks: &Tasks,
@@ -101,7 +105,11 @@ pub(crate) fn run<C: Controller>(
                     () = shutdown.draining() => break,
                     key = runner.queue.next() => key,
                 };
-                Box::pin(runner.work(&key)).await;
+                let turn = tokio::select! {
+                    () = shutdown.draining() => break,
+                    turn = runner.context.leader.turn() => turn,
+                };
+                Box::pin(turn.run(runner.work(&key))).await;
             }
             Ok::<_, Infallible>(())
         });

@@ -30,7 +30,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use warren_client::{Change, Connection, Informer, InformerSet};
+use warren_client::{Change, Connection, Informer, InformerSet, Leadership};
 use warren_process::{Clock, Tasks};
 
 use crate::events::Recorder;
@@ -64,7 +64,9 @@ struct State {
 }
 
 struct Scheduler {
+    /// Its bindings carry the term of `leader`.
     client: kube::Client,
+    leader: Leadership,
     clock: Arc<dyn Clock>,
     recorder: Recorder,
     metrics: Arc<Metrics>,
@@ -77,11 +79,13 @@ struct Scheduler {
 
 /// Starts the scheduler alone, on a subscription of its own. [`crate::start`] includes it.
 pub fn start(connection: Connection, config: Config, tasks: &Tasks) {
-    let client = connection.client.clone();
+    let leader = config.leadership;
+    let client = leader.fenced(connection.client.clone());
     let mut set = InformerSet::new(connection, "scheduler", config.instance);
     let scheduler = Scheduler {
         recorder: Recorder::start(client.clone(), Arc::clone(&config.clock), tasks),
         client,
+        leader,
         clock: config.clock,
         metrics: Arc::default(),
         pods: set.informer(),
@@ -97,6 +101,7 @@ pub fn start(connection: Connection, config: Config, tasks: &Tasks) {
 pub(crate) fn start_shared(context: &Context, tasks: &Tasks) {
     let scheduler = Scheduler {
         client: context.client.clone(),
+        leader: context.leader.clone(),
         clock: Arc::clone(&context.clock),
         recorder: context.recorder.clone(),
         metrics: Arc::clone(&context.metrics),
@@ -164,18 +169,23 @@ impl Scheduler {
         let mut in_flight = FuturesUnordered::new();
         loop {
             let mut decided = 0;
+            let term = self.leader.term();
             while decided < BURST && in_flight.len() < IN_FLIGHT {
+                let Some(turn) = self.leader.turn_now() else { break };
                 let Some((pod, decision)) = self.decide_next() else { break };
                 decided += 1;
-                in_flight.push(self.tell(pod, decision));
+                in_flight.push(turn.run(self.tell(pod, decision)));
             }
-            let later = self.shared.state.lock().queue.next_delay();
+            // Who stands by has a queue that only grows.
+            let leads = self.leader.turn_now().is_some();
+            let later = leads.then(|| self.shared.state.lock().queue.next_delay()).flatten();
             tokio::select! {
                 biased;
                 Some(outcome) = in_flight.next() => self.finish(&outcome),
                 () = std::future::ready(()), if decided == BURST => {}
                 () = self.shared.wake.notified(), if in_flight.len() < IN_FLIGHT => {}
                 () = sleep_until(later), if in_flight.len() < IN_FLIGHT => {}
+                () = self.leader.changed(term) => {}
                 _ = sweep.tick() => self.shared.state.lock().queue.wake_old(Instant::now()),
             }
         }

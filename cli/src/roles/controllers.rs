@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use warren_broker::accounts::Account;
-use warren_client::Connection;
+use warren_client::{Campaign, Connection, Leadership, Place};
 use warren_controllers::Config;
 use warren_process::Tasks;
 
@@ -32,7 +32,16 @@ pub(crate) struct Args {
     /// Requests go by the broker as well: neither a kubeconfig nor a way to the API is needed.
     #[arg(long, env = "WARREN_AMQP_ONLY", requires = "broker", conflicts_with_all = ["kubeconfig", "server"])]
     amqp_only: bool,
+    /// Whether to act only while no other process of these does. With a broker the next one acts within two seconds;
+    /// without, a Lease is renewed every two seconds, and the next one acts within fifteen.
+    #[arg(long, env = "WARREN_LEADER_ELECT", value_name = "BOOL", default_value_t = true, num_args = 0..=1,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    leader_elect: bool,
 }
+
+/// What the Lease and the leader's queue are called.
+const LEASE: (&str, &str) = ("kube-system", "warren-controllers");
+const QUEUE: &str = "controllers";
 
 /// What the controllers are told, alone and in `warren up`.
 #[derive(Clone, Debug, clap::Args)]
@@ -63,11 +72,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     super::run(&args.common, async |tasks| {
         let data = DataDir::new(&args.common.data_dir);
         let account = Account::Controllers;
+        let instance = format!("{:016x}", rand::random::<u64>());
+        let host = crate::pki::hostname().unwrap_or_else(|| "localhost".to_owned());
+        let identity = format!("{host}_{instance}");
         let broker = args
             .broker
             .as_deref()
             .map(|url| crate::accounts::fabric(&data, url, &account, "controllers", &tasks));
-        let connection = match broker.transpose()? {
+        let broker = broker.transpose()?;
+        let queue = broker.as_ref().filter(|_| args.leader_elect);
+        let queue = queue.map(|fabric| fabric.leader_queue(QUEUE, &identity));
+        let connection = match broker {
             Some(fabric) if args.amqp_only => crate::accounts::over_amqp(fabric, &account)?,
             broker => {
                 let path =
@@ -79,20 +94,31 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 }
             }
         };
-        drop(start(connection, &args.controllers, &tasks)?);
+        let leadership = match args.leader_elect {
+            true => {
+                let (namespace, name) = LEASE;
+                let lease = Place { namespace: namespace.to_owned(), name: name.to_owned() };
+                let client = connection.client.clone();
+                Campaign { client, lease, identity, queue }.start(&tasks)
+            }
+            false => Leadership::always(),
+        };
+        let config = Config { instance, leadership, ..Config::default() };
+        drop(start(connection, config, &args.controllers, &tasks)?);
         Ok((None, ()))
     })
 }
 
 pub(crate) fn start(
     connection: Connection,
+    config: Config,
     args: &ControllerArgs,
     tasks: &Tasks,
 ) -> Result<Arc<warren_controllers::Metrics>> {
     let config = Config {
         disabled: args.disabled.clone(),
         node_grace: args.node_monitor_grace_period,
-        ..Config::default()
+        ..config
     };
     warren_controllers::start(connection, config, tasks).context("the controllers cannot start")
 }

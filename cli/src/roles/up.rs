@@ -106,8 +106,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 None => Connection::new(client, server.fabric()),
             }
         };
-        let controllers =
-            super::controllers::start(connect(User::controllers()), &args.controllers, &tasks)?;
+        let controllers = super::controllers::start(
+            connect(User::controllers()),
+            // The only ones: they lead without an election.
+            warren_controllers::Config::default(),
+            &args.controllers,
+            &tasks,
+        )?;
         metrics.values("controllers", move || controllers.snapshot());
         crate::say!("controllers  in this process");
 
