@@ -69,6 +69,8 @@ pub enum Role {
     Up,
     Apiserver,
     Controllers,
+    /// Another `warren controllers`, which a test starts by itself.
+    Standby,
     Agent(String),
 }
 
@@ -78,6 +80,7 @@ impl Role {
             Role::Up => "up".into(),
             Role::Apiserver => "apiserver".into(),
             Role::Controllers => "controllers".into(),
+            Role::Standby => "standby".into(),
             Role::Agent(node) => format!("agent-{node}"),
         }
     }
@@ -159,7 +162,10 @@ impl Cluster {
             let queues = queues.map(|(_, queues)| queues).unwrap_or_default();
             let read = |prefix: &str| {
                 let all = queues.as_array().map_or(&[][..], Vec::as_slice);
-                let named = |q: &&Value| q["name"].as_str().is_some_and(|n| n.starts_with(prefix));
+                let named = |q: &&Value| {
+                    let name = q["name"].as_str().unwrap_or_default();
+                    name.starts_with(prefix) && !name.contains(".leader")
+                };
                 all.iter().filter(named).filter(|q| q["consumers"].as_u64() == Some(1)).count()
             };
             if read("node.") == self.options.nodes
@@ -243,7 +249,7 @@ impl Cluster {
             Role::Apiserver => {
                 command.args(["apiserver", "--bind", &address]).args(&self.options.arguments);
             }
-            Role::Controllers => {
+            Role::Controllers | Role::Standby => {
                 command.arg("controllers").args(self.way_to_the_api());
                 command.args(&self.options.controllers);
             }
@@ -255,7 +261,7 @@ impl Cluster {
             }
         }
         let account = match role {
-            Role::Controllers => Some("controllers".to_owned()),
+            Role::Controllers | Role::Standby => Some("controllers".to_owned()),
             Role::Agent(node) => Some(format!("node-{node}")),
             Role::Up | Role::Apiserver => None,
         };
@@ -417,6 +423,17 @@ impl Cluster {
         status.code()
     }
 
+    /// Stops a role's process where it stands (`true`), or lets it go on.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    pub fn pause(&self, role: &Role, pause: bool) {
+        let pid = self.pid(role).expect("the role runs").to_string();
+        let signal = if pause { "-STOP" } else { "-CONT" };
+        let status = Command::new("kill").args([signal, &pid]).status();
+        assert!(status.is_ok_and(|status| status.success()), "{signal} {}", role.name());
+    }
+
     /// The pid of a role's process.
     pub fn pid(&self, role: &Role) -> Option<u32> {
         self.processes.get(role).map(Child::id)
@@ -453,8 +470,11 @@ impl Drop for Cluster {
             crate::docker::remove_all(self.docker_host(), &self.data_dir());
         }
         if std::thread::panicking() {
-            for role in self.roles() {
+            for role in self.roles().into_iter().chain([Role::Standby]) {
                 let log = self.log(&role);
+                if log.is_empty() {
+                    continue;
+                }
                 let lines: Vec<_> = log.lines().collect();
                 let last = lines.len().saturating_sub(80);
                 eprintln!("--- {} (last lines)\n{}", role.name(), lines[last..].join("\n"));
