@@ -74,12 +74,13 @@ fn create(name: &str) -> Request {
     }
 }
 
-/// As soon as the server has declared the queue, and reads it.
+/// As soon as the broker listens, and the server has declared the queue and reads it.
 async fn served(url: &str) -> Result<Asker> {
     let start = Instant::now();
     loop {
-        let mut asker = Asker::connect(url, "admin").await?;
-        if asker.ask(&Request::get("/readyz")).await.is_ok() {
+        if let Ok(mut asker) = Asker::connect(url, "admin").await
+            && asker.ask(&Request::get("/readyz")).await.is_ok()
+        {
             return Ok(asker);
         }
         ensure!(start.elapsed() < CONNECTS_WITHIN, "no requests over AMQP are answered");
