@@ -249,17 +249,15 @@ impl World {
         );
         let event = self.admin.first_line("GET", &watch, &[]).await.value();
         note("watch", event["type"] == "ADDED" && event["object"]["metadata"]["name"] == *mine);
-        let mut changed = self.get(&one).await;
-        changed["metadata"]["labels"]["by"] = "update".into();
         let label = async || self.get(&one).await["metadata"]["labels"]["by"].clone();
-        // As if it had been read this moment: a controller may write in between.
-        let version = if kind.kind == "Lease" {
-            changed["metadata"]["resourceVersion"].take()
-        } else {
-            Value::Null
-        };
-        changed["metadata"]["resourceVersion"] = version;
-        self.code("PUT", &one, "application/json", &changed).await;
+        // A controller may write in between.
+        for _ in 0..100 {
+            let mut changed = self.get(&one).await;
+            changed["metadata"]["labels"]["by"] = "update".into();
+            if self.code("PUT", &one, "application/json", &changed).await != 409 {
+                break;
+            }
+        }
         note("update", label().await == "update");
         let to = |by: &str| json!({"metadata": {"labels": {"by": by}}});
         let step = json!([{"op": "replace", "path": "/metadata/labels/by", "value": "json"}]);

@@ -130,7 +130,9 @@ impl World {
     /// A request that prepares a case.
     async fn succeed(&mut self, request: &Value) {
         let times = request["times"].as_u64().unwrap_or(1);
-        for _ in 0..times {
+        for turn in 1..=times {
+            // `{turn.n}` tells repetitions apart.
+            self.kept.insert("turn".to_owned(), json!({"n": turn.to_string()}));
             let answer = self.send(request).await;
             assert!(answer.is_success(), "{request}: {} {}", answer.code, answer.value());
             if let Some(name) = request["keep"].as_str() {
