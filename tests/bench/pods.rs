@@ -51,6 +51,8 @@ pub async fn docker(scale: &Scale) -> Result<Vec<Figure>> {
     gone(&client).await?;
     drop(client);
     server.stop().await?;
+    // The agent may have had a sandbox still to remove; the network and the rules stay for the next start otherwise.
+    warren_tests::docker::remove_all(None, &server.data());
     let above = median(&above);
     let note = format!("{above:.0} ms above the bare calls (median of the pairs)");
     let what = "bare Docker: create and start pause and container";

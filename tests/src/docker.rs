@@ -123,7 +123,7 @@ fn filter(data: &Path) -> String {
 }
 
 /// Containers, networks and rules of the cluster of this data folder, and no others.
-pub(crate) fn remove_all(host: Option<&str>, data: &Path) {
+pub fn remove_all(host: Option<&str>, data: &Path) {
     let filter = filter(data);
     let ids = |arguments: &[&str]| -> Vec<String> {
         let listed = docker(host, arguments);
