@@ -1,4 +1,5 @@
-//! Plumbing of a process: supervised tasks, signals, readiness, clock, back-off, telemetry, metrics. Knows no Kubernetes.
+//! Plumbing of a process: supervised tasks, signals, readiness, clock, back-off, telemetry, metrics,
+//! hops of changes. Knows no Kubernetes.
 
 mod backoff;
 mod clock;
@@ -8,10 +9,11 @@ mod secret;
 mod signals;
 mod tasks;
 mod telemetry;
+pub mod trace;
 
 pub use backoff::Backoff;
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use metrics::{METRICS_CONTENT_TYPE, Metrics};
+pub use metrics::{METRICS_CONTENT_TYPE, Metrics, Value};
 /// For the types of metrics and labels that [`Metrics`] registers.
 pub use prometheus_client;
 pub use readiness::{CheckHandle, CheckReport, CheckState, Readiness};
