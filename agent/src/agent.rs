@@ -8,6 +8,7 @@ use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot, watch};
 use warren_api::NodeName;
 use warren_broker::Fabric;
+use warren_process::trace::Trace;
 use warren_process::{Clock, Tasks};
 use warren_store::KeyValue;
 
@@ -47,6 +48,8 @@ pub struct AgentDeps {
     pub index: PodIndex,
     /// Who else wants the events of the node's queue.
     pub sinks: Vec<Arc<dyn EventSink>>,
+    /// Where the ways of changes are remembered.
+    pub trace: Trace,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -70,8 +73,9 @@ impl Agent {
     /// # Errors
     /// The agent's folder or its database cannot be used.
     pub async fn start(config: Config, deps: AgentDeps, tasks: &Tasks) -> Result<Self, StartError> {
-        let AgentDeps { api, fabric, runtime, runtime_name, clock, index, sinks } = deps;
+        let AgentDeps { api, fabric, runtime, runtime_name, clock, index, sinks, trace } = deps;
         let node = NodeName(config.node.as_str().into());
+        let trace = trace.of(Arc::clone(&node.0));
         let (keep, kept): (Arc<dyn Keep>, _) = match &config.dir {
             Some(dir) => {
                 let error = |e: std::io::Error| StartError::Folder {
@@ -123,10 +127,11 @@ impl Agent {
             clock,
             instance,
             tasks: tasks.clone(),
+            trace: trace.clone(),
             config,
         });
         let mirrors = Mirrors::default();
-        let writer = StatusWriter::start(Arc::clone(&api), mirrors.clone(), tasks);
+        let writer = StatusWriter::start(Arc::clone(&api), mirrors.clone(), trace, tasks);
         let (to_manager, inbox) = mpsc::channel(manager::INBOX);
         let (down, runtime_down) = watch::channel(None);
         until_shutdown(tasks, "runtime-back", tell_when_back(runtime_down.clone(), sinks.clone()));

@@ -1,5 +1,6 @@
 //! What all parts of one agent share.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodIP, PodStatus};
 use parking_lot::RwLock;
 use warren_api::NodeName;
+use warren_process::trace::{About, Step, Subject, Trace};
 use warren_process::{Clock, Tasks};
 
 use crate::api::SharedApi;
@@ -14,8 +16,8 @@ use crate::config::Config;
 use crate::events::Events;
 use crate::objects::Objects;
 use crate::pod::index::PodIndex;
-use crate::pod::spec::NodeFields;
-use crate::runtime::Runtime;
+use crate::pod::spec::{NodeFields, pod_ref};
+use crate::runtime::{PodRef, Runtime};
 use crate::volume::Volumes;
 
 pub(crate) struct Context {
@@ -34,9 +36,15 @@ pub(crate) struct Context {
     /// Who renews the node's lease; nobody in particular where there is no folder.
     pub instance: Option<String>,
     pub tasks: Tasks,
+    pub trace: Trace,
 }
 
 impl Context {
+    /// Something happened to a pod.
+    pub(crate) fn hop(&self, step: Step, pod: &Pod, detail: impl Into<Cow<'static, str>>) {
+        self.trace.push(step, about_pod(&pod_ref(pod)), detail);
+    }
+
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
     }
@@ -59,4 +67,10 @@ impl Context {
         }
         pod
     }
+}
+
+/// What hops say of a pod.
+pub(crate) fn about_pod(pod: &PodRef) -> About {
+    let subject = Subject::new("", "pods", pod.namespace.clone(), pod.name.clone());
+    About { subject, uid: pod.uid.clone(), revision: 0 }
 }

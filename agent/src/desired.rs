@@ -8,7 +8,8 @@ use bytes::Bytes;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::mpsc;
 use warren_api::Revision;
-use warren_broker::{Ack, Delivery, Event, EventType, Fabric, Subscription};
+use warren_broker::{Ack, Delivery, Event, EventType, Fabric, Subscription, leaves_hops};
+use warren_process::trace::Step;
 
 use crate::commands::{Command, Commands};
 use crate::context::Context;
@@ -130,6 +131,7 @@ impl Feed {
             match subscriber.next().await {
                 Delivery::Event(event, ack) => {
                     // What a delivery needs is there while it is worked on, not as long as the node is.
+                    self.hop(Step::Delivered, &event);
                     Box::pin(self.event(&mut desired, event, ack)).await;
                 }
                 Delivery::Relist { streams, reason, .. } => {
@@ -261,6 +263,13 @@ impl Feed {
             _ => self.sinks.iter().for_each(|sink| sink.event(&event)),
         }
         ack.ack().await;
+        self.hop(Step::Acknowledged, &event);
+    }
+
+    fn hop(&self, step: Step, event: &Event) {
+        if leaves_hops(&event.key) {
+            self.context.trace.push(step, event.about(), "");
+        }
     }
 
     async fn apply(&self, effect: Option<Effect>) {

@@ -20,6 +20,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
+use warren_process::trace::Trace;
 use warren_process::{Metrics, Tasks};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -70,6 +71,7 @@ pub async fn start(
     settings: &ServerSettings,
     pods: PodIndex,
     metrics: Metrics,
+    trace: Trace,
     tasks: &Tasks,
 ) -> Result<SocketAddr, ServerError> {
     let address = settings.listen;
@@ -78,12 +80,19 @@ pub async fn start(
     let listener = TcpListener::bind(address).await.map_err(listen)?;
     let bound = listener.local_addr().map_err(listen)?;
     let room = Room::default();
-    let (counted, taken) = (pods.clone(), room.clone());
-    metrics.values("agent", move || [counts(&counted), taken.counts()].concat());
+    let (counted, taken, remembered) = (pods.clone(), room.clone(), trace.clone());
+    let counts = move || [counts(&counted), taken.counts(), remembered.counts()].concat();
+    metrics.values("agent", counts);
     let stats = stats::Rates::default();
     let (simulated, tasks_of_streams) = (settings.simulated, tasks.clone());
-    let service =
-        Arc::new(route::Service { pods, stats, metrics, simulated, tasks: tasks_of_streams });
+    let service = Arc::new(route::Service {
+        pods,
+        stats,
+        metrics,
+        trace,
+        simulated,
+        tasks: tasks_of_streams,
+    });
     tasks.spawn("node port", accept(listener, acceptor, service, room, tasks.clone()));
     Ok(bound)
 }

@@ -11,8 +11,10 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use warren_process::Tasks;
+use warren_process::trace::{Step, Trace};
 
 use crate::api::{ApiError, SharedApi};
+use crate::context::about_pod;
 use crate::mirror::Mirrors;
 use crate::pod::memory::Backoff;
 use crate::pod::status;
@@ -43,6 +45,7 @@ pub(crate) struct StatusWriter(Arc<Shared>);
 struct Shared {
     api: SharedApi,
     mirrors: Mirrors,
+    trace: Trace,
     pending: Mutex<Pending>,
     ready: Notify,
 }
@@ -73,9 +76,9 @@ enum Outcome {
 }
 
 impl StatusWriter {
-    pub(crate) fn start(api: SharedApi, mirrors: Mirrors, tasks: &Tasks) -> Self {
-        let shared =
-            Arc::new(Shared { api, mirrors, pending: Mutex::default(), ready: Notify::new() });
+    pub(crate) fn start(api: SharedApi, mirrors: Mirrors, trace: Trace, tasks: &Tasks) -> Self {
+        let (pending, ready) = (Mutex::default(), Notify::new());
+        let shared = Arc::new(Shared { api, mirrors, trace, pending, ready });
         let (worker, shutdown) = (Arc::clone(&shared), tasks.shutdown().clone());
         tasks.spawn("status-writer", async move {
             tokio::select! {
@@ -187,7 +190,10 @@ impl Shared {
             result = self.api.delete_pod(namespace, name, Some(&target), Some(0), None).await;
         }
         match result {
-            Ok(()) => Outcome::Done,
+            Ok(()) => {
+                self.trace.push(Step::Reported, about_pod(&update.pod), said(update));
+                Outcome::Done
+            }
             Err(error) if error.is_transient() => {
                 tracing::debug!(pod = %update.pod, %error, "the status was not written; again later");
                 Outcome::Again
@@ -211,6 +217,15 @@ impl Pending {
         let free = |uid: &Arc<str>| !self.in_flight.contains(uid) && !waiting.contains(uid);
         self.updates.iter().filter(move |(uid, _)| free(uid)).map(|(uid, w)| (uid, w.not_before))
     }
+}
+
+/// `Running, 1 of 2 containers ready`
+fn said(update: &Update) -> String {
+    let phase = update.status.phase.as_deref().unwrap_or("no phase");
+    let containers = update.status.container_statuses.as_deref().unwrap_or_default();
+    let ready = containers.iter().filter(|container| container.ready).count();
+    let gone = if update.delete { ", and that nothing is left" } else { "" };
+    format!("{phase}, {ready} of {} containers ready{gone}", containers.len())
 }
 
 async fn until(at: Option<Instant>) {

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use warren_api::{GroupResource, Kind, ObjectKey, Reason, Registry, Status, Subresource};
+use warren_process::trace::{self, Trace};
 use warren_process::{Clock, Shutdown, Tasks};
 use warren_store::Journal;
 
 use crate::accept::accept;
 use crate::admission::{AddressRange, DefaultTolerations, PortRange};
 use crate::authn::{self, User};
-use crate::authz::{self, Facts};
+use crate::authz::{self, Accepted, Facts};
 use crate::cache::{Cache, Scope};
 use crate::fabric::NodeStreams;
 use crate::flow::Flow;
@@ -20,7 +21,7 @@ use crate::read::Snapshots;
 use crate::request::{RequestInfo, ResourceRequest, Target, Verb};
 use crate::response::{self, Body};
 use crate::subresource::{self, Nodes};
-use crate::{discovery, fence, health, metrics_api, read, review, watch, write};
+use crate::{discovery, fence, health, hops, metrics_api, read, review, watch, write};
 
 /// What an operator chooses.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +44,8 @@ pub(crate) struct Api {
     pub nodes: Nodes,
     pub proxied: subresource::Proxied,
     pub readiness: warren_process::Readiness,
+    pub trace: Trace,
+    pub questions: hops::Questions,
     pub discovery: discovery::Documents,
     pub metrics: Metrics,
     pub shutdown: Shutdown,
@@ -73,12 +76,16 @@ pub(crate) fn handle(
             false => None,
         };
         let mut user = None;
-        let mut response = match respond(Arc::clone(&api), connection, request, &mut user).await {
+        let answer = respond(Arc::clone(&api), connection, request, &id, &mut user);
+        let mut response = match answer.await {
             Ok(response) => response,
             Err(status) => response::error(&status, errors_in),
         };
         let took = started.elapsed();
-        api.metrics.observe(&method, response.status(), took);
+        // Who waits for questions is no slow request.
+        if path != hops::QUESTIONS {
+            api.metrics.observe(&method, response.status(), took);
+        }
         // The access log. A watch or a session is told of when it begins.
         tracing::debug!(
             %method, path, code = response.status().as_u16(), ?took, user = user.as_deref().map(|user| &*user.name),
@@ -108,9 +115,11 @@ async fn respond(
     api: Arc<Api>,
     connection: Option<Arc<User>>,
     http: Request<Body>,
+    id: &HeaderValue,
     seen: &mut Option<Arc<User>>,
 ) -> Result<Response<Body>, Status> {
     let api = &api;
+    let began = trace::now();
     let info = RequestInfo::of(http.method(), http.uri())?;
     let user = authn::authenticate(connection.as_ref(), http.headers())?;
     seen.clone_from(&user);
@@ -118,6 +127,9 @@ async fn respond(
     let resource = match &info.target {
         Target::Path(path) => {
             authz::authorize_path(user.as_deref(), path)?;
+            if hops::is_served(path) {
+                return hops::answer(api, http, path, &info.query).await;
+            }
             // Documents have types of their own; who asks for one gets it, or JSON.
             return Ok(serve_path(api, &http, path, &info, accept.unwrap_or_default()));
         }
@@ -132,7 +144,11 @@ async fn respond(
     let allowed = authz::authorize(&user, resource, selector, api.as_ref())?;
     let allowed = match resource.verb.is_read() {
         true => allowed,
-        false => allowed.within(fence::of(http.headers(), &user, api.as_ref())?),
+        false => {
+            let fence = fence::of(http.headers(), &user, api.as_ref())?;
+            let detail = hops::of_request(resource, &user, id);
+            allowed.within(fence).of(Accepted { time: began, detail })
+        }
     };
     // Also what commits nothing, as a session in a pod; a commit looks again.
     allowed.fence().map(|fence| fence::check(fence, api)).transpose()?;

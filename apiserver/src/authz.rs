@@ -15,6 +15,16 @@ use crate::request::{ResourceRequest, Verb};
 pub(crate) struct Authorized {
     user: Arc<User>,
     fence: Option<Fence>,
+    request: Option<Arc<Accepted>>,
+}
+
+/// The request that brought the proof, for the hops of what it writes.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    /// Microseconds since 1970.
+    pub time: i64,
+    /// Who asked for what.
+    pub detail: String,
 }
 
 impl Authorized {
@@ -29,6 +39,14 @@ impl Authorized {
 
     pub(crate) fn within(self, fence: Option<Fence>) -> Self {
         Self { fence, ..self }
+    }
+
+    pub(crate) fn of(self, request: Accepted) -> Self {
+        Self { request: Some(Arc::new(request)), ..self }
+    }
+
+    pub(crate) fn request(&self) -> Option<&Accepted> {
+        self.request.as_deref()
     }
 }
 
@@ -50,7 +68,7 @@ pub(crate) fn authorize(
     facts: &dyn Facts,
 ) -> Result<Authorized, Status> {
     if allows(user, request, field_selector, facts) {
-        Ok(Authorized { user: Arc::clone(user), fence: None })
+        Ok(Authorized { user: Arc::clone(user), fence: None, request: None })
     } else {
         Err(forbidden(user, request))
     }

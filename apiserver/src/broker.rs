@@ -27,7 +27,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 pub(crate) fn start(api: &Arc<Api>, config: BrokerConfig, check: CheckHandle) {
     let link = ServerLink::start(config, &api.tasks);
-    let (relay, outbox) = (link.relay(), Arc::new(JournalOutbox::new(Arc::clone(api))));
+    let (relay, outbox) =
+        (link.relay().traced(api.trace.clone()), Arc::new(JournalOutbox::new(Arc::clone(api))));
     let shutdown = api.shutdown.clone();
     let published = Arc::clone(&outbox);
     api.tasks.spawn_critical("relay", async move {
@@ -257,7 +258,7 @@ fn path(
 }
 
 /// A name as one segment of a path, whatever somebody wrote into it.
-fn escape(name: &str) -> String {
+pub(crate) fn escape(name: &str) -> String {
     use std::fmt::Write as _;
     let mut out = String::with_capacity(name.len());
     for byte in name.bytes() {

@@ -13,6 +13,7 @@ use crate::authz::Authorized;
 use crate::cache::Entry;
 use crate::codec;
 use crate::fence;
+use crate::hops;
 use crate::prepare::{MODIFIED, Outcome};
 
 /// As Kubernetes: a write without a resourceVersion is prepared again this often before it is a conflict.
@@ -80,6 +81,7 @@ pub(crate) async fn commit(
                     .into_iter()
                     .next_back()
                     .ok_or_else(|| Status::internal("the journal committed nothing"))?;
+                hops::accepted(api, proof, &change);
                 return Ok(match removed {
                     true => Committed::Removed(change),
                     false => Committed::Stored(change),

@@ -21,6 +21,7 @@ mod fence;
 mod flow;
 mod fuzzing;
 mod health;
+mod hops;
 mod local;
 mod metrics;
 mod metrics_api;

@@ -163,6 +163,12 @@ impl Metrics {
             head(&mut out, name, kind);
             let _ = writeln!(out, "{name} {value}");
         }
+        for (name, is_gauge, _, value) in api.trace.counts() {
+            let (kind, suffix) = if is_gauge { ("gauge", "") } else { ("counter", "_total") };
+            let name = format!("warren_apiserver_{name}{suffix}");
+            head(&mut out, &name, kind);
+            let _ = writeln!(out, "{name} {value}");
+        }
         for (name, is_gauge, _, value) in
             self.broker.get().map(|broker| broker.0()).into_iter().flatten()
         {

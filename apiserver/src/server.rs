@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use warren_api::Registry;
 use warren_broker::{BrokerConfig, Fabric};
+use warren_process::trace::Trace;
 use warren_process::{Clock, Readiness, SystemClock, Tasks};
 use warren_store::{Journal, OpenError, Options, WallClock};
 
@@ -22,7 +23,7 @@ use crate::local::LocalService;
 use crate::metrics::Metrics;
 use crate::read::Snapshots;
 use crate::subresource::{Nodes, Proxied};
-use crate::{bootstrap, events, fabric, serve};
+use crate::{bootstrap, events, fabric, hops, serve};
 
 /// Certificates and keys, from a file or at hand.
 #[derive(Clone, Debug)]
@@ -142,12 +143,15 @@ impl Server {
         let cache = Arc::new(Cache::new(registry));
         let node_streams = Arc::new(NodeStreams::default());
         let (fed, sorted) = (Arc::clone(&cache), Arc::clone(&node_streams));
+        let trace = Trace::new("apiserver", config.listen.to_string());
+        let committed = trace.clone();
         let (path, mut options) = (config.database.clone(), config.journal.clone());
         let clock = Arc::clone(&config.clock);
         options.clock = WallClock(Arc::new(move || clock.now().as_millisecond()));
         let opened = tokio::task::spawn_blocking(move || {
             let applied = Arc::clone(&fed);
             let on_commit = move |batch: &warren_store::Batch| {
+                hops::committed(&committed, batch);
                 applied.apply(batch);
                 sorted.deliver(batch);
             };
@@ -180,6 +184,8 @@ impl Server {
             nodes,
             proxied: Proxied::default(),
             readiness: config.readiness,
+            trace,
+            questions: hops::Questions::default(),
             discovery: Documents::of(registry),
             metrics: Metrics::default(),
             shutdown: tasks.shutdown().clone(),

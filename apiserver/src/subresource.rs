@@ -19,7 +19,7 @@ mod nodes;
 mod proxy;
 
 pub(crate) use http_proxy::{Proxied, answer as proxy};
-pub(crate) use nodes::Nodes;
+pub(crate) use nodes::{Nodes, address_of as node_address};
 pub(crate) use proxy::connect;
 
 /// `autoscaling/v1` Scale of an object: get, update, patch.

@@ -9,7 +9,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 use warren_api::{GroupResource, NodeName, ObjectKey, Revision, Shard, Uid};
+use warren_process::trace::About;
 
+use crate::event::leaves_hops;
 use crate::topology;
 use crate::{Event, EventType};
 
@@ -30,6 +32,8 @@ pub struct Message {
     pub routing_key: String,
     pub properties: BasicProperties,
     pub body: Vec<u8>,
+    /// Of an event whose way is remembered.
+    pub about: Option<About>,
 }
 
 /// What the server's messages say.
@@ -97,6 +101,7 @@ fn encode_part(
         routing_key: first.to_owned(),
         properties: properties(EVENT_KIND, id, headers, account, now),
         body,
+        about: leaves_hops(&event.key).then(|| event.about()),
     }
 }
 
@@ -113,6 +118,7 @@ pub fn encode_floor(epoch: u64, floor: Revision, account: &str, now: u64) -> Mes
         routing_key: topology::FLOOR_KEY.to_owned(),
         properties: properties(FLOOR_KIND, format!("{epoch}:{floor}:floor"), headers, account, now),
         body: body.into_bytes(),
+        about: None,
     }
 }
 

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use smallvec::SmallVec;
 use warren_api::{GroupResource, ObjectKey, Revision, Shard, Uid};
+use warren_process::trace::{About, Subject};
 
 /// A resource and a shard of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,4 +34,28 @@ pub struct Event {
     /// The object as JSON; its metadata only where the kind is published so. The message's body is
     /// `{"type":"ADDED","object":<this>}`.
     pub object: Bytes,
+}
+
+impl Event {
+    /// For the hops of its way.
+    pub fn about(&self) -> About {
+        about(&self.key, &self.uid, self.revision)
+    }
+}
+
+/// What hops say of a change.
+pub fn about(key: &ObjectKey, uid: &Uid, revision: Revision) -> About {
+    let subject = Subject {
+        group: key.resource.group.clone(),
+        resource: key.resource.resource.clone(),
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+    };
+    About { subject, uid: uid.0.clone(), revision: revision.0 }
+}
+
+/// Whether the ways of this resource's changes are worth remembering: of Events and Leases there are more than of all
+/// else, and they would push that out.
+pub fn leaves_hops(key: &ObjectKey) -> bool {
+    !matches!(&*key.resource.resource, "events" | "leases")
 }

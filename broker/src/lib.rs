@@ -25,7 +25,7 @@ pub mod topology;
 
 pub use connection::{BrokerConfig, BrokerUrl};
 pub use error::BrokerError;
-pub use event::{Event, EventType, Stream};
+pub use event::{Event, EventType, Stream, about, leaves_hops};
 pub use fabric::{Ack, Delivery, Fabric, Outbox, ReplyTo, Subscriber, Subscription};
 pub use leader::{Heard, LeaderQueue};
 pub use rabbit::RabbitFabric;

@@ -98,6 +98,7 @@ impl ServerLink {
             account: self.0.account.clone(),
             status: self.0.status.clone(),
             metrics: Arc::clone(&self.0.metrics),
+            trace: None,
         }
     }
 

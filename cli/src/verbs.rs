@@ -9,5 +9,6 @@ mod files;
 pub(crate) mod get;
 pub(crate) mod logs;
 pub(crate) mod status;
+pub(crate) mod trace;
 
 pub(crate) use connection::{Connection, ConnectionArgs, Failure};

@@ -7,6 +7,7 @@
 mod amqp;
 mod connect;
 mod fallback;
+mod hops;
 mod http_fabric;
 mod informer;
 mod leader;
@@ -18,6 +19,7 @@ pub mod testing;
 pub use amqp::over_amqp;
 pub use connect::{ConnectError, from_kubeconfig, in_process};
 pub use fallback::Fallback;
+pub use hops::answer_questions;
 pub use http_fabric::HttpFabric;
 pub use informer::{Cached, Change, Index, Informer};
 pub use leader::{Campaign, Leadership, Place, Turn};

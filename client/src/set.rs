@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use kube::core::ApiResource;
 use warren_api::{GroupResource, Kind, Registry, Revision};
-use warren_broker::{Delivery, Event, EventType, Subscription};
+use warren_broker::{Delivery, Event, EventType, Subscription, leaves_hops};
+use warren_process::trace::{Step, Trace};
 use warren_process::{Shutdown, Tasks};
 
 use crate::informer::{Cached, Informer, Sink};
@@ -34,6 +35,7 @@ pub struct InformerSet {
     name: String,
     instance: String,
     entries: BTreeMap<GroupResource, Entry>,
+    trace: Option<Trace>,
 }
 
 impl InformerSet {
@@ -44,7 +46,12 @@ impl InformerSet {
         instance: impl Into<String>,
     ) -> Self {
         let (name, instance) = (name.into(), instance.into());
-        Self { connection, name, instance, entries: BTreeMap::new() }
+        Self { connection, name, instance, entries: BTreeMap::new(), trace: None }
+    }
+
+    /// Remembers there which events came, and when they were used.
+    pub fn traced(&mut self, trace: Trace) {
+        self.trace = Some(trace);
     }
 
     /// A cache of all objects of a type.
@@ -117,9 +124,11 @@ impl InformerSet {
         while !shutdown.is_draining() {
             match subscriber.next().await {
                 Delivery::Event(event, ack) => {
+                    self.hop(Step::Delivered, &event);
                     self.event(&event).await;
                     // Held in memory only: this process lists at its start.
                     ack.ack().await;
+                    self.hop(Step::Acknowledged, &event);
                 }
                 Delivery::Relist { streams, at_least, reason } => {
                     if listed_once {
@@ -143,6 +152,12 @@ impl InformerSet {
                     ack.ack().await;
                 }
             }
+        }
+    }
+
+    fn hop(&self, step: Step, event: &Event) {
+        if let Some(trace) = self.trace.as_ref().filter(|_| leaves_hops(&event.key)) {
+            trace.push(step, event.about(), "");
         }
     }
 

@@ -491,6 +491,7 @@ pub(crate) struct Deployments(Context);
 
 impl Controller for Deployments {
     const NAME: &'static str = "deployment-controller";
+    const RESOURCE: (&'static str, &'static str) = ("apps", "deployments");
 
     fn plan(&self, now: Timestamp, key: &Key) -> Plan {
         let caches = &self.0.caches;

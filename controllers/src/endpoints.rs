@@ -269,6 +269,7 @@ pub(crate) struct EndpointsAndSlices(Context);
 
 impl Controller for EndpointsAndSlices {
     const NAME: &'static str = "endpoints-controller";
+    const RESOURCE: (&'static str, &'static str) = ("", "services");
 
     fn plan(&self, _: Timestamp, key: &Key) -> Plan {
         let caches = &self.0.caches;

@@ -174,7 +174,7 @@ async fn send(
     }
 }
 
-fn describe(write: &Write) -> String {
+pub(crate) fn describe(write: &Write) -> String {
     let named = |verb: &str, target: &Target, sub: &str| {
         format!("{verb} {}{sub} {}/{}", target.resource.plural, target.namespace, target.name)
     };

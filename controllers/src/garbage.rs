@@ -18,7 +18,7 @@ use warren_process::Tasks;
 use crate::execute::{ExecuteError, execute};
 use crate::plan::{Plan, Resource, Target, Write};
 use crate::queue::WorkQueue;
-use crate::runner::Context;
+use crate::runner::{Context, wrote};
 
 const NAME: &str = "garbage-collector";
 const WORKERS: usize = 8;
@@ -339,7 +339,11 @@ impl Collector {
         let resource = resource(member.kind);
         let (owners, dependents, behind) = (&owners, &dependents, &behind);
         let plan = decide(&Snapshot { resource, meta, owners, dependents, behind });
-        execute(&self.context.client, &plan, |_| {}).await.result?;
+        execute(&self.context.client, &plan, |step| {
+            wrote(&self.context.trace, "garbage-collector", &step.write);
+        })
+        .await
+        .result?;
         Ok(plan.again_after)
     }
 

@@ -494,6 +494,7 @@ pub(crate) struct Jobs(Context);
 
 impl Controller for Jobs {
     const NAME: &'static str = "job-controller";
+    const RESOURCE: (&'static str, &'static str) = ("batch", "jobs");
 
     fn plan(&self, now: Timestamp, key: &Key) -> Plan {
         let caches = &self.0.caches;

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use warren_client::{Connection, InformerSet, Leadership};
+use warren_process::trace::Trace;
 use warren_process::{Clock, SystemClock, Tasks};
 
 pub use caches::Key;
@@ -104,7 +105,11 @@ pub fn start(
     }
     let (leader, watches) = (config.leadership, connection.watches);
     let client = leader.fenced(connection.client.clone());
+    let trace = Trace::new("controllers", config.instance.as_str());
+    // Who stands by may answer as well: it writes nothing.
+    warren_client::answer_questions(connection.client.clone(), trace.clone(), tasks);
     let mut set = InformerSet::new(connection, "controllers", config.instance);
+    set.traced(trace.clone());
     let context = Context {
         caches: Caches::new(&mut set),
         graph: garbage::Graph::new(&mut set),
@@ -112,9 +117,10 @@ pub fn start(
         client,
         watches,
         clock: config.clock,
-        metrics: Arc::default(),
+        metrics: Arc::new(Metrics::of(trace.clone())),
         node_grace: config.node_grace,
         leader,
+        trace,
     };
     for (name, start) in ALL {
         if config.disabled.iter().any(|disabled| disabled == name) {

@@ -16,7 +16,7 @@ use crate::execute::{ExecuteError, execute};
 use crate::garbage::resource;
 use crate::plan::{Plan, Target, Write, status_patch};
 use crate::queue::WorkQueue;
-use crate::runner::Context;
+use crate::runner::{Context, wrote};
 
 const NAME: &str = "namespace-controller";
 const WORKERS: usize = 4;
@@ -158,7 +158,10 @@ async fn empty(context: &Context, name: &str) -> Result<Option<Duration>, Execut
     let asked = kinds.iter().map(|kind| tell_to_go(&context.client, *kind, name));
     let left = futures::future::join_all(asked).await;
     let plan = decide(context.clock.now(), &namespace, &left);
-    let executed = execute(&context.client, &plan, |_| {}).await;
+    let executed = execute(&context.client, &plan, |step| {
+        wrote(&context.trace, "namespace-controller", &step.write);
+    })
+    .await;
     context.caches.settled(&executed.expected).await;
     match executed.result {
         // The namespace changed meanwhile; that is no failure to back off from.

@@ -202,6 +202,7 @@ pub(crate) struct NodeLifecycle {
 
 impl Controller for NodeLifecycle {
     const NAME: &'static str = "node-controller";
+    const RESOURCE: (&'static str, &'static str) = ("", "nodes");
 
     fn plan(&self, now: Timestamp, key: &Key) -> Plan {
         let caches = &self.context.caches;

@@ -83,6 +83,7 @@ pub(crate) struct PodGc {
 
 impl Controller for PodGc {
     const NAME: &'static str = "pod-garbage-collector";
+    const RESOURCE: (&'static str, &'static str) = ("", "pods");
 
     fn plan(&self, now: Timestamp, _: &Key) -> Plan {
         let caches = &self.context.caches;

@@ -194,6 +194,7 @@ pub(crate) struct ReplicaSets(Context);
 
 impl Controller for ReplicaSets {
     const NAME: &'static str = "replicaset-controller";
+    const RESOURCE: (&'static str, &'static str) = ("apps", "replicasets");
 
     fn plan(&self, now: Timestamp, key: &Key) -> Plan {
         let caches = &self.0.caches;

@@ -2,20 +2,21 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use warren_client::Leadership;
+use warren_process::trace::{About, Step as Hop, Subject, Trace};
 use warren_process::{Clock, Tasks};
 
 use crate::caches::{Caches, Key};
 use crate::events::Recorder;
-use crate::execute::{ExecuteError, Executed, Expected, execute};
+use crate::execute::{ExecuteError, Executed, Expected, describe, execute};
 use crate::garbage::Graph;
-use crate::plan::{Plan, Write};
+use crate::plan::{Plan, Resource, Target, Write};
 use crate::queue::WorkQueue;
 
 /// Refusals logged at `warn`; what is ordinary (a lost race) is not.
@@ -24,6 +25,8 @@ const SLOW: Duration = Duration::from_secs(1);
 pub(crate) trait Controller: Send + Sync + 'static {
     /// As it stands in the source of its Events: `replicaset-controller`.
     const NAME: &'static str;
+    /// Group and plural of what its keys name.
+    const RESOURCE: (&'static str, &'static str);
 
     /// Takes a snapshot for the key and decides. Does no I/O.
     fn plan(&self, now: Timestamp, key: &Key) -> Plan;
@@ -49,11 +52,13 @@ pub(crate) struct Context {
     pub metrics: Arc<Metrics>,
     /// So long a node may be silent.
     pub node_grace: Duration,
+    pub trace: Trace,
 }
 
 /// Counters over all controllers since the start.
 #[derive(Debug, Default)]
 pub struct Metrics {
+    pub(crate) trace: OnceLock<Trace>,
     pub decisions: AtomicU64,
     pub writes: AtomicU64,
     pub conflicts: AtomicU64,
@@ -61,15 +66,21 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    pub(crate) fn of(trace: Trace) -> Self {
+        Self { trace: trace.into(), ..Self::default() }
+    }
+
     /// For [`warren_process::Metrics::values`].
     pub fn snapshot(&self) -> Vec<(&'static str, bool, &'static str, u64)> {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        vec![
+        let mut values = vec![
             ("decisions", false, "Keys that were decided about.", get(&self.decisions)),
             ("writes", false, "Writes that plans asked for.", get(&self.writes)),
             ("conflicts", false, "Writes that lost a race.", get(&self.conflicts)),
             ("failures", false, "Writes that were refused or not answered.", get(&self.failures)),
-        ]
+        ];
+        values.extend(self.trace.get().map(Trace::counts).into_iter().flatten());
+        values
     }
 }
 
@@ -127,6 +138,7 @@ impl<C: Controller> Runner<C> {
         let start = std::time::Instant::now();
         let now = self.context.clock.now();
         let plan = self.controller.plan(now, key);
+        decided::<C>(&self.context.trace, key, &plan);
         for note in &plan.notes {
             self.context.recorder.record(C::NAME, note.clone());
         }
@@ -176,6 +188,7 @@ impl<C: Controller> Runner<C> {
 
     async fn execute(&self, plan: &Plan) -> Executed {
         execute(&self.context.client, plan, |step| {
+            wrote(&self.context.trace, C::NAME, &step.write);
             if let Some(note) = &step.note {
                 self.context.recorder.record(C::NAME, note.clone());
             }
@@ -200,4 +213,41 @@ impl<C: Controller> Runner<C> {
             }
         }
     }
+}
+
+/// A decision to do nothing is none to remember.
+fn decided<C: Controller>(trace: &Trace, key: &Key, plan: &Plan) {
+    let Some(first) = plan.steps.first() else { return };
+    let more = match plan.steps.len() - 1 {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    let (group, resource) = C::RESOURCE;
+    let subject = Subject::new(group, resource, key.namespace.clone(), key.name.clone());
+    let about = About { subject, uid: Arc::default(), revision: 0 };
+    trace.push(Hop::Decided, about, format!("{}: {}{more}", C::NAME, describe(&first.write)));
+}
+
+/// A write that has succeeded.
+pub(crate) fn wrote(trace: &Trace, by: &str, write: &Write) {
+    let (resource, namespace, name, uid, verb) = match write {
+        Write::Create { resource, namespace, object } => {
+            let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            (resource, namespace.as_str(), name, "", "create")
+        }
+        Write::Patch { target, .. } => about_target(target, "patch"),
+        Write::Replace { target, .. } => about_target(target, "replace"),
+        Write::Delete { target, .. } => about_target(target, "delete"),
+    };
+    let group = resource.api_version.split_once('/').map_or("", |(group, _)| group);
+    let subject = Subject::new(group, &*resource.plural, namespace, name);
+    let about = About { subject, uid: uid.into(), revision: 0 };
+    trace.push(Hop::Wrote, about, format!("{by}: {verb}"));
+}
+
+fn about_target<'a>(
+    target: &'a Target,
+    verb: &'static str,
+) -> (&'a Resource, &'a str, &'a str, &'a str, &'static str) {
+    (&target.resource, &target.namespace, &target.name, &target.uid, verb)
 }

@@ -31,6 +31,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use warren_client::{Change, Connection, Informer, InformerSet, Leadership};
+use warren_process::trace::{About, Step as Hop, Subject, Trace};
 use warren_process::{Clock, Tasks};
 
 use crate::events::Recorder;
@@ -70,6 +71,7 @@ struct Scheduler {
     clock: Arc<dyn Clock>,
     recorder: Recorder,
     metrics: Arc<Metrics>,
+    trace: Trace,
     pods: Informer<Pod>,
     nodes: Informer<Node>,
     namespaces: Informer<Namespace>,
@@ -81,13 +83,17 @@ struct Scheduler {
 pub fn start(connection: Connection, config: Config, tasks: &Tasks) {
     let leader = config.leadership;
     let client = leader.fenced(connection.client.clone());
+    let trace = Trace::new("scheduler", config.instance.as_str());
+    warren_client::answer_questions(connection.client.clone(), trace.clone(), tasks);
     let mut set = InformerSet::new(connection, "scheduler", config.instance);
+    set.traced(trace.clone());
     let scheduler = Scheduler {
         recorder: Recorder::start(client.clone(), Arc::clone(&config.clock), tasks),
         client,
         leader,
         clock: config.clock,
         metrics: Arc::default(),
+        trace,
         pods: set.informer(),
         nodes: set.informer(),
         namespaces: set.informer(),
@@ -105,6 +111,7 @@ pub(crate) fn start_shared(context: &Context, tasks: &Tasks) {
         clock: Arc::clone(&context.clock),
         recorder: context.recorder.clone(),
         metrics: Arc::clone(&context.metrics),
+        trace: context.trace.clone(),
         pods: context.caches.pods.clone(),
         nodes: context.caches.nodes.clone(),
         namespaces: context.caches.namespaces.clone(),
@@ -216,14 +223,23 @@ impl Scheduler {
     ) -> Option<Outcome> {
         match decision {
             Ok(node) => {
+                self.hop(Hop::Decided, &pod.pod, format!("{NAME}: node {node}"));
                 let result = self.bind(&pod.pod, &node).await;
                 Some(Outcome { uid: pod.uid().to_owned(), result })
             }
             Err(why) => {
+                self.hop(Hop::Decided, &pod.pod, format!("{NAME}: no node: {}", why.0));
                 self.explain(&pod.pod, &why).await;
                 None
             }
         }
+    }
+
+    fn hop(&self, hop: Hop, pod: &Pod, detail: String) {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let subject = Subject::new("", "pods", namespace, pods::name(pod));
+        let about = About { subject, uid: pods::uid(pod).into(), revision: 0 };
+        self.trace.push(hop, about, detail);
     }
 
     async fn bind(&self, pod: &Pod, node: &str) -> Result<(), ()> {
@@ -242,6 +258,7 @@ impl Scheduler {
         self.metrics.writes.fetch_add(1, Ordering::Relaxed);
         match self.client.request::<Value>(request).await {
             Ok(_) => {
+                self.hop(Hop::Wrote, pod, format!("{NAME}: binding to {node}"));
                 let text = format!("Successfully assigned {namespace}/{name} to {node}");
                 self.recorder.record(NAME, normal(pod, "Scheduled", text));
                 Ok(())

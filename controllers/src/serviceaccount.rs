@@ -34,6 +34,7 @@ pub(crate) struct ServiceAccounts(Context);
 
 impl Controller for ServiceAccounts {
     const NAME: &'static str = "serviceaccount-controller";
+    const RESOURCE: (&'static str, &'static str) = ("", "namespaces");
 
     fn plan(&self, _: Timestamp, key: &Key) -> Plan {
         let caches = &self.0.caches;

@@ -25,9 +25,7 @@ pub const MAX_DETAIL: usize = 200;
 pub const MAX_TOLD: usize = 2_000;
 
 /// What happened, in the order in which it happens to a change.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Step {
     /// A request was read that came to be this change.

@@ -41,6 +41,7 @@ impl World {
             clock,
             index: self.index.clone(),
             sinks: Vec::new(),
+            trace: warren_process::trace::Trace::new("agent", "test"),
         };
         Agent::start(config, deps, &self.tasks).await.unwrap();
     }

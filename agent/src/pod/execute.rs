@@ -13,6 +13,8 @@ use super::ephemeral;
 use super::memory::until;
 use super::probe::{self, Target};
 use super::spec;
+use warren_process::trace::Step;
+
 use crate::context::Context;
 use crate::events::Level;
 use crate::runtime::{
@@ -129,7 +131,10 @@ pub(crate) async fn create_sandbox(
         return Err(("ContainerCreating", message));
     }
     match context.runtime.create_sandbox(sandbox_config(pod, attempt)).await {
-        Ok(_) => Ok(()),
+        Ok(_) => {
+            context.hop(Step::Acted, pod, "sandbox created");
+            Ok(())
+        }
         Err(error) => {
             let message = format!("Failed to create pod sandbox: {error}");
             context.events.pod(pod, Level::Warning, "FailedCreatePodSandBox", &message, None);
@@ -188,6 +193,7 @@ pub(crate) async fn start(
             }
         }
     };
+    context.hop(Step::Acted, pod, format!("container {name} created"));
     let message = format!("Created container: {name}");
     context.events.pod(pod, Level::Normal, "Created", &message, Some(&field));
     if let Err(error) = context.runtime.start_container(&id).await {
@@ -200,6 +206,7 @@ pub(crate) async fn start(
             made: true,
         });
     }
+    context.hop(Step::Acted, pod, format!("container {name} started"));
     let message = format!("Started container {name}");
     context.events.pod(pod, Level::Normal, "Started", &message, Some(&field));
 

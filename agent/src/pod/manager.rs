@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use warren_process::trace::Step;
 
 use super::decide::{self, Action, Then, Wanted};
 use super::execute::{self, StartError, Started};

@@ -7,6 +7,7 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
+use warren_process::trace::{Subject, Trace};
 use warren_process::{METRICS_CONTENT_TYPE, Metrics, Tasks};
 
 use super::{forward, logs, stats, stream};
@@ -18,6 +19,7 @@ pub(super) struct Service {
     pub(super) pods: PodIndex,
     pub(super) stats: stats::Rates,
     pub(super) metrics: Metrics,
+    pub(super) trace: Trace,
     pub(super) simulated: bool,
     pub(super) tasks: Tasks,
 }
@@ -65,6 +67,7 @@ async fn answer(
         ["metrics"] => {
             Ok(plain(StatusCode::OK, METRICS_CONTENT_TYPE, service.metrics.text().into()))
         }
+        ["debug", "hops"] => hops(&service.trace, &query),
         ["stats", "summary"] => stats::summary(service, query.get("node")).await,
         ["containerLogs", namespace, pod, container] => {
             let entry = find(&service.pods, namespace, pod)?;
@@ -84,6 +87,15 @@ async fn answer(
         }
         _ => Err(Refusal::not_found(format!("no such path: {path}"))),
     }
+}
+
+/// What is remembered of one object, in JSON.
+fn hops(trace: &Trace, query: &Query) -> Result<Response<Body>, Refusal> {
+    let [group, resource, namespace, name] =
+        ["group", "resource", "namespace", "name"].map(|field| query.get(field));
+    let report = trace.report(&Subject::new(group, resource, namespace, name));
+    let text = serde_json::to_vec(&report).map_err(|error| Refusal::internal(error.to_string()))?;
+    Ok(plain(StatusCode::OK, "application/json", text.into()))
 }
 
 fn find(pods: &PodIndex, namespace: &str, name: &str) -> Result<PodEntry, Refusal> {

@@ -112,7 +112,7 @@ pub(super) enum Failure {
 }
 
 /// The node's `InternalIP` and the port of its daemon endpoint.
-fn address_of(api: &Api, node: &str) -> Result<SocketAddr, Status> {
+pub(crate) fn address_of(api: &Api, node: &str) -> Result<SocketAddr, Status> {
     let nodes = GroupResource::new("", "nodes");
     let entry = api.cache.get(&nodes, "", node).ok_or_else(|| Status::not_found(&nodes, node))?;
     let object = entry.object();

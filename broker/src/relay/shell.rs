@@ -10,6 +10,7 @@ use lapin::options::BasicPublishOptions;
 use lapin::{Channel, Confirmation};
 use warren_api::Revision;
 use warren_process::Shutdown;
+use warren_process::trace::{Step, Trace};
 
 use super::{Action, Core};
 use crate::connection::{Link, Live};
@@ -27,12 +28,25 @@ pub struct Relay {
     pub(crate) account: String,
     pub(crate) status: StatusCell,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) trace: Option<Trace>,
 }
 
-type Confirmed = (u64, Instant, lapin::Result<Confirmation>);
+struct Confirmed {
+    tag: u64,
+    since: Instant,
+    message: Arc<Message>,
+    confirmation: lapin::Result<Confirmation>,
+}
+
 type Answer = Result<Vec<Event>, Revision>;
 
 impl Relay {
+    /// Remembers there when an event was published and when it was confirmed.
+    #[must_use]
+    pub fn traced(self, trace: Trace) -> Self {
+        Self { trace: Some(trace), ..self }
+    }
+
     /// Ends when draining starts; what is not confirmed by then is published again by the next process.
     pub async fn run(self, outbox: Arc<dyn Outbox>, shutdown: Shutdown) {
         let mut core = Core::new(&self.account, outbox.cursor());
@@ -69,6 +83,7 @@ impl Relay {
                 match action {
                     Action::Publish { tag, message } => {
                         add(&self.metrics.published, 1);
+                        self.hop(Step::Published, &message);
                         let mut publish = publish(channel.clone(), tag, message).boxed();
                         // The first poll hands the frames over; doing it here is what keeps the order.
                         match futures::poll!(&mut publish) {
@@ -124,11 +139,12 @@ impl Relay {
     }
 
     async fn confirmed(&self, core: &mut Core, confirmed: Confirmed) -> Result<(), String> {
-        let (tag, since, confirmation) = confirmed;
+        let Confirmed { tag, since, message, confirmation } = confirmed;
         match confirmation {
             Ok(Confirmation::Ack(_)) => {
                 let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
                 add(&self.metrics.confirmed, 1);
+                self.hop(Step::Confirmed, &message);
                 add(&self.metrics.confirm_micros, micros);
                 self.metrics
                     .confirm_micros_max
@@ -153,6 +169,12 @@ impl Relay {
             }
             Ok(Confirmation::NotRequested) => Err("the channel does not confirm".to_owned()),
             Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn hop(&self, step: Step, message: &Message) {
+        if let (Some(trace), Some(about)) = (&self.trace, &message.about) {
+            trace.push(step, about.clone(), "");
         }
     }
 
@@ -186,7 +208,7 @@ async fn publish(channel: Channel, tag: u64, message: Arc<Message>) -> Confirmed
         Ok(confirm) => confirm.await,
         Err(error) => Err(error),
     };
-    (tag, since, confirmation)
+    Confirmed { tag, since, message, confirmation }
 }
 
 fn now() -> u64 {

@@ -20,6 +20,7 @@ use warren_apiserver::AddressRange;
 use warren_broker::Fabric;
 use warren_broker::accounts::Account;
 use warren_client::Connection;
+use warren_process::trace::Trace;
 use warren_process::{Metrics, SystemClock, Tasks};
 
 use super::{CommonArgs, claim, names_of};
@@ -152,6 +153,8 @@ pub(crate) struct Crew {
     names: BTreeSet<String>,
     index: PodIndex,
     simulation: Option<Simulation>,
+    /// One for all nodes of the process.
+    trace: Trace,
     /// One for the host; made with the first node that has real pods.
     services: OnceLock<Arc<ServiceProxy>>,
 }
@@ -172,6 +175,7 @@ impl Crew {
             service_cidr,
             names: names.iter().cloned().collect(),
             index: PodIndex::default(),
+            trace: Trace::new("agent", names.first().map_or("", String::as_str)),
             services: OnceLock::new(),
             with_api: false,
             simulation: simulated.then(|| Simulation::new(Arc::new(SystemClock), tasks)),
@@ -191,8 +195,8 @@ impl Crew {
         let (certificate, key) = (material.certificate.clone(), material.key.clone());
         let simulated = self.simulation.is_some();
         let settings = ServerSettings { listen, ca, certificate, key, simulated };
-        let bound =
-            warren_agent::server::start(&settings, self.index.clone(), metrics, tasks).await;
+        let (index, trace) = (self.index.clone(), self.trace.clone());
+        let bound = warren_agent::server::start(&settings, index, metrics, trace, tasks).await;
         bound.map_err(|error| {
             let hint = match &error {
                 ServerError::Listen { source, .. } => super::cannot_listen(source, option),
@@ -251,6 +255,7 @@ impl Crew {
             clock: Arc::new(SystemClock),
             index: self.index.clone(),
             sinks,
+            trace: self.trace.clone(),
         };
         Agent::start(config, deps, tasks)
             .await

@@ -132,7 +132,10 @@ impl Told<'_> {
 fn clock(micros: i64) -> String {
     let time = Timestamp::from_microsecond(micros).unwrap_or(Timestamp::UNIX_EPOCH);
     let text = format!("{time:.6}");
-    text.split_once('T').map_or(text.as_str(), |(_, of_day)| of_day).trim_end_matches('Z').to_owned()
+    text.split_once('T')
+        .map_or(text.as_str(), |(_, of_day)| of_day)
+        .trim_end_matches('Z')
+        .to_owned()
 }
 
 /// `1.234`

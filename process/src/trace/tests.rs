@@ -52,7 +52,11 @@ fn record(time: i64, component: &str, step: Step, revision: u64) -> Record {
 
 fn answered(component: &str, now: i64, hops: Vec<Record>) -> Answered {
     let (component, instance) = (component.to_owned(), "a".to_owned());
-    Answered { report: Report { component, instance, now, since: None, hops }, asked: 0, had: 2_000 }
+    Answered {
+        report: Report { component, instance, now, since: None, hops },
+        asked: 0,
+        had: 2_000,
+    }
 }
 
 #[test]

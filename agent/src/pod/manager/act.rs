@@ -1,5 +1,7 @@
 //! What the manager does: it spawns what a decision says, and takes note of how it ended.
 
+use std::borrow::Cow;
+
 use super::*;
 
 impl Manager {
@@ -11,6 +13,7 @@ impl Manager {
         now: Timestamp,
     ) {
         let Some(slot) = self.slots.get_mut(uid) else { return };
+        self.context.hop(Step::Decided, &slot.pod, said(&action));
         let (context, pod) = (Arc::clone(&self.context), Arc::clone(&slot.pod));
         let memory = &mut slot.memory;
         let send = self.send.clone();
@@ -126,6 +129,9 @@ impl Manager {
     pub(super) fn done(&mut self, uid: &str, done: Done) {
         let (now, backoffs) = (self.context.now(), self.context.config.backoffs);
         let Some(slot) = self.slots.get_mut(uid) else { return };
+        if let Some(done) = outcome(&done) {
+            self.context.hop(Step::Acted, &slot.pod, done);
+        }
         slot.version += 1;
         slot.fresh = false;
         let memory = &mut slot.memory;
@@ -235,4 +241,35 @@ impl Manager {
             }
         });
     }
+}
+
+/// For the hops of a pod.
+fn said(action: &Action) -> Cow<'static, str> {
+    match action {
+        Action::CreateSandbox { .. } => "create the sandbox".into(),
+        Action::RemoveSandbox { .. } => "remove the sandbox".into(),
+        Action::Start { name, .. } => format!("start container {name}").into(),
+        Action::CancelStart { name } => format!("do not start container {name} after all").into(),
+        Action::Stop { name, why, .. } => format!("stop container {name}: {why}").into(),
+        Action::Hurry { name, .. } => format!("stop container {name} sooner").into(),
+        Action::Remove { name, .. } => format!("remove what is left of container {name}").into(),
+        Action::Fail(terminal) => format!("the pod fails: {}", terminal.reason).into(),
+        Action::CleanUp => "clean up".into(),
+    }
+}
+
+/// What ended otherwise than [`execute`] has told.
+fn outcome(done: &Done) -> Option<Cow<'static, str>> {
+    Some(match done {
+        Done::Sandbox(Ok(())) | Done::Start(_, Ok(_)) => return None,
+        Done::Sandbox(Err((reason, message))) => format!("sandbox: {reason}: {message}").into(),
+        Done::Start(name, Err(error)) => {
+            format!("container {name}: {}: {}", error.reason, error.message).into()
+        }
+        Done::Stop(name, Ok(_)) => format!("container {name} stopped").into(),
+        Done::Stop(name, Err(error)) => format!("container {name} not stopped: {error}").into(),
+        Done::Remove(name) => format!("container {name} removed").into(),
+        Done::CleanUp(Ok(())) => "nothing is left on the node".into(),
+        Done::CleanUp(Err(error)) => format!("not cleaned up: {error}").into(),
+    })
 }
