@@ -64,6 +64,8 @@ enum Command {
     Logs(verbs::logs::Args),
     /// Show what happened; with -f every change as it happens.
     Events(verbs::events::Args),
+    /// Do again at a fresh server what `warren events -f -o json` has recorded.
+    Replay(verbs::replay::Args),
     /// Show the way of an object's last changes: accepted, published, delivered, acted on, with times.
     Trace(verbs::trace::Args),
     /// Say what works and what is degraded.
@@ -109,6 +111,7 @@ fn run(command: &Command) -> Result<u8> {
         Command::Delete(args) => verb(verbs::delete::run(args)).map(done),
         Command::Logs(args) => verb(verbs::logs::run(args)).map(done),
         Command::Events(args) => verb(verbs::events::run(args)).map(done),
+        Command::Replay(args) => verb(verbs::replay::run(args)).map(done),
         Command::Trace(args) => verb(verbs::trace::run(args)).map(done),
         Command::Status(args) => {
             verb(verbs::status::run(args)).map(|good| if good { 0 } else { EXIT_DEGRADED })

@@ -8,6 +8,7 @@ pub(crate) mod events;
 mod files;
 pub(crate) mod get;
 pub(crate) mod logs;
+pub(crate) mod replay;
 pub(crate) mod status;
 pub(crate) mod trace;
 

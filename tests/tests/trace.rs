@@ -3,10 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the failure")]
 
 use std::collections::BTreeSet;
-use std::time::{Duration, SystemTime};
+use std::process::Command;
+use std::time::SystemTime;
 
-use serde_json::Value;
-use warren_tests::cluster::SOON;
+use serde_json::{Value, json};
+use warren_tests::cluster::{SOON, binary};
+use warren_tests::running::Running;
 use warren_tests::{Cluster, Options, Role, until, until_some};
 
 /// A hop, flat.
@@ -65,9 +67,8 @@ impl Story {
 
     #[track_caller]
     fn of_revision(&self, revision: u64, component: &str, step: &str) -> &Hop {
-        let is = |hop: &&Hop| {
-            hop.component == component && hop.step == step && hop.revision == revision
-        };
+        let is =
+            |hop: &&Hop| hop.component == component && hop.step == step && hop.revision == revision;
         let found = self.hops.iter().find(is);
         found.unwrap_or_else(|| panic!("no {component} {step} of {revision}: {:#?}", self.hops))
     }
@@ -200,4 +201,198 @@ fn a_pod_in_one_process_without_a_broker() {
         "/debug/hops?resource=pods&name=x",
     ]);
     assert!(refused.err().contains("forbidden"), "{refused:?}");
+}
+
+fn events(cluster: &Cluster, arguments: &[&str]) -> Running {
+    let mut command = Command::new(binary());
+    command.args(["events", "-f", "-o", "json"]).args(arguments);
+    command.arg("--kubeconfig").arg(cluster.kubeconfig());
+    cluster.going_on(command)
+}
+
+fn lines(running: &Running) -> Vec<Value> {
+    let output = running.output();
+    // The last line may be on its way.
+    let whole = output.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    whole.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+const OBJECTS: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {which: one}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: kept, namespace: shop}
+data: {a: b}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: kept, namespace: shop}
+stringData: {a: not for everybody}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: goes, namespace: shop}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: shop}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{name: c, image: 'example/web:1'}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {selector: {app: web}, ports: [{port: 80}]}
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: job, namespace: shop}
+spec: {template: {spec: {restartPolicy: Never, containers: [{name: c, image: 'example/job:1'}]}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: goes, namespace: shop}
+spec: {containers: [{name: c, image: 'example/web:1'}]}
+";
+
+/// What is compared: all but what the server chooses, with every uid in the place where it stands replaced by a name.
+fn state(cluster: &Cluster) -> Vec<Value> {
+    let mut found = Vec::new();
+    for kind in [
+        "namespaces",
+        "configmaps",
+        "secrets",
+        "deployments",
+        "replicasets",
+        "pods",
+        "services",
+        "jobs",
+        "nodes",
+    ] {
+        found.extend(
+            cluster.kubectl(["get", kind, "-A", "-o", "json"]).json()["items"]
+                .as_array()
+                .unwrap()
+                .clone(),
+        );
+    }
+    let of_cluster =
+        |object: &Value| object["kind"] == "Service" && object["metadata"]["name"] == "kubernetes";
+    found.retain(|object| !of_cluster(object));
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let named: Vec<(String, String)> = found
+        .iter()
+        .map(|object| {
+            let metadata = &object["metadata"];
+            let name = format!("uid of {} {}", text(&object["kind"]), text(&metadata["name"]));
+            (text(&metadata["uid"]), name)
+        })
+        .collect();
+    for object in &mut found {
+        let metadata = object["metadata"].as_object_mut().unwrap();
+        for field in ["uid", "resourceVersion", "creationTimestamp", "managedFields", "generation"]
+        {
+            metadata.remove(field);
+        }
+        let mut whole = object.to_string();
+        for (uid, name) in &named {
+            whole = whole.replace(uid.as_str(), name);
+        }
+        *object = serde_json::from_str(&whole).unwrap();
+    }
+    found
+}
+
+#[test]
+fn what_was_recorded_is_replayed_into_a_fresh_server() {
+    let first = Cluster::simulated();
+    let all = events(&first, &["--since", "0"]);
+    let deleted = events(&first, &["configmaps,pods", "-n", "shop", "--verb", "deleted"]);
+    let of_node = events(&first, &["--node", "node-1", "--since", "0"]);
+    let of_none = events(&first, &["--node", "node-2", "--since", "0"]);
+    until("the recording has begun", SOON, || {
+        lines(&all).iter().any(|line| line["object"]["kind"] == "Node")
+    });
+    first.kubectl_with(["apply", "-f", "-"], OBJECTS).ok();
+    first.kubectl(["rollout", "status", "deployment/web", "-n", "shop", "--timeout=60s"]).ok();
+    first.kubectl(["annotate", "configmap", "kept", "-n", "shop", "a=b"]).ok();
+    first.kubectl(["delete", "configmap/goes", "pod/goes", "-n", "shop"]).ok();
+    first.kubectl(["scale", "deployment/web", "-n", "shop", "--replicas=1"]).ok();
+    let alone = |list: &[Value]| {
+        list.len() == 2 && list.iter().all(|pod| pod["status"]["phase"] == "Running")
+    };
+    until("one pod of the Deployment and one of the Job run", SOON, || {
+        alone(&first.objects("pods", "shop"))
+    });
+    let ended = |running: &Running, kind: &str| {
+        lines(running).iter().any(|line| {
+            line["type"] == "DELETED"
+                && line["object"]["kind"] == kind
+                && line["object"]["metadata"]["name"] == "goes"
+        })
+    };
+    until("the deletions were told", SOON, || {
+        ended(&deleted, "ConfigMap") && ended(&deleted, "Pod")
+    });
+    for line in lines(&deleted) {
+        assert_eq!(line["type"], "DELETED");
+        assert!(line["time"].is_string(), "{line}");
+    }
+    until("the node's events were told", SOON, || ended(&of_node, "Pod"));
+    for line in lines(&of_node) {
+        let kind = line["object"]["kind"].as_str().unwrap();
+        assert!(["Node", "Pod", "Event"].contains(&kind), "{line}");
+    }
+    assert_eq!(lines(&of_none), Vec::<Value>::new());
+
+    // Nobody changes anything any more: the controllers and the node are gone, and the log has it all.
+    let newest = first.kubectl(["get", "deployments", "-A", "-o", "json"]).json();
+    let newest: u64 = newest["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+    let told = |line: &Value| {
+        line["object"]["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap()
+    };
+    first.kubectl(["create", "configmap", "last", "-n", "shop"]).ok();
+    until("the log is whole", SOON, || {
+        lines(&all).iter().any(|line| line["object"]["metadata"]["name"] == "last")
+    });
+    assert!(lines(&all).iter().map(told).max().unwrap() > newest);
+    let wanted = state(&first);
+    let log = first.data_dir().join("log");
+    let text: String = lines(&all).iter().map(|line| format!("{line}\n")).collect();
+    std::fs::write(&log, &text).unwrap();
+    let log = log.to_str().unwrap();
+    let refused = first.warren(["replay", log]);
+    assert!(refused.err().contains("the server is not fresh: it has "), "{refused:?}");
+    let again = first.warren(["replay", "/nowhere"]);
+    assert!(again.err().contains("/nowhere"), "{again:?}");
+
+    let mut fresh = Cluster::prepare(Options { split: true, ..Options::default() });
+    fresh.start(&Role::Apiserver);
+    until("the fresh server answers", SOON, || {
+        fresh.kubeconfig().exists() && fresh.kubectl(["get", "namespaces"]).succeeded()
+    });
+    let replayed = fresh.warren(["replay", log]);
+    let summary = replayed.ok();
+    assert!(summary.contains(" changes read: "), "{summary}");
+    assert_eq!(state(&fresh), wanted);
+
+    // What cannot be replayed is named, and the rest is done.
+    let line = json!({"type": "ADDED", "object": {"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "after", "namespace": "late"}}});
+    let unknown = json!({"type": "ADDED", "object": {"apiVersion": "x/v1", "kind": "Unknown",
+        "metadata": {"name": "u"}}});
+    std::fs::write(log, format!("{unknown}\n{line}\n{{\"type\": \"ADDED\", \"obj")).unwrap();
+    let partly = fresh.warren(["replay", log, "--force", "--speed", "10"]);
+    let why = partly.err();
+    assert!(why.contains("no matches for kind \"Unknown\""), "{why}");
+    assert!(why.contains("line 3: no JSON"), "{why}");
+    assert!(why.contains("2 requests or lines were not replayed"), "{why}");
+    assert!(fresh.object("configmap", "late", "after").is_some());
 }

@@ -22,7 +22,8 @@ const MOST_HELD: usize = 10_000;
 #[command(
     after_help = "EXAMPLES:\n  warren events                    the Events that the cluster recorded\n  \
                         warren events -f                 every change of every object, from now on\n  \
-                        warren events -f pods,deploy -n shop\n  warren events -f --since 1200 -o json"
+                        warren events -f pods,deploy -n shop\n  warren events -f pods --node rabbit-1 --verb added,deleted\n  \
+                        warren events -f --since 0 -o json > log     for `warren replay`"
 )]
 pub(crate) struct Args {
     /// With -f: only these kinds, separated by commas. Leases are left out unless named.
@@ -34,10 +35,16 @@ pub(crate) struct Args {
     /// One namespace; all where not given.
     #[arg(short, long)]
     namespace: Option<String>,
-    /// With -f: begin after this resourceVersion, as far as the server remembers.
+    /// With -f: only these changes, separated by commas: added, modified, deleted.
+    #[arg(long = "verb", value_name = "VERBS", value_delimiter = ',', requires = "follow", value_parser = ["added", "modified", "deleted"])]
+    verbs: Vec<String>,
+    /// With -f: only what concerns a node: the node, its pods, and the Events that it wrote.
+    #[arg(long, value_name = "NAME", requires = "follow")]
+    node: Option<String>,
+    /// With -f: begin after this resourceVersion, as far as the server remembers; 0 begins with what there is.
     #[arg(long, value_name = "RESOURCE_VERSION", requires = "follow")]
     since: Option<u64>,
-    /// With -f: `json` prints whole watch events, one a line.
+    /// With -f: `json` prints whole watch events, one a line, each with the time at which it came.
     #[arg(short, long, value_parser = ["json"], requires = "follow")]
     output: Option<String>,
     #[command(flatten)]
@@ -109,8 +116,8 @@ async fn follow(args: &Args, connection: &Connection) -> Result<()> {
         match event {
             Some(Ok(event)) => {
                 from[index] = from[index].max(revision(&event));
-                if event["type"] != "BOOKMARK" {
-                    held.events.push(event);
+                if wants(args, &event) {
+                    held.events.push(timed(event));
                     held.since.get_or_insert_with(Instant::now);
                     if held.events.len() >= MOST_HELD {
                         print_all(args, &mut columns, &held.take())?;
@@ -215,6 +222,33 @@ fn revision(event: &Value) -> u64 {
     version.and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
+fn wants(args: &Args, event: &Value) -> bool {
+    let verb = event["type"].as_str().unwrap_or_default().to_ascii_lowercase();
+    verb != "bookmark"
+        && (args.verbs.is_empty() || args.verbs.contains(&verb))
+        && args.node.as_deref().is_none_or(|node| concerns(&event["object"], node))
+}
+
+fn concerns(object: &Value, node: &str) -> bool {
+    match object["kind"].as_str() {
+        Some("Pod") => object["spec"]["nodeName"] == node,
+        Some("Node") => object["metadata"]["name"] == node,
+        Some("Event") => {
+            object["source"]["host"] == node
+                || object["reportingInstance"] == node
+                || object["involvedObject"]["kind"] == "Node"
+                    && object["involvedObject"]["name"] == node
+        }
+        _ => false,
+    }
+}
+
+/// For who replays it later.
+fn timed(mut event: Value) -> Value {
+    event["time"] = format!("{:.6}", jiff::Timestamp::now()).into();
+    event
+}
+
 fn print_all(args: &Args, columns: &mut Columns, events: &[Value]) -> Result<()> {
     if args.output.is_some() {
         for event in events {
@@ -272,6 +306,23 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_concerns_a_node() {
+        for (object, wanted) in [
+            (json!({"kind": "Pod", "spec": {"nodeName": "n"}}), true),
+            (json!({"kind": "Pod", "spec": {"nodeName": "m"}}), false),
+            (json!({"kind": "Pod", "spec": {}}), false),
+            (json!({"kind": "Node", "metadata": {"name": "n"}}), true),
+            (json!({"kind": "Node", "metadata": {"name": "m"}}), false),
+            (json!({"kind": "Event", "source": {"host": "n"}}), true),
+            (json!({"kind": "Event", "involvedObject": {"kind": "Node", "name": "n"}}), true),
+            (json!({"kind": "Event", "involvedObject": {"kind": "Pod", "name": "n"}}), false),
+            (json!({"kind": "ConfigMap", "metadata": {"name": "n"}}), false),
+        ] {
+            assert_eq!(concerns(&object, "n"), wanted, "{object}");
+        }
+    }
 
     #[test]
     fn what_is_held_comes_in_the_order_of_the_changes() {
