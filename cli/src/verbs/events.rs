@@ -179,7 +179,12 @@ fn chosen<'a>(
                 found.extend(discovery.find(kind)?);
             }
         }
-        None => found.extend(discovery.all().filter(|resource| resource.plural != "leases")),
+        // Events are served in two groups, and would be told twice.
+        None => {
+            found.extend(discovery.all().filter(|resource| {
+                resource.plural != "leases" && resource.group != "events.k8s.io"
+            }))
+        }
     }
     found.retain(|resource| can_watch(resource) && (resource.namespaced || !in_namespace));
     if found.is_empty() {
