@@ -232,7 +232,10 @@ fn cut(detail: Cow<'static, str>) -> Cow<'static, str> {
     if detail.len() <= MAX_DETAIL {
         return detail;
     }
-    let end = detail.floor_char_boundary(MAX_DETAIL - '…'.len_utf8());
+    let mut end = MAX_DETAIL - '…'.len_utf8();
+    while !detail.is_char_boundary(end) {
+        end -= 1;
+    }
     Cow::Owned(format!("{}…", &detail[..end]))
 }
 
