@@ -1,6 +1,6 @@
 //! What should run here: the node's pods, from its queue and from the API, kept on disk before they are acknowledged.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use warren_process::trace::Step;
 
 use crate::commands::{Command, Commands};
 use crate::context::Context;
-use crate::keep::Keep;
+use crate::keep::{Keep, KeepError};
 use crate::mirror::{self, Mirrors};
 use crate::network::EventSink;
 use crate::pod::manager::{Change, Message, Source};
@@ -24,10 +24,19 @@ use crate::status_writer::StatusWriter;
 const LIST_FIRST: Duration = Duration::from_millis(200);
 const LIST_LAST: Duration = Duration::from_secs(10);
 
+/// Ended pods that are remembered: four times the deliveries (256) that may come again after a lost connection.
+const ENDED: usize = 1024;
+
 /// The pods that the API has for this node, by uid: a pure map that says what a change means.
+#[doc(hidden)]
 #[derive(Default)]
-pub(crate) struct Desired {
+pub struct Desired {
     pods: HashMap<Arc<str>, Known>,
+    /// Everything up to here was in the list that was read last.
+    listed: Revision,
+    /// Pods that were ours and are not any more, the oldest first: what is delivered again after a lost connection must
+    /// not bring them back.
+    ended: VecDeque<Arc<str>>,
 }
 
 struct Known {
@@ -37,8 +46,9 @@ struct Known {
     mirror: bool,
 }
 
+#[doc(hidden)]
 #[derive(Debug, PartialEq)]
-pub(crate) enum Effect {
+pub enum Effect {
     Run(Arc<Pod>),
     /// With the last body, where there is one.
     End(Arc<str>, Option<Arc<Pod>>),
@@ -51,8 +61,15 @@ pub(crate) enum Effect {
 }
 
 impl Desired {
+    /// Whether this was known already, and more: an event that comes again. Neither the disk nor the pods hear of it.
+    pub fn is_old(&self, uid: &str, revision: Revision) -> bool {
+        revision <= self.listed
+            || self.pods.get(uid).is_some_and(|known| known.revision > revision)
+            || self.ended.iter().any(|ended| **ended == *uid)
+    }
+
     /// A pod was added or changed. A pod of another node is one that we must not run (any more).
-    pub(crate) fn upsert(&mut self, node: &str, mut pod: Pod) -> Option<Effect> {
+    pub fn upsert(&mut self, node: &str, mut pod: Pod) -> Option<Effect> {
         let reference = spec::pod_ref(&pod);
         if reference.uid.is_empty() {
             return None;
@@ -76,8 +93,12 @@ impl Desired {
         Some(if mirror { Effect::MirrorSeen(pod) } else { Effect::Run(pod) })
     }
 
-    pub(crate) fn remove(&mut self, uid: &str, last: Option<Pod>) -> Option<Effect> {
-        let known = self.pods.remove(uid)?;
+    pub fn remove(&mut self, uid: &str, last: Option<Pod>) -> Option<Effect> {
+        let (owned, known) = self.pods.remove_entry(uid)?;
+        self.ended.push_back(owned);
+        if self.ended.len() > ENDED {
+            self.ended.pop_front();
+        }
         Some(if known.mirror {
             Effect::MirrorGone { namespace: known.namespace, name: known.name, uid: uid.into() }
         } else {
@@ -85,19 +106,28 @@ impl Desired {
         })
     }
 
-    /// The API was listed: only the differences.
-    pub(crate) fn replace(&mut self, node: &str, pods: Vec<Pod>) -> Vec<Effect> {
+    /// The API was listed, as of a revision: only the differences. A list is the truth, also where it is older than what
+    /// was seen: the database was restored.
+    pub fn replace(&mut self, node: &str, pods: Vec<Pod>, at: Revision) -> Vec<Effect> {
+        self.listed = at;
         let listed: std::collections::HashSet<String> =
             pods.iter().filter_map(|p| p.metadata.uid.clone()).collect();
         let gone: Vec<_> =
             self.pods.keys().filter(|uid| !listed.contains(&***uid)).cloned().collect();
         let mut effects: Vec<Effect> =
             gone.iter().filter_map(|uid| self.remove(uid, None)).collect();
+        self.ended.retain(|uid| !listed.contains(&**uid));
         for pod in pods {
-            let known = pod.metadata.uid.as_deref().and_then(|uid| self.pods.get(uid));
-            if known.is_none_or(|k| k.revision < revision(&pod)) {
-                effects.extend(self.upsert(node, pod));
+            let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+            let known = self.pods.get_mut(uid);
+            let at = revision(&pod);
+            if known.as_ref().is_some_and(|known| known.revision == at) {
+                continue;
             }
+            if let Some(known) = known {
+                known.revision = at;
+            }
+            effects.extend(self.upsert(node, pod));
         }
         effects
     }
@@ -194,7 +224,7 @@ impl Feed {
                     let ending = ending.iter().map(|entry| &*entry.pod);
                     self.context.objects.keep_for(pods.iter().chain(ending)).await;
                     self.mirrors.listed(pods.iter().filter(|p| mirror::mirrors(p).is_some()));
-                    for effect in desired.replace(&node, pods) {
+                    for effect in desired.replace(&node, pods, revision) {
                         self.apply(Some(effect)).await;
                     }
                     self.context.objects.forget_all();
@@ -215,6 +245,7 @@ impl Feed {
     async fn event(&self, desired: &mut Desired, event: Event, ack: Box<dyn Ack>) {
         let resource = (&*event.key.resource.group, &*event.key.resource.resource);
         match resource {
+            ("", "pods") if desired.is_old(&event.uid.0, event.revision) => {}
             ("", "pods") => {
                 let pod: Pod = match serde_json::from_slice(&event.object) {
                     Ok(pod) => pod,
@@ -225,19 +256,10 @@ impl Feed {
                 };
                 let ours = spec::spec(&pod).node_name.as_deref() == Some(&*self.context.node.0);
                 let keeps = ours && event.event_type != EventType::Deleted;
-                let stored = if mirror::mirrors(&pod).is_some() {
-                    Ok(())
-                } else if keeps {
-                    self.keep.put_pod(&event.uid.0, event.object.clone()).await
-                } else {
-                    self.keep.delete_pod(&event.uid.0).await
-                };
-                if let Err(error) = stored {
-                    // Not acknowledged: it comes again.
-                    tracing::error!(%error, "an event cannot be kept; it is taken again later");
-                    drop(ack);
+                // Not given back where the disk fails: what follows would be applied before it.
+                while let Err(error) = self.store(&event, &pod, keeps).await {
+                    tracing::error!(%error, "an event cannot be kept; trying until it can");
                     tokio::time::sleep(LIST_FIRST).await;
-                    return;
                 }
                 let effect = match event.event_type {
                     EventType::Deleted => desired.remove(&event.uid.0, Some(pod)),
@@ -269,6 +291,16 @@ impl Feed {
     fn hop(&self, step: Step, event: &Event) {
         if leaves_hops(&event.key) {
             self.context.trace.push(step, event.about(), "");
+        }
+    }
+
+    async fn store(&self, event: &Event, pod: &Pod, keeps: bool) -> Result<(), KeepError> {
+        if mirror::mirrors(pod).is_some() {
+            Ok(())
+        } else if keeps {
+            self.keep.put_pod(&event.uid.0, event.object.clone()).await
+        } else {
+            self.keep.delete_pod(&event.uid.0).await
         }
     }
 
@@ -321,8 +353,37 @@ mod tests {
         assert_eq!(desired.remove("a", None), None, "gone already");
         desired.upsert("n", pod("c", "n", "9"));
         desired.upsert("n", pod("d", "n", "9"));
-        let effects = desired.replace("n", vec![pod("c", "n", "9"), pod("e", "n", "10")]);
+        let listed = vec![pod("c", "n", "9"), pod("e", "n", "10")];
+        let effects = desired.replace("n", listed, Revision(10));
         assert_eq!(effects.len(), 2, "{effects:?}");
         assert!(effects.contains(&Effect::End("d".into(), None)));
+        // The database was restored: what the API has is older than what was told, and is to be told again.
+        let effects = desired.replace("n", vec![pod("c", "n", "2")], Revision(1_000));
+        assert!(effects.iter().any(|e| matches!(e, Effect::Run(pod) if revision(pod).0 == 2)));
+    }
+    #[test]
+    fn what_comes_again_is_old() {
+        let mut desired = Desired::default();
+        let at = Revision;
+        desired.upsert("n", pod("a", "n", "5"));
+        for (uid, revision, old) in
+            [("a", 4, true), ("a", 5, false), ("a", 6, false), ("b", 1, false)]
+        {
+            assert_eq!(desired.is_old(uid, at(revision)), old, "{uid} {revision}");
+        }
+        desired.remove("a", None);
+        assert!(desired.is_old("a", at(5)), "it has ended");
+        desired.replace("n", vec![pod("b", "n", "20")], at(30));
+        assert!(desired.is_old("c", at(30)), "the list would have it");
+        assert!(!desired.is_old("c", at(31)));
+        assert!(desired.is_old("a", at(31)), "it has ended still");
+        // The database was restored.
+        desired.replace("n", vec![pod("a", "n", "3")], at(1_000));
+        assert!(!desired.is_old("a", at(1_001)), "the list is the truth");
+        for n in 0..=ENDED {
+            desired.upsert("n", pod(&format!("p{n}"), "n", "2000"));
+            desired.remove(&format!("p{n}"), None);
+        }
+        assert_eq!(desired.ended.len(), ENDED, "bounded");
     }
 }

@@ -10,7 +10,8 @@ pub(crate) mod claim;
 mod commands;
 pub mod config;
 pub(crate) mod context;
-pub(crate) mod desired;
+#[doc(hidden)]
+pub mod desired;
 pub mod events;
 pub mod keep;
 pub mod manifests;
