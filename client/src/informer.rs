@@ -234,8 +234,13 @@ impl<K: Cached> Shared<K> {
         let key = ObjectRef::from_obj_with(&object, self.resource.clone());
         let store = writer.as_reader();
         let old = store.get(&key);
+        // Another life of the name: what hangs on the old one hears that it is gone.
+        let another = old.as_ref().is_some_and(|old| old.meta().uid != object.meta().uid);
+        if another {
+            self.remove(writer, &key);
+        }
         writer.apply_watcher_event(&watcher::Event::Apply(object));
-        self.notify(old, store.get(&key));
+        self.notify(old.filter(|_| !another), store.get(&key));
     }
 
     fn remove(&self, writer: &mut Writer<K>, key: &ObjectRef<K>) {

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use serde_json::value::RawValue;
 use smallvec::smallvec;
 use tokio::sync::mpsc;
 use warren_api::{Object, ObjectKey, Registry, Revision, Shard, Uid};
 use warren_broker::{Ack, Delivery, Event, EventType, Fabric, Subscriber, Subscription};
+
+use crate::informer::{Cached, Informer, Shared, Sink as _};
 
 /// Delivers what the test hands in to every subscriber. Unbounded, as tests are short. Clones share it.
 #[derive(Clone, Default)]
@@ -90,5 +93,40 @@ impl Subscriber for FakeSubscriber {
             Some(Message::Down) => Delivery::Down { reason: "the test says so".to_owned() },
             None => std::future::pending().await,
         }
+    }
+}
+
+/// An informer that the test feeds itself: what a process' informers do with events and lists, without the process.
+pub struct Fed<K: Cached> {
+    informer: Informer<K>,
+    sink: Arc<Shared<K>>,
+}
+
+impl<K: Cached + kube::Resource<DynamicType = ()>> Default for Fed<K> {
+    fn default() -> Self {
+        let (informer, sink) = Informer::new(());
+        Self { informer, sink }
+    }
+}
+
+impl<K: Cached + kube::Resource<DynamicType = ()>> Fed<K> {
+    pub fn informer(&self) -> &Informer<K> {
+        &self.informer
+    }
+
+    /// As [`crate::InformerSet`] hands an event on.
+    pub fn event(&self, event: &Event) -> Result<(), serde_json::Error> {
+        match event.event_type {
+            EventType::Deleted => {
+                self.sink.delete(event.revision, &event.key.namespace, &event.key.name);
+                Ok(())
+            }
+            _ if self.sink.is_old(event.revision) => Ok(()),
+            _ => self.sink.upsert(event.revision, &event.object),
+        }
+    }
+
+    pub fn listed(&self, revision: Revision, items: &[Box<RawValue>]) {
+        self.sink.replace(revision, items);
     }
 }

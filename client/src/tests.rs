@@ -221,3 +221,23 @@ async fn an_index_follows_changes() {
     assert!(!index.contains("a"));
     tasks.shutdown().trigger();
 }
+
+#[test]
+fn another_object_of_the_name_is_not_a_change_of_the_old_one() {
+    let fed = crate::testing::Fed::<ConfigMap>::default();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let to = Arc::clone(&told);
+    fed.informer().on_change(move |change| {
+        let uid = |object: &Option<Arc<ConfigMap>>| {
+            object.as_ref().and_then(|object| object.metadata.uid.clone()).unwrap_or_default()
+        };
+        to.lock().push(format!("{}>{}", uid(&change.old), uid(&change.new)));
+    });
+    for (uid, revision) in [("a", 1), ("a", 2), ("b", 5)] {
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata":
+            {"name": "x", "namespace": "n", "uid": uid, "resourceVersion": revision.to_string()}});
+        let raw = serde_json::value::to_raw_value(&object).unwrap();
+        fed.listed(Revision(revision), &[raw]);
+    }
+    assert_eq!(*told.lock(), [">a", "a>a", "a>", ">b"]);
+}
