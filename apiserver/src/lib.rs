@@ -34,6 +34,8 @@ mod review;
 mod selection;
 mod serve;
 mod server;
+#[doc(hidden)]
+pub mod simulation;
 mod subresource;
 mod table;
 mod unread;

@@ -9,7 +9,7 @@ use crate::request::no_number;
 mod delete;
 mod managed;
 
-pub(crate) use delete::{DeleteOptions, delete, dry_run};
+pub(crate) use delete::{DeleteOptions, Propagation, delete, dry_run};
 pub(crate) use managed::manager;
 
 /// Where and when a write happens.

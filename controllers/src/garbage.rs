@@ -82,7 +82,7 @@ impl Address {
 
 /// What the API says of an owner.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Owner {
+pub enum Owner {
     Solid,
     Absent,
     /// It goes once its dependents are gone.

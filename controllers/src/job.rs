@@ -490,6 +490,24 @@ fn mark_index(pod: &mut Value, job: &str, index: u32) {
     }
 }
 
+/// The finalizers of a Job's pods must not outlive it: takes them from the pods of earlier Jobs of that name.
+pub(crate) fn outlived(key: &Key, job: Option<&Job>, pods: &[Arc<Pod>]) -> Plan {
+    let mut plan = Plan::default();
+    let uid = job.and_then(|job| job.metadata.uid.as_ref());
+    for pod in pods {
+        let owner = controller_of(&pod.metadata);
+        let of_key = owner.is_some_and(|owner| owner.kind == "Job" && *owner.name == *key.name);
+        let of_this = owner.map(|owner| &owner.uid) == uid;
+        if of_key && !of_this && tracked(pod) {
+            plan.push(untrack(pod));
+        }
+    }
+    if job.is_some() && !plan.steps.is_empty() {
+        plan.again(std::time::Duration::ZERO);
+    }
+    plan
+}
+
 pub(crate) struct Jobs(Context);
 
 impl Controller for Jobs {
@@ -499,23 +517,9 @@ impl Controller for Jobs {
     fn plan(&self, now: Timestamp, key: &Key) -> Plan {
         let caches = &self.0.caches;
         let job = caches.jobs.get(&key.namespace, &key.name);
-        let mut plan = Plan::default();
-        // The finalizers of a Job's pods must not outlive it.
-        let uid = job.as_ref().and_then(|job| job.metadata.uid.clone());
-        for pod in caches.pods_in.get(&key.namespace) {
-            let owner = controller_of(&pod.metadata);
-            let of_key = owner.is_some_and(|owner| owner.kind == "Job" && *owner.name == *key.name);
-            let of_this = owner.map(|owner| &owner.uid) == uid.as_ref();
-            if of_key && !of_this && tracked(&pod) {
-                plan.push(untrack(&pod));
-            }
-        }
-        let Some(job) = job else { return plan };
-        if !plan.steps.is_empty() {
-            plan.again(std::time::Duration::ZERO);
-            return plan;
-        }
-        let pods = caches.pods_of.get(uid.as_deref().unwrap_or_default());
+        let plan = outlived(key, job.as_deref(), &caches.pods_in.get(&key.namespace));
+        let Some(job) = job.filter(|_| plan.steps.is_empty()) else { return plan };
+        let pods = caches.pods_of.get(job.metadata.uid.as_deref().unwrap_or_default());
         let taken = |name: &str| caches.pods.get(&key.namespace, name).is_some();
         decide(now, &Snapshot { job: &job, pods: &pods, taken: &taken })
     }

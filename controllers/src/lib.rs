@@ -20,6 +20,8 @@ mod replicaset;
 mod runner;
 pub mod scheduler;
 mod serviceaccount;
+#[doc(hidden)]
+pub mod simulation;
 #[cfg(test)]
 mod world;
 

@@ -12,6 +12,8 @@ mod neighbours;
 mod queue;
 mod rules;
 mod scores;
+#[doc(hidden)]
+pub mod simulation;
 mod spread;
 
 use std::convert::Infallible;

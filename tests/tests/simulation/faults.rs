@@ -1,0 +1,391 @@
+//! What people do, and what goes wrong. All of it is drawn from the seed.
+
+use serde_json::{Value, json};
+use warren_controllers::plan::{Resource, Target, Write};
+
+use super::agent::Agent;
+use super::server::Request;
+use super::world::{Caller, Happens, Token, World};
+
+/// What is broken is mended within this: a node that is cut off so long counts as lost.
+pub const LONGEST: u64 = 60_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    ConnectionLost(usize),
+    RelayLost,
+    QueuePurged(usize),
+    BindingsRemoved(usize),
+    QueueDeleted(usize),
+    Refusals,
+    BrokerDown,
+    ServerKilled,
+    Compacted,
+    Backup,
+    Restored,
+    AgentKilled(usize),
+    Rebooted(usize),
+    StateLost(usize),
+    CutOff(usize),
+    DiskErrors,
+    ControllersKilled(usize),
+    ControllersStopped(usize),
+    ClockJumps(usize),
+}
+
+impl Fault {
+    pub fn name(self) -> &'static str {
+        match self {
+            Fault::ConnectionLost(_) => "fault: connection lost",
+            Fault::RelayLost => "fault: relay's connection lost",
+            Fault::QueuePurged(_) => "fault: queue purged",
+            Fault::BindingsRemoved(_) => "fault: bindings removed",
+            Fault::QueueDeleted(_) => "fault: queue deleted",
+            Fault::Refusals => "fault: queues refuse",
+            Fault::BrokerDown => "fault: broker down",
+            Fault::ServerKilled => "fault: server killed",
+            Fault::Compacted => "fault: history compacted",
+            Fault::Backup => "backup made",
+            Fault::Restored => "fault: backup restored",
+            Fault::AgentKilled(_) => "fault: agent killed",
+            Fault::Rebooted(_) => "fault: node rebooted",
+            Fault::StateLost(_) => "fault: node's state lost",
+            Fault::CutOff(_) => "fault: cut off",
+            Fault::DiskErrors => "fault: disk errors",
+            Fault::ControllersKilled(_) => "fault: controllers killed",
+            Fault::ControllersStopped(_) => "fault: controllers stopped",
+            Fault::ClockJumps(_) => "fault: clock jumps",
+        }
+    }
+}
+
+impl World {
+    /// Each seed has its own mixture, and one in eight none.
+    pub fn choose_faults(&mut self) {
+        let all = [
+            Fault::ConnectionLost(0),
+            Fault::RelayLost,
+            Fault::QueuePurged(0),
+            Fault::BindingsRemoved(0),
+            Fault::QueueDeleted(0),
+            Fault::Refusals,
+            Fault::BrokerDown,
+            Fault::ServerKilled,
+            Fault::Compacted,
+            Fault::Backup,
+            Fault::Restored,
+            Fault::AgentKilled(0),
+            Fault::Rebooted(0),
+            Fault::StateLost(0),
+            Fault::CutOff(0),
+            Fault::DiskErrors,
+            Fault::ControllersKilled(0),
+            Fault::ControllersStopped(0),
+            Fault::ClockJumps(0),
+        ];
+        if self.rng.chance(125) {
+            return;
+        }
+        let share = self.rng.range(100, 700);
+        for fault in all {
+            if self.rng.chance(share) {
+                self.enabled.push(fault);
+            }
+        }
+    }
+
+    pub fn accident(&mut self) {
+        if self.now >= self.calm_at {
+            return self.calm();
+        }
+        let next = self.rng.range(100, 5_000);
+        self.after(next, Happens::Accident);
+        let Some(fault) = self.rng.pick(&self.enabled.clone()).copied() else { return };
+        let reader = self.rng.range(0, self.readers.len() as u64) as usize;
+        let node = self.rng.range(0, self.agents.len() as u64) as usize;
+        let process = self.rng.range(0, self.processes.len() as u64) as usize;
+        let fault = match fault {
+            Fault::ConnectionLost(_) => Fault::ConnectionLost(reader),
+            Fault::QueuePurged(_) => Fault::QueuePurged(reader),
+            Fault::BindingsRemoved(_) => Fault::BindingsRemoved(reader),
+            Fault::QueueDeleted(_) => Fault::QueueDeleted(reader),
+            Fault::CutOff(_) => Fault::CutOff(reader),
+            Fault::AgentKilled(_) => Fault::AgentKilled(node),
+            Fault::Rebooted(_) => Fault::Rebooted(node),
+            Fault::StateLost(_) => Fault::StateLost(node),
+            Fault::ClockJumps(_) => Fault::ClockJumps(node),
+            Fault::ControllersKilled(_) => Fault::ControllersKilled(process),
+            Fault::ControllersStopped(_) => Fault::ControllersStopped(process),
+            other => other,
+        };
+        self.strike(fault);
+    }
+
+    fn strike(&mut self, fault: Fault) {
+        self.count(fault.name());
+        self.say(|| format!("{fault:?}"));
+        let mut mended = None;
+        match fault {
+            Fault::ConnectionLost(reader) => self.lose_connection(reader),
+            Fault::RelayLost => self.relay_lost(),
+            Fault::QueuePurged(reader) => {
+                let lost = self.broker.purge(&self.readers[reader].session.queue.clone());
+                (0..lost).for_each(|_| self.count("messages purged"));
+            }
+            Fault::BindingsRemoved(reader) => {
+                self.broker.unbind(&self.readers[reader].session.queue.clone());
+                mended = Some(self.rng.range(100, 10_000));
+            }
+            Fault::QueueDeleted(reader) => {
+                let queue = self.readers[reader].session.queue.clone();
+                self.broker.delete(&queue);
+                self.lose_connection(reader);
+                mended = Some(self.rng.range(100, 10_000));
+            }
+            Fault::Refusals => {
+                self.nacks = true;
+                mended = Some(self.rng.range(100, 5_000));
+            }
+            Fault::BrokerDown if self.broker.up => {
+                self.broker.up = false;
+                (0..self.readers.len()).for_each(|reader| self.lose_connection(reader));
+                self.relay_lost();
+                mended = Some(self.rng.range(50, 15_000));
+            }
+            Fault::ServerKilled | Fault::Restored if self.server.up => {
+                self.server.crash();
+                self.relay_lost();
+                if fault == Fault::Restored {
+                    let Some(backup) = self.backup.clone() else {
+                        return self.after(500, Happens::Mended(Fault::ServerKilled));
+                    };
+                    self.server.restore(backup);
+                    self.rewound = true;
+                    self.machines.iter_mut().for_each(|machine| machine.over.clear());
+                }
+                mended = Some(self.rng.range(100, 15_000));
+            }
+            Fault::Compacted => {
+                if self.rng.chance(500) {
+                    // What is committed until the relay is back is not published any more.
+                    self.relay_lost();
+                    self.compacts = true;
+                } else {
+                    self.server.compact();
+                }
+            }
+            Fault::Backup => self.backup = Some(self.server.disk.clone()),
+            Fault::AgentKilled(node) | Fault::Rebooted(node) | Fault::StateLost(node)
+                if self.agents[node].up =>
+            {
+                self.agents[node].up = false;
+                self.lose_connection(node);
+                let now = self.node_time(node);
+                if !matches!(fault, Fault::AgentKilled(_)) {
+                    self.machines[node].reboot(now);
+                }
+                if matches!(fault, Fault::StateLost(_)) {
+                    self.machines[node].keep.clear();
+                }
+                mended = Some(self.rng.range(50, 20_000));
+            }
+            Fault::CutOff(reader) if !self.readers[reader].cut_off => {
+                self.readers[reader].cut_off = true;
+                self.lose_connection(reader);
+                mended = Some(self.rng.range(100, LONGEST));
+            }
+            Fault::DiskErrors => {
+                self.disk_errors = true;
+                mended = Some(self.rng.range(500, 10_000));
+            }
+            Fault::ControllersKilled(process) if self.processes[process].up => {
+                self.processes[process].up = false;
+                self.lose_connection(self.agents.len() + process);
+                mended = Some(self.rng.range(50, 10_000));
+            }
+            Fault::ControllersStopped(process) if !self.processes[process].stopped => {
+                self.processes[process].stopped = true;
+                // The broker misses its heartbeats.
+                self.lose_connection(self.agents.len() + process);
+                mended = Some(self.rng.range(500, 20_000));
+            }
+            Fault::ClockJumps(node) => {
+                let skew = self.rng.range(0, 240_000) as i64 - 120_000;
+                self.machines[node].skew = skew;
+                mended = Some(self.rng.range(1_000, 30_000));
+            }
+            _ => {}
+        }
+        if let Some(after) = mended {
+            self.after(after, Happens::Mended(fault));
+        }
+    }
+
+    pub fn mended(&mut self, fault: Fault) {
+        self.say(|| format!("mended: {fault:?}"));
+        match fault {
+            Fault::BindingsRemoved(reader) | Fault::QueueDeleted(reader) => {
+                self.declare_nodes();
+                let session = &self.readers[reader].session;
+                if session.own && self.broker.has(&session.queue) {
+                    let (queue, keys) = (session.queue.clone(), session.keys.clone());
+                    self.broker.declare(&queue, keys, true, self.bound);
+                }
+            }
+            Fault::Refusals => self.nacks = false,
+            Fault::BrokerDown => self.broker.up = true,
+            Fault::ConnectionLost(reader) => self.lose_connection(reader),
+            Fault::ServerKilled | Fault::Restored if !self.server.up => {
+                self.server.up = true;
+                self.relay.run += 1;
+                self.relay.core = warren_broker::relay::Core::new("server", self.server.cursor);
+                self.relay.waiting = None;
+                self.after(1, Happens::RelayConnects);
+            }
+            Fault::AgentKilled(node) | Fault::Rebooted(node) | Fault::StateLost(node)
+                if !self.agents[node].up =>
+            {
+                let run = self.agents[node].run + 1;
+                let name = self.agents[node].node.clone();
+                self.agents[node] = Agent::new(&name, run);
+                self.forget(node);
+                let now = self.node_time(node);
+                self.agents[node].start(&self.machines[node], now);
+                self.carry_out(node);
+                self.after(1, Happens::Connect(node));
+                self.after(5, Happens::Beat { node, run });
+                self.after(60_000, Happens::Look { node, run });
+            }
+            Fault::CutOff(reader) => self.readers[reader].cut_off = false,
+            Fault::DiskErrors => self.disk_errors = false,
+            Fault::ControllersKilled(process) if !self.processes[process].up => {
+                self.restart_process(process);
+            }
+            Fault::ControllersStopped(process) => {
+                self.processes[process].stopped = false;
+                let (reader, run) = (self.agents.len() + process, self.processes[process].run);
+                self.after(0, Happens::Work { reader, run });
+                self.after(1, Happens::Decide { process, run });
+            }
+            Fault::ClockJumps(node) => self.machines[node].skew = 0,
+            _ => {}
+        }
+    }
+
+    /// People and accidents have an end. What is broken is mended; each reader's connection is lost once more, because
+    /// nothing but a later event shows a loss on a queue.
+    fn calm(&mut self) {
+        self.say(|| "calm".to_owned());
+        let later = LONGEST;
+        self.after(later, Happens::Mended(Fault::BrokerDown));
+        for reader in 0..self.readers.len() {
+            self.after(later, Happens::Mended(Fault::BindingsRemoved(reader)));
+        }
+        for reader in 0..self.readers.len() {
+            let at = later + 1_000 + self.rng.range(0, 1_000);
+            self.after(at, Happens::Mended(Fault::ConnectionLost(reader)));
+        }
+    }
+
+    // People.
+
+    pub fn people(&mut self) {
+        if self.now >= self.calm_at {
+            return;
+        }
+        let next = self.rng.range(50, 2_000);
+        self.after(next, Happens::People);
+        let write = match self.rng.range(0, 10) {
+            0 | 1 => self.new_deployment(),
+            2 => self.new_job(),
+            3 => self.new_pod(),
+            4 | 5 => self.change("apps", "deployments"),
+            6 => self.gone("apps", "deployments"),
+            7 => self.gone("batch", "jobs"),
+            8 => self.gone("", "pods"),
+            _ if self.rng.chance(150) => self.gone("", "nodes"),
+            _ => None,
+        };
+        if let Some(write) = write {
+            self.count("wishes of people");
+            self.ask(Caller::Person, Request::Write(write), Token::Forget);
+        }
+    }
+
+    fn pod_spec(&mut self, policy: &str) -> Value {
+        let grace = self.rng.range(0, 12);
+        let image = format!("app:{}", self.rng.range(0, 4));
+        let tolerate = |key: &str| json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30});
+        json!({"restartPolicy": policy, "terminationGracePeriodSeconds": grace,
+            "containers": [{"name": "main", "image": image}],
+            "tolerations": [tolerate("node.kubernetes.io/not-ready"),
+                tolerate("node.kubernetes.io/unreachable")]})
+    }
+
+    fn created<K: kube::Resource<DynamicType = ()>>(
+        &mut self,
+        name: &str,
+        mut object: Value,
+    ) -> Write {
+        object["apiVersion"] = json!(K::api_version(&()));
+        object["kind"] = json!(K::kind(&()));
+        object["metadata"]["name"] = json!(name);
+        Write::Create { resource: Resource::of::<K>(), namespace: "default".to_owned(), object }
+    }
+
+    fn new_deployment(&mut self) -> Option<Write> {
+        let name = format!("web-{}", self.rng.range(0, 3));
+        let labels = json!({"app": name});
+        let template = json!({"metadata": {"labels": labels}, "spec": self.pod_spec("Always")});
+        let object = json!({"spec": {"replicas": self.rng.range(0, 4),
+            "selector": {"matchLabels": labels}, "template": template}});
+        Some(self.created::<k8s_openapi::api::apps::v1::Deployment>(&name, object))
+    }
+
+    fn new_job(&mut self) -> Option<Write> {
+        self.names += 1;
+        let name = format!("job-{}", self.names % 3);
+        let completions = self.rng.range(1, 4);
+        let object = json!({"spec": {"completions": completions, "parallelism": 2,
+            "backoffLimit": 1000, "template": {"spec": self.pod_spec("OnFailure")}}});
+        Some(self.created::<k8s_openapi::api::batch::v1::Job>(&name, object))
+    }
+
+    fn new_pod(&mut self) -> Option<Write> {
+        let name = format!("pod-{}", self.rng.range(0, 3));
+        let object = json!({"spec": self.pod_spec("Always")});
+        Some(self.created::<k8s_openapi::api::core::v1::Pod>(&name, object))
+    }
+
+    fn any(&mut self, group: &str, plural: &str) -> Option<Target> {
+        let all = self.server.list(&warren_api::GroupResource::new(group, plural), None);
+        let (key, stored) = self.rng.pick(&all)?;
+        let api_version = if group.is_empty() { "v1".to_owned() } else { format!("{group}/v1") };
+        Some(Target {
+            resource: Resource {
+                api_version: api_version.into(),
+                plural: plural.to_owned().into(),
+            },
+            namespace: key.namespace.to_string(),
+            name: key.name.to_string(),
+            uid: stored.object.str_at(&["metadata", "uid"]).to_owned(),
+        })
+    }
+
+    /// Scales, or brings a new template.
+    fn change(&mut self, group: &str, plural: &str) -> Option<Write> {
+        let target = self.any(group, plural)?;
+        let patch = if self.rng.chance(500) {
+            json!({"spec": {"replicas": self.rng.range(0, 5)}})
+        } else {
+            json!({"spec": {"template": {"spec": self.pod_spec("Always")}}})
+        };
+        Some(Write::Patch { target, subresource: None, resource_version: None, patch })
+    }
+
+    fn gone(&mut self, group: &str, plural: &str) -> Option<Write> {
+        let target = self.any(group, plural)?;
+        let propagation = Some("Background");
+        Some(Write::Delete { target, resource_version: None, grace_seconds: None, propagation })
+    }
+}

@@ -1,0 +1,422 @@
+//! The server: the real preparation of writes, and a model of the journal that says what `warren-store` says: expectations,
+//! revisions, stream heads, history with a floor, the relay's cursor (in memory and on disk), backups.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use smallvec::SmallVec;
+use warren_api::{
+    GroupResource, Kind, NodeName, Object, ObjectKey, Registry, Revision, Shard, Subresource, Uid,
+    patch, schema,
+};
+use warren_apiserver::simulation::{Intent, Prepared, Propagation};
+use warren_broker::{Event, EventType, Stream};
+use warren_controllers::plan::{Target, Write};
+
+/// What a restore adds to the revision.
+const RESTORE_STEP: u64 = 1_000_000_000;
+
+#[derive(Clone)]
+pub struct Stored {
+    pub revision: Revision,
+    pub object: Arc<Object>,
+    pub body: Bytes,
+    shard: Shard,
+}
+
+/// What is on disk.
+#[derive(Clone)]
+pub struct Disk {
+    pub epoch: u64,
+    pub last: Revision,
+    pub floor: Revision,
+    pub cursor: Revision,
+    pub objects: BTreeMap<ObjectKey, Stored>,
+    history: BTreeMap<Revision, Arc<Event>>,
+    heads: BTreeMap<Stream, Revision>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Request {
+    Write(Write),
+    /// A strategic merge of a pod's status, then where `delete` is set the end of the pod.
+    Status {
+        target: Target,
+        patch: Value,
+        delete: bool,
+    },
+    Bind {
+        target: Target,
+        node: String,
+    },
+    /// Whether there is an object of this uid: `(uid, is being deleted)` of what has the name.
+    Get(ObjectKey),
+    /// A node's heartbeat.
+    Beat(String),
+    /// Takes the lead, or renews it.
+    Lead {
+        holder: usize,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    Done {
+        revision: Option<Revision>,
+        going: bool,
+    },
+    Found(Option<(String, bool)>),
+    Term(u64),
+    Refused {
+        code: u16,
+        message: String,
+    },
+    /// The server is away, or the answer was lost.
+    Nobody,
+}
+
+pub struct Server {
+    pub up: bool,
+    pub disk: Disk,
+    /// The cursor that is not on disk yet.
+    pub cursor: Revision,
+    uids: u64,
+    /// Who leads since which term.
+    pub leader: Option<(usize, u64)>,
+    pub commits: u64,
+    pub fenced: u64,
+    /// Nodes that there are: the server declares their queues.
+    pub nodes: BTreeSet<String>,
+}
+
+pub fn kind(group: &str, plural: &str) -> &'static dyn Kind {
+    let found = Registry::builtin().by_group_resource(&GroupResource::new(group, plural));
+    found.expect("a kind of the registry")
+}
+
+pub fn key_of(target: &Target) -> ObjectKey {
+    let group = target.resource.api_version.rsplit_once('/').map_or("", |(group, _)| group);
+    ObjectKey::new(
+        GroupResource::new(group, &*target.resource.plural),
+        target.namespace.as_str(),
+        target.name.as_str(),
+    )
+}
+
+fn refused(status: &warren_api::Status) -> Answer {
+    let json = status.to_json();
+    let code = json["code"].as_u64().unwrap_or(500) as u16;
+    let message = format!("{} {}", json["reason"], json["message"]);
+    Answer::Refused { code, message }
+}
+
+fn no(code: u16, why: &str) -> Answer {
+    Answer::Refused { code, message: why.to_owned() }
+}
+
+impl Server {
+    pub fn new() -> Self {
+        let disk = Disk {
+            epoch: 1_000,
+            last: Revision(0),
+            floor: Revision(0),
+            cursor: Revision(0),
+            objects: BTreeMap::new(),
+            history: BTreeMap::new(),
+            heads: BTreeMap::new(),
+        };
+        Self {
+            up: true,
+            disk,
+            cursor: Revision(0),
+            uids: 0,
+            leader: None,
+            commits: 0,
+            fenced: 0,
+            nodes: BTreeSet::new(),
+        }
+    }
+
+    pub fn handle(&mut self, request: &Request, term: Option<u64>, now: Timestamp) -> Answer {
+        // A write that names a term is refused when another one leads.
+        if let (Some(term), Some((_, newest))) = (term, self.leader)
+            && term < newest
+        {
+            self.fenced += 1;
+            return no(409, "the term is over");
+        }
+        match request {
+            Request::Write(write) => self.write(write, now),
+            Request::Status { target, patch, delete } => {
+                let answer = self.status(target, patch, now);
+                match (&answer, delete) {
+                    (Answer::Done { .. }, true) => self.delete(target, None, Some(0), None, now),
+                    (Answer::Refused { code, .. }, true) if !matches!(code, 404 | 409) => {
+                        self.delete(target, None, Some(0), None, now)
+                    }
+                    _ => answer,
+                }
+            }
+            Request::Bind { target, node } => self.bind(target, node, now),
+            Request::Get(key) => Answer::Found(self.disk.objects.get(key).map(|stored| {
+                let uid = stored.object.str_at(&["metadata", "uid"]).to_owned();
+                (uid, stored.object.is_being_deleted())
+            })),
+            Request::Beat(_) => Answer::Done { revision: None, going: false },
+            Request::Lead { holder } => {
+                let term = match self.leader {
+                    Some((known, term)) if known == *holder => term,
+                    other => other.map_or(0, |(_, term)| term) + 1,
+                };
+                self.leader = Some((*holder, term));
+                Answer::Term(term)
+            }
+        }
+    }
+
+    fn write(&mut self, write: &Write, now: Timestamp) -> Answer {
+        match write {
+            Write::Create { resource, namespace, object } => {
+                let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+                let target = Target {
+                    resource: resource.clone(),
+                    namespace: namespace.clone(),
+                    name,
+                    uid: String::new(),
+                };
+                self.create(&target, object, now)
+            }
+            Write::Patch { target, subresource, resource_version, patch } => {
+                let subresource = subresource.map(|_| Subresource::Status);
+                let mut patch = patch.clone();
+                if let Some(version) = resource_version {
+                    patch["metadata"]["resourceVersion"] = json!(version);
+                }
+                self.update(target, subresource, now, |old| {
+                    patch::merge(old, &patch).map_err(|error| error.to_string())
+                })
+            }
+            Write::Replace { target, subresource, object } => {
+                let subresource = subresource.map(|_| Subresource::Status);
+                self.update(target, subresource, now, |_| Ok(object.clone()))
+            }
+            Write::Delete { target, resource_version, grace_seconds, propagation } => {
+                let version = resource_version.as_deref();
+                self.delete(target, version, *grace_seconds, *propagation, now)
+            }
+        }
+    }
+
+    fn create(&mut self, target: &Target, object: &Value, now: Timestamp) -> Answer {
+        let key = key_of(target);
+        let kind = kind(&key.resource.group, &key.resource.resource);
+        if self.disk.objects.contains_key(&key) {
+            return no(409, "AlreadyExists");
+        }
+        self.uids += 1;
+        let uid = format!("{:08x}-0000-4000-8000-{:012x}", self.disk.epoch, self.uids);
+        let object = serde_json::from_value::<Object>(object.clone()).unwrap_or_default();
+        match intent(kind, &key, None, now).create(object, &uid) {
+            Ok(object) => self.commit(key, kind, object, EventType::Added),
+            Err(status) => refused(&status),
+        }
+    }
+
+    fn update(
+        &mut self,
+        target: &Target,
+        subresource: Option<Subresource>,
+        now: Timestamp,
+        change: impl FnOnce(Value) -> Result<Value, String>,
+    ) -> Answer {
+        let key = key_of(target);
+        let kind = kind(&key.resource.group, &key.resource.resource);
+        let Some(stored) = self.disk.objects.get(&key) else { return no(404, "NotFound") };
+        let old = Arc::clone(&stored.object);
+        if !target.uid.is_empty() && old.str_at(&["metadata", "uid"]) != target.uid {
+            return no(409, "another object of that name");
+        }
+        let new = match change(Value::from((*old).clone())) {
+            Ok(Value::Object(new)) => Object(new),
+            Ok(_) => return no(400, "not an object"),
+            Err(error) => return no(422, &error),
+        };
+        match intent(kind, &key, subresource, now).update(&old, new) {
+            Ok(prepared) => self.store(key, kind, prepared),
+            Err(status) => refused(&status),
+        }
+    }
+
+    fn status(&mut self, target: &Target, patch: &Value, now: Timestamp) -> Answer {
+        self.update(target, Some(Subresource::Status), now, |old| {
+            patch::strategic(schema::builtin(), "core/v1.Pod", old, patch)
+                .map_err(|error| error.to_string())
+        })
+    }
+
+    fn delete(
+        &mut self,
+        target: &Target,
+        version: Option<&str>,
+        grace: Option<i64>,
+        propagation: Option<&str>,
+        now: Timestamp,
+    ) -> Answer {
+        let key = key_of(target);
+        let kind = kind(&key.resource.group, &key.resource.resource);
+        let Some(stored) = self.disk.objects.get(&key) else { return no(404, "NotFound") };
+        let old = Arc::clone(&stored.object);
+        let propagation = propagation.map(|word| match word {
+            "Foreground" => Propagation::Foreground,
+            "Orphan" => Propagation::Orphan,
+            _ => Propagation::Background,
+        });
+        let uid = (!target.uid.is_empty()).then_some(target.uid.as_str());
+        match intent(kind, &key, None, now).delete(&old, uid, version, grace, propagation) {
+            Ok(prepared) => self.store(key, kind, prepared),
+            Err(status) => refused(&status),
+        }
+    }
+
+    /// As `pods/binding`.
+    fn bind(&mut self, target: &Target, node: &str, now: Timestamp) -> Answer {
+        let key = key_of(target);
+        let pods = kind("", "pods");
+        let Some(stored) = self.disk.objects.get(&key) else { return no(404, "NotFound") };
+        let old = &stored.object;
+        if old.str_at(&["metadata", "uid"]) != target.uid
+            || old.is_being_deleted()
+            || !old.str_at(&["spec", "nodeName"]).is_empty()
+        {
+            return no(409, "Conflict");
+        }
+        let mut new = (**old).clone();
+        new.set_at(&["spec", "nodeName"], node);
+        let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let condition =
+            json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": now});
+        new.set_at(&["status", "conditions"], vec![condition]);
+        self.commit(key, pods, new, EventType::Modified)
+    }
+
+    fn store(&mut self, key: ObjectKey, kind: &'static dyn Kind, prepared: Prepared) -> Answer {
+        match prepared {
+            Prepared::Unchanged => {
+                let revision = self.disk.objects.get(&key).map(|stored| stored.revision);
+                Answer::Done { revision, going: false }
+            }
+            Prepared::Store(object) => self.commit(key, kind, object, EventType::Modified),
+            Prepared::Remove(object) => self.commit(key, kind, object, EventType::Deleted),
+        }
+    }
+
+    /// One row: the next revision, and where each stream of it stood.
+    fn commit(
+        &mut self,
+        key: ObjectKey,
+        kind: &'static dyn Kind,
+        mut object: Object,
+        event_type: EventType,
+    ) -> Answer {
+        let disk = &mut self.disk;
+        disk.last.0 += 1;
+        self.commits += 1;
+        let revision = disk.last;
+        object.set_at(&["metadata", "resourceVersion"], revision.to_string());
+        let shard = kind.shard(&object);
+        let mut shards: SmallVec<[Shard; 2]> = SmallVec::new();
+        shards.push(shard.clone());
+        let left = disk.objects.get(&key).map(|old| old.shard.clone());
+        shards.extend(left.filter(|left| *left != shard));
+        let mut positions: SmallVec<[(Shard, Revision); 2]> = SmallVec::new();
+        for shard in shards {
+            let stream = Stream { resource: key.resource.clone(), shard: shard.clone() };
+            let prev = disk.heads.insert(stream, revision).unwrap_or_default();
+            positions.push((shard, prev));
+        }
+        let body = Bytes::from(serde_json::to_vec(&object).expect("JSON values are JSON"));
+        let uid = object.uid().unwrap_or_else(|| Uid("".into()));
+        let event = Event {
+            epoch: disk.epoch,
+            revision,
+            uid,
+            key: key.clone(),
+            event_type,
+            shards: positions,
+            object: body.clone(),
+        };
+        disk.history.insert(revision, Arc::new(event));
+        let going = object.is_being_deleted();
+        if &*key.resource.resource == "nodes" {
+            match event_type {
+                EventType::Deleted => self.nodes.remove(&*key.name),
+                _ => self.nodes.insert(key.name.to_string()),
+            };
+        }
+        if event_type == EventType::Deleted {
+            disk.objects.remove(&key);
+            return Answer::Done { revision: Some(revision), going: false };
+        }
+        let stored = Stored { revision, object: Arc::new(object), body, shard };
+        disk.objects.insert(key, stored);
+        Answer::Done { revision: Some(revision), going }
+    }
+
+    /// What the relay reads.
+    pub fn read(&self, after: Revision, limit: usize) -> Result<Vec<Event>, Revision> {
+        if after < self.disk.floor {
+            return Err(self.disk.floor);
+        }
+        let newer = self.disk.history.range(Revision(after.0 + 1)..);
+        Ok(newer.take(limit).map(|(_, event)| (**event).clone()).collect())
+    }
+
+    /// The objects of a resource, of one node where it is given.
+    pub fn list(
+        &self,
+        resource: &GroupResource,
+        node: Option<&NodeName>,
+    ) -> Vec<(ObjectKey, Stored)> {
+        let wanted = |(key, stored): &(&ObjectKey, &Stored)| {
+            key.resource == *resource
+                && node.is_none_or(|node| stored.object.str_at(&["spec", "nodeName"]) == &*node.0)
+        };
+        let all = self.disk.objects.iter().filter(wanted);
+        all.map(|(key, stored)| (key.clone(), stored.clone())).collect()
+    }
+
+    /// History is given up, also what was not published.
+    pub fn compact(&mut self) {
+        self.disk.floor = self.disk.last;
+        self.disk.history.clear();
+    }
+
+    /// What is not on disk is gone.
+    pub fn crash(&mut self) {
+        self.up = false;
+        self.cursor = self.disk.cursor;
+    }
+
+    /// Another database, older, becomes a new incarnation of this one.
+    pub fn restore(&mut self, backup: Disk) {
+        let epoch = self.disk.epoch.max(backup.epoch) + 1;
+        let last = Revision(self.disk.last.max(backup.last).0 + RESTORE_STEP);
+        self.disk = Disk { epoch, last, floor: last, cursor: last, ..backup };
+        self.disk.history.clear();
+        self.cursor = last;
+        let nodes = self.disk.objects.keys().filter(|key| &*key.resource.resource == "nodes");
+        self.nodes = nodes.map(|key| key.name.to_string()).collect();
+    }
+}
+
+fn intent<'a>(
+    kind: &'static dyn Kind,
+    key: &'a ObjectKey,
+    subresource: Option<Subresource>,
+    now: Timestamp,
+) -> Intent<'a> {
+    Intent { kind, namespace: &key.namespace, subresource, now, manager: "simulation" }
+}

@@ -1,0 +1,540 @@
+//! The world: one thread, virtual time, and everything that will happen in the order of time. What happens at the same
+//! moment happens in the order in which it was decided.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use warren_api::{GroupResource, NodeName, Revision};
+use warren_broker::consume::{Interest, Relist};
+use warren_broker::envelope::Message;
+use warren_broker::relay::{Action, Core};
+use warren_broker::{Event, topology};
+
+use super::agent::Agent;
+use super::broker::{Broker, Delivery};
+use super::check::Shadow;
+use super::faults::Fault;
+use super::machine::{Machine, Op};
+use super::process::{Process, Work, resources};
+use super::rng::Rng;
+use super::server::{Answer, Disk, Request, Server};
+use super::session::Session;
+
+/// What of the trace is kept.
+const TRACE: usize = 400;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Caller {
+    Node(usize),
+    Process(usize),
+    /// People, who try once.
+    Person,
+}
+
+#[derive(Clone, Debug)]
+pub enum Token {
+    Status { uid: Arc<str>, delete: bool },
+    Beat,
+    Register,
+    Ready,
+    Step(Work),
+    Lead,
+    Forget,
+}
+
+pub enum Happens {
+    // The relay and the broker.
+    Pump,
+    RelayConnects,
+    Publish { generation: u64, tag: u64, message: Arc<Message> },
+    Confirm { generation: u64, tag: u64, acked: bool },
+    Read { run: u64, after: Revision, limit: usize },
+    CursorOnDisk { run: u64 },
+    // Readers.
+    Connect(usize),
+    Deliver { reader: usize, generation: u64, delivery: Delivery },
+    Settle { queue: String, generation: u64, tag: u64 },
+    Work { reader: usize, run: u64 },
+    Worked { reader: usize, run: u64, event: Arc<Event>, generation: u64, tag: u64 },
+    List { reader: usize, run: u64, resource: GroupResource },
+    Listed { reader: usize, run: u64, list: List },
+    // Requests.
+    Arrives { caller: Caller, run: u64, term: Option<u64>, request: Request, token: Token },
+    Answered { caller: Caller, run: u64, request: Request, token: Token, answer: Answer },
+    // Nodes.
+    Runtime { node: usize, boot: u64, run: u64, uid: Arc<str>, op: Op },
+    Ends { node: usize, boot: u64, uid: Arc<str>, id: Arc<str>, code: i32 },
+    Wake { node: usize, run: u64, uid: Arc<str> },
+    Beat { node: usize, run: u64 },
+    WriteStatus { node: usize, run: u64 },
+    Look { node: usize, run: u64 },
+    // Controllers.
+    Decide { process: usize, run: u64 },
+    Again { process: usize, run: u64, work: Work },
+    Elect,
+    // People and accidents.
+    People,
+    Accident,
+    Mended(Fault),
+}
+
+pub struct List {
+    pub resource: GroupResource,
+    pub epoch: u64,
+    pub revision: Revision,
+    pub items: Vec<super::server::Stored>,
+}
+
+pub struct Listing {
+    pub relist: Relist,
+    pub pending: BTreeSet<GroupResource>,
+    pub at: Revision,
+    pub attempt: u32,
+}
+
+pub struct Reader {
+    pub session: Session,
+    pub busy: bool,
+    pub listing: Option<Listing>,
+    /// The API and the broker are out of reach.
+    pub cut_off: bool,
+    pub shadow: Shadow,
+    pub listed_once: bool,
+}
+
+pub struct Relay {
+    pub core: Core,
+    pub generation: u64,
+    pub connected: bool,
+    /// Counts the server's processes.
+    pub run: u64,
+    /// What was sent before the connection was lost arrives until then.
+    pub pipe_until: (u64, u64),
+    pub waiting: Option<Revision>,
+    pub arrival: u64,
+    pub pumping: bool,
+}
+
+pub struct World {
+    pub rng: Rng,
+    pub now: u64,
+    sequence: u64,
+    future: BTreeMap<(u64, u64), Happens>,
+    pub server: Server,
+    pub relay: Relay,
+    pub broker: Broker,
+    pub readers: Vec<Reader>,
+    pub machines: Vec<Machine>,
+    pub agents: Vec<Agent>,
+    pub processes: Vec<Process>,
+    /// Which process the broker has made the active consumer.
+    pub active: Option<usize>,
+    pub backup: Option<Disk>,
+    /// Until then there are people and accidents.
+    pub calm_at: u64,
+    pub enabled: Vec<Fault>,
+    pub nacks: bool,
+    pub disk_errors: bool,
+    /// History is given up before the relay is back.
+    pub compacts: bool,
+    /// Pods that a restore has taken back in time: they may be on the node of before for a while.
+    pub rewound: bool,
+    pub counts: BTreeMap<&'static str, u64>,
+    pub names: u64,
+    pub bound: usize,
+    tracing: bool,
+    pub trace: VecDeque<String>,
+    pub violation: Option<String>,
+}
+
+pub fn timestamp(ms: u64) -> Timestamp {
+    let base = Timestamp::from_second(1_767_225_600).expect("2026 is a year");
+    base + SignedDuration::from_millis(ms as i64)
+}
+
+impl World {
+    pub fn new(seed: u64, tracing: bool) -> Self {
+        let mut rng = Rng::new(seed);
+        let nodes = rng.range(1, 4) as usize;
+        let bound = if rng.chance(300) { rng.range(4, 40) as usize } else { 10_000 };
+        let mut readers = Vec::new();
+        let (mut machines, mut agents) = (Vec::new(), Vec::new());
+        for n in 0..nodes {
+            let name = format!("n{n}");
+            let node = NodeName(name.as_str().into());
+            let (queue, keys) = (topology::node_queue(&node), topology::node_keys(&node));
+            readers.push(Reader::new(Session::new(queue, keys, false, Interest::Node(node))));
+            machines.push(Machine::default());
+            agents.push(Agent::new(&name, 0));
+        }
+        let processes = vec![Process::new(0), Process::new(0)];
+        for n in 0..processes.len() {
+            let queue = topology::controller_queue("controllers", &n.to_string());
+            let keys = topology::controller_keys(&resources());
+            let interest = Interest::Resources(resources());
+            readers.push(Reader::new(Session::new(queue, keys, true, interest)));
+        }
+        let relay = Relay {
+            core: Core::new("server", Revision(0)),
+            generation: 0,
+            connected: false,
+            run: 0,
+            pipe_until: (0, 0),
+            waiting: None,
+            arrival: 0,
+            pumping: false,
+        };
+        let calm_at = rng.range(5_000, 30_000);
+        let mut world = Self {
+            rng,
+            now: 0,
+            sequence: 0,
+            future: BTreeMap::new(),
+            server: Server::new(),
+            relay,
+            broker: Broker::new(),
+            readers,
+            machines,
+            agents,
+            processes,
+            active: None,
+            backup: None,
+            calm_at,
+            enabled: Vec::new(),
+            nacks: false,
+            disk_errors: false,
+            compacts: false,
+            rewound: false,
+            counts: BTreeMap::new(),
+            names: 0,
+            bound,
+            tracing,
+            trace: VecDeque::new(),
+            violation: None,
+        };
+        world.choose_faults();
+        world.after(1, Happens::RelayConnects);
+        for reader in 0..world.readers.len() {
+            let at = world.rng.range(5, 500);
+            world.after(at, Happens::Connect(reader));
+        }
+        for node in 0..nodes {
+            let now = world.node_time(node);
+            world.agents[node].start(&world.machines[node], now);
+            world.after(10 + node as u64, Happens::Beat { node, run: 0 });
+            world.after(60_000, Happens::Look { node, run: 0 });
+        }
+        world.after(50, Happens::Elect);
+        world.after(600, Happens::People);
+        world.after(1_500, Happens::Accident);
+        world
+    }
+
+    pub fn after(&mut self, ms: u64, what: Happens) {
+        self.at(self.now + ms, what);
+    }
+
+    pub fn at(&mut self, at: u64, what: Happens) {
+        self.sequence += 1;
+        self.future.insert((at.max(self.now), self.sequence), what);
+    }
+
+    pub fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    pub fn say(&mut self, what: impl FnOnce() -> String) {
+        if self.tracing {
+            if self.trace.len() >= TRACE {
+                self.trace.pop_front();
+            }
+            self.trace.push_back(format!("{:>9.3}s {}", self.now as f64 / 1000.0, what()));
+        }
+    }
+
+    pub fn violate(&mut self, what: String) {
+        self.say(|| format!("VIOLATION {what}"));
+        self.violation.get_or_insert(what);
+    }
+
+    pub fn node_time(&self, node: usize) -> Timestamp {
+        timestamp(0) + SignedDuration::from_millis(self.now as i64 + self.machines[node].skew)
+    }
+
+    /// One thing happens. `false` where it would be later than `until`.
+    pub fn step(&mut self, until: u64) -> bool {
+        let Some((&(at, sequence), _)) = self.future.first_key_value() else { return false };
+        if at > until || self.violation.is_some() {
+            return false;
+        }
+        let Some(what) = self.future.remove(&(at, sequence)) else { return false };
+        self.now = at;
+        *self.counts.entry("steps").or_default() += 1;
+        self.happens(what);
+        true
+    }
+
+    fn happens(&mut self, what: Happens) {
+        match what {
+            Happens::Pump => self.pump(),
+            Happens::RelayConnects => self.relay_connects(),
+            Happens::Publish { generation, tag, message } => {
+                self.arrives_at_broker(generation, tag, &message);
+            }
+            Happens::Confirm { generation, tag, acked } => {
+                if self.relay.connected && self.relay.generation == generation {
+                    if acked {
+                        self.relay.core.acked(tag, false);
+                    } else {
+                        let refused = self.relay.core.nacked(tag, false);
+                        let given_up = refused.abandoned.len();
+                        (0..given_up).for_each(|_| self.count("events given up"));
+                    }
+                    self.pump();
+                }
+            }
+            Happens::Read { run, after, limit } => self.read(run, after, limit),
+            Happens::CursorOnDisk { run } => {
+                if run == self.relay.run && self.server.up {
+                    self.server.disk.cursor = self.server.cursor;
+                }
+            }
+            Happens::Connect(reader) => self.connect(reader),
+            Happens::Deliver { reader, generation, delivery } => {
+                self.delivered(reader, generation, &delivery);
+            }
+            Happens::Settle { queue, generation, tag } => {
+                if self.broker.up {
+                    self.broker.settle(&queue, generation, tag);
+                    self.push(&queue);
+                }
+            }
+            Happens::Work { reader, run } => self.work(reader, run),
+            Happens::Worked { reader, run, event, generation, tag } => {
+                self.worked(reader, run, &event, generation, tag);
+            }
+            Happens::List { reader, run, resource } => self.list(reader, run, resource),
+            Happens::Listed { reader, run, list } => self.listed(reader, run, &list),
+            Happens::Arrives { caller, run, term, request, token } => {
+                self.arrives(caller, run, term, request, token);
+            }
+            Happens::Answered { caller, run, request, token, answer } => {
+                self.answered(caller, run, &request, token, &answer);
+            }
+            Happens::Runtime { node, boot, run, uid, op } => {
+                self.runtime(node, boot, run, &uid, &op)
+            }
+            Happens::Ends { node, boot, uid, id, code } => self.ends(node, boot, &uid, &id, code),
+            Happens::Wake { node, run, uid } => {
+                if self.is_agent(node, run) {
+                    self.step_pod(node, &uid);
+                }
+            }
+            Happens::Beat { node, run } => self.beat(node, run),
+            Happens::WriteStatus { node, run } => {
+                if self.is_agent(node, run) {
+                    self.write_status(node);
+                }
+            }
+            Happens::Look { node, run } => {
+                if self.is_agent(node, run) {
+                    let now = self.node_time(node);
+                    self.agents[node].look(&self.machines[node], now);
+                    self.carry_out(node);
+                    self.after(60_000, Happens::Look { node, run });
+                }
+            }
+            Happens::Decide { process, run } => self.decide(process, run),
+            Happens::Again { process, run, work } => {
+                if self.processes[process].run == run {
+                    self.processes[process].mark(work);
+                    self.decide(process, run);
+                }
+            }
+            Happens::Elect => self.elect(),
+            Happens::People => self.people(),
+            Happens::Accident => self.accident(),
+            Happens::Mended(fault) => self.mended(fault),
+        }
+    }
+
+    pub fn is_agent(&self, node: usize, run: u64) -> bool {
+        self.agents[node].up && self.agents[node].run == run
+    }
+
+    /// The process of a reader, as long as it is that one.
+    pub fn is_run(&self, reader: usize, run: u64) -> bool {
+        match self.process_of(reader) {
+            None => self.is_agent(reader, run),
+            Some(process) => self.processes[process].up && self.processes[process].run == run,
+        }
+    }
+
+    pub fn run_of(&self, reader: usize) -> u64 {
+        match self.process_of(reader) {
+            None => self.agents[reader].run,
+            Some(process) => self.processes[process].run,
+        }
+    }
+
+    pub fn process_of(&self, reader: usize) -> Option<usize> {
+        reader.checked_sub(self.agents.len())
+    }
+
+    // The relay.
+
+    pub fn relay_connects(&mut self) {
+        if !self.server.up || self.relay.connected {
+            return;
+        }
+        if !self.broker.up {
+            let later = self.rng.range(100, 2_000);
+            return self.after(later, Happens::RelayConnects);
+        }
+        if std::mem::take(&mut self.compacts) {
+            self.server.compact();
+        }
+        self.relay.generation += 1;
+        self.relay.connected = true;
+        self.relay.core.connected();
+        self.declare_nodes();
+        self.say(|| "the server is connected to the broker".to_owned());
+        self.pump();
+    }
+
+    /// The server declares the queue of each node that there is, and deletes the others.
+    pub fn declare_nodes(&mut self) {
+        if !self.relay.connected || !self.broker.up || !self.server.up {
+            return;
+        }
+        for reader in 0..self.agents.len() {
+            let session = &self.readers[reader].session;
+            let (queue, keys) = (session.queue.clone(), session.keys.clone());
+            if self.server.nodes.contains(&self.agents[reader].node) {
+                self.broker.declare(&queue, keys, false, self.bound);
+            } else if self.broker.has(&queue) {
+                self.broker.delete(&queue);
+                self.lose_connection(reader);
+            }
+        }
+    }
+
+    pub fn relay_lost(&mut self) {
+        if !self.relay.connected {
+            return;
+        }
+        self.relay.connected = false;
+        self.relay.core.lost();
+        self.relay.pipe_until = (self.relay.generation, self.now + self.rng.range(0, 6));
+        let later = self.rng.range(50, 1_500);
+        self.after(later, Happens::RelayConnects);
+    }
+
+    pub fn wake_relay(&mut self) {
+        if self.relay.waiting.is_some_and(|after| self.server.disk.last > after) {
+            self.relay.waiting = None;
+            self.relay.core.woken();
+        }
+        if !std::mem::replace(&mut self.relay.pumping, true) {
+            self.after(0, Happens::Pump);
+        }
+    }
+
+    fn pump(&mut self) {
+        self.relay.pumping = false;
+        if !self.server.up {
+            return;
+        }
+        while let Some(action) = self.relay.core.poll() {
+            match action {
+                Action::Publish { tag, message } => {
+                    let at = self.now + self.rng.range(0, 5);
+                    self.relay.arrival = self.relay.arrival.max(at);
+                    let generation = self.relay.generation;
+                    self.at(self.relay.arrival, Happens::Publish { generation, tag, message });
+                }
+                Action::Advance(to) => {
+                    self.server.cursor = self.server.cursor.max(to);
+                    let run = self.relay.run;
+                    self.after(100, Happens::CursorOnDisk { run });
+                }
+                Action::Read { after, limit } => {
+                    let (run, limit) = (self.relay.run, limit.min(8));
+                    self.after(1, Happens::Read { run, after, limit });
+                }
+                Action::Wait { after } => {
+                    if self.server.disk.last > after {
+                        self.relay.core.woken();
+                    } else {
+                        self.relay.waiting = Some(after);
+                    }
+                }
+            }
+        }
+    }
+
+    fn read(&mut self, run: u64, after: Revision, limit: usize) {
+        if run != self.relay.run || !self.server.up {
+            return;
+        }
+        let now = self.now / 1000;
+        match self.server.read(after, limit) {
+            Ok(events) => self.relay.core.read(&events, now),
+            Err(floor) => {
+                self.count("floors");
+                self.relay.core.floor(self.server.disk.epoch, floor, now);
+            }
+        }
+        self.pump();
+    }
+
+    fn arrives_at_broker(&mut self, generation: u64, tag: u64, message: &Arc<Message>) {
+        let live = self.relay.connected && generation == self.relay.generation;
+        let (of, until) = self.relay.pipe_until;
+        if !self.broker.up || !(live || generation == of && self.now <= until) {
+            return;
+        }
+        self.count("published");
+        let (nacks, mut chance) = (self.nacks, self.rng.clone());
+        let whole = self.broker.publish(message, || nacks && chance.chance(50));
+        self.rng = chance;
+        if !whole {
+            self.count("refused by a queue");
+        }
+        if live {
+            let later = self.rng.range(1, 30);
+            self.after(later, Happens::Confirm { generation, tag, acked: whole });
+        }
+        for queue in self.broker.names() {
+            self.push(&queue);
+        }
+    }
+
+    /// Sends what may be sent.
+    pub fn push(&mut self, queue: &str) {
+        let Some(reader) = self.readers.iter().position(|r| r.session.queue == queue) else {
+            return;
+        };
+        while let Some((generation, delivery)) = self.broker.deliver(queue) {
+            let at = self.now + self.rng.range(0, 8);
+            let session = &mut self.readers[reader].session;
+            session.arrival = session.arrival.max(at);
+            let at = session.arrival;
+            self.at(at, Happens::Deliver { reader, generation, delivery });
+        }
+    }
+}
+
+impl Reader {
+    fn new(session: Session) -> Self {
+        Self {
+            session,
+            busy: false,
+            listing: None,
+            cut_off: false,
+            shadow: Shadow::default(),
+            listed_once: false,
+        }
+    }
+}
