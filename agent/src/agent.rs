@@ -102,6 +102,12 @@ impl Agent {
         };
         let key = kept.as_ref().filter(|_| config.contested).map(|kept| kept.seal.identity);
         let instance = key.map(|key| claim::instance(&key, &machine.boot_id));
+        let lease = Duration::from_secs(u64::from(config.lease_seconds.max(0).unsigned_abs()));
+        let vigil = Arc::new(claim::Vigil::new(
+            instance.as_ref().map(|_| lease),
+            Arc::clone(&clock),
+            tasks.shutdown().clone(),
+        ));
         let volumes = match &config.dir {
             Some(dir) if !config.simulated => Volumes::new(dir.clone()),
             _ => Volumes::none(),
@@ -126,12 +132,21 @@ impl Agent {
             index: index.clone(),
             clock,
             instance,
+            vigil: Arc::clone(&vigil),
             tasks: tasks.clone(),
             trace: trace.clone(),
             config,
         });
         let mirrors = Mirrors::default();
-        let writer = StatusWriter::start(Arc::clone(&api), mirrors.clone(), trace, tasks);
+        let writer = StatusWriter::start(
+            Arc::clone(&api),
+            &node.0,
+            Arc::clone(&keep),
+            mirrors.clone(),
+            vigil,
+            trace,
+            tasks,
+        );
         let (to_manager, inbox) = mpsc::channel(manager::INBOX);
         let (down, runtime_down) = watch::channel(None);
         until_shutdown(tasks, "runtime-back", tell_when_back(runtime_down.clone(), sinks.clone()));
@@ -142,8 +157,9 @@ impl Agent {
         let asking = Arc::clone(&context);
         until_shutdown(tasks, "claim", async move {
             if let Some(instance) = &asking.instance {
-                let duration = Duration::from_secs(asking.config.lease_seconds.max(0) as u64);
-                claim::claim(&asking.api, &asking.node.0, instance, duration).await;
+                claim::claim(&asking.api, &asking.node.0, instance, lease).await;
+                is_claimed.send_replace(true);
+                asking.vigil.run(&asking.api, &asking.node.0, instance, lease).await;
             }
             is_claimed.send_replace(true);
             std::future::pending().await

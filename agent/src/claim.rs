@@ -4,12 +4,20 @@
 //! The lease says in an annotation who renews it. An agent that finds another one there waits while that one renews.
 //! Clocks are not compared: what counts is that the lease changes while it is looked at. Where the API does not answer the
 //! node starts, as it must.
+//!
+//! An agent that was stopped (SIGSTOP, a machine that slept) does nothing before it has looked again: its lease may have
+//! run out meanwhile, and another may be the node.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
+use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Notify;
 use tokio::time::Instant;
+use warren_process::{Clock, Shutdown};
 
 use crate::api::{ApiError, SharedApi};
 
@@ -61,6 +69,69 @@ pub(crate) async fn claim(api: &SharedApi, node: &str, instance: &str, duration:
             }
         }
         tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Notices that the process did not run for a while.
+pub(crate) struct Vigil {
+    /// After so long a pause another may be the node. `None`: there is no other.
+    limit: Option<Duration>,
+    clock: Arc<dyn Clock>,
+    shutdown: Shutdown,
+    awake: Mutex<(Instant, Timestamp)>,
+    resumed: Notify,
+}
+
+/// How often it is noted that the process runs.
+const TICK: Duration = Duration::from_secs(1);
+
+impl Vigil {
+    /// `lease`: how long a lease counts, where it is looked at who renews it. It is renewed four times as often, so half
+    /// of it is over before it can run out.
+    pub(crate) fn new(lease: Option<Duration>, clock: Arc<dyn Clock>, shutdown: Shutdown) -> Self {
+        let awake = Mutex::new((Instant::now(), clock.now()));
+        Self { limit: lease.map(|lease| lease / 2), clock, shutdown, awake, resumed: Notify::new() }
+    }
+
+    /// Waits until it is sure that nobody else is this node, or for shutdown. Cancellation safe. At once unless the
+    /// process was stopped.
+    pub(crate) async fn may_act(&self) {
+        while self.overslept() {
+            let resumed = self.resumed.notified();
+            tokio::pin!(resumed);
+            resumed.as_mut().enable();
+            if !self.overslept() {
+                return;
+            }
+            tokio::select! {
+                () = resumed => {}
+                () = self.shutdown.draining() => return,
+            }
+        }
+    }
+
+    /// Follows the claim. Never ends.
+    pub(crate) async fn run(&self, api: &SharedApi, node: &str, instance: &str, lease: Duration) {
+        loop {
+            if self.overslept() {
+                tracing::warn!(
+                    node,
+                    "this agent was stopped for longer than half its lease; looking whether another is this node"
+                );
+                claim(api, node, instance, lease).await;
+            }
+            *self.awake.lock() = (Instant::now(), self.clock.now());
+            self.resumed.notify_waiters();
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    /// By both clocks: one stands still while the machine sleeps, the other may be set.
+    fn overslept(&self) -> bool {
+        let Some(limit) = self.limit else { return false };
+        let (instant, time) = *self.awake.lock();
+        let by_time = Duration::try_from(self.clock.now().duration_since(time));
+        instant.elapsed().max(by_time.unwrap_or_default()) > limit
     }
 }
 
@@ -121,6 +192,42 @@ mod tests {
         let (waited, ()) = tokio::join!(wait(&api, "b"), renewing);
         assert!(waited >= Duration::from_secs(200) + DURATION - LOOK_EVERY, "{waited:?}");
         assert!(waited < Duration::from_secs(200) + DURATION + 3 * LOOK_EVERY, "{waited:?}");
+    }
+
+    /// `advance` is what a stopped process sees: the time has passed, and nothing was run.
+    #[tokio::test(start_paused = true)]
+    async fn who_was_stopped_looks_before_it_acts() {
+        let api = Arc::new(FakeApi::default());
+        api.create_lease(&lease("a")).await.unwrap();
+        let tasks = warren_process::Tasks::new();
+        let clock = Arc::new(crate::testing::TokioClock::new());
+        let vigil = Arc::new(Vigil::new(Some(DURATION), clock, tasks.shutdown().clone()));
+        let (follower, shared) = (Arc::clone(&vigil), Arc::clone(&api) as SharedApi);
+        let shutdown = tasks.shutdown().clone();
+        tasks.spawn("vigil", async move {
+            tokio::select! {
+                () = follower.run(&shared, "n", "a", DURATION) => {}
+                () = shutdown.draining() => {}
+            }
+        });
+        let waited = async || {
+            let start = Instant::now();
+            vigil.may_act().await;
+            start.elapsed()
+        };
+        assert_eq!(waited().await, Duration::ZERO);
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        assert_eq!(waited().await, Duration::ZERO, "it ran all the time");
+        tokio::time::advance(DURATION).await;
+        assert!(waited().await <= TICK, "nobody has come meanwhile");
+
+        let patch = json!({"metadata": {"annotations": {INSTANCE: "b"}}});
+        api.patch_lease("n", &patch).await.unwrap();
+        tokio::time::advance(DURATION).await;
+        let waited_for_the_other = waited().await;
+        assert!(waited_for_the_other >= DURATION - LOOK_EVERY, "{waited_for_the_other:?}");
+        tasks.shutdown().trigger();
+        tasks.wait(Duration::from_secs(5)).await.unwrap();
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub struct Config {
     pub port: u16,
     /// Beside those that every node has.
     pub labels: std::collections::BTreeMap<String, String>,
+    /// The node goes on alone: it is marked so, and nothing is evicted from it while nobody hears of it.
+    pub autonomous: bool,
     pub capacity: Capacity,
     /// The node has no machine: there is nothing to measure, and no volumes.
     pub simulated: bool,
@@ -66,6 +68,7 @@ impl Config {
             address: IpAddr::from([127, 0, 0, 1]),
             port: 10250,
             labels: std::collections::BTreeMap::new(),
+            autonomous: false,
             capacity: Capacity::default(),
             simulated: false,
             contested: true,

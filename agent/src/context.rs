@@ -12,6 +12,7 @@ use warren_process::trace::{About, Step, Subject, Trace};
 use warren_process::{Clock, Tasks};
 
 use crate::api::SharedApi;
+use crate::claim::Vigil;
 use crate::config::Config;
 use crate::events::Events;
 use crate::objects::Objects;
@@ -35,6 +36,7 @@ pub(crate) struct Context {
     pub clock: Arc<dyn Clock>,
     /// Who renews the node's lease; nobody in particular where there is no folder.
     pub instance: Option<String>,
+    pub vigil: Arc<Vigil>,
     pub tasks: Tasks,
     pub trace: Trace,
 }

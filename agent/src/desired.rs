@@ -182,12 +182,18 @@ impl Feed {
 
     /// What is on disk runs first: a cold start needs nobody.
     async fn stored(&self, node: &str, desired: &mut Desired) {
+        // What has become of them since the API was last heard.
+        let mut since: HashMap<_, _> = self.writer.restore().await.into_iter().collect();
         match self.keep.pods().await {
             Ok(pods) => {
                 let known = !pods.is_empty();
                 for bytes in pods {
                     match serde_json::from_slice::<Pod>(&bytes) {
-                        Ok(pod) => {
+                        Ok(mut pod) => {
+                            let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+                            if let Some(status) = since.remove(uid) {
+                                pod.status = Some(Arc::unwrap_or_clone(status));
+                            }
                             let effect = desired.upsert(node, pod);
                             self.apply(effect).await;
                         }

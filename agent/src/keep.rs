@@ -35,11 +35,20 @@ pub trait Keep: Send + Sync {
     async fn put_object(&self, _key: &str, _body: Option<Bytes>) -> Result<(), KeepError> {
         Ok(())
     }
+    /// What the API has not been told yet of pods, by uid: one row for each.
+    async fn statuses(&self) -> Result<Vec<(String, Bytes)>, KeepError> {
+        Ok(Vec::new())
+    }
+    /// `None`: it has been told.
+    async fn put_status(&self, _uid: &str, _body: Option<Bytes>) -> Result<(), KeepError> {
+        Ok(())
+    }
 }
 
 const PODS: &str = "pods";
 const OBJECTS: &str = "objects";
 const MANIFESTS: &str = "manifests";
+const STATUSES: &str = "statuses";
 
 /// Entries that are read at once.
 const PAGE: usize = 500;
@@ -104,6 +113,18 @@ impl Keep for KeyValue {
         let result = match body {
             Some(body) => self.put(OBJECTS, key, body).await,
             None => self.delete(OBJECTS, key).await,
+        };
+        result.map_err(|e| KeepError(e.to_string()))
+    }
+
+    async fn statuses(&self) -> Result<Vec<(String, Bytes)>, KeepError> {
+        all(self, STATUSES).await
+    }
+
+    async fn put_status(&self, uid: &str, body: Option<Bytes>) -> Result<(), KeepError> {
+        let result = match body {
+            Some(body) => self.put(STATUSES, uid, body).await,
+            None => self.delete(STATUSES, uid).await,
         };
         result.map_err(|e| KeepError(e.to_string()))
     }

@@ -28,6 +28,8 @@ pub use machine::{Machine, Pressure};
 
 /// What this node says it is: the API level that it speaks.
 const KUBELET_VERSION: &str = concat!("v1.34.0-warren.", env!("CARGO_PKG_VERSION"));
+/// `"true"` on a Node: nothing is evicted from it. The node says it of itself, or somebody of the node.
+pub(crate) const AUTONOMOUS: &str = "warren.dev/autonomous";
 /// How often the machine's own pressures are looked at.
 const PRESSURE_EVERY: Duration = Duration::from_secs(20);
 const RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -117,10 +119,13 @@ async fn register(
     let config = &context.config;
     let status = status(config, machine, version, down, Pressure::default(), context.now());
     let labels = labels(config, machine);
+    let mark = [(AUTONOMOUS.to_owned(), "true".to_owned())];
+    let annotations: BTreeMap<_, _> = mark.into_iter().filter(|_| config.autonomous).collect();
     let node = Node {
         metadata: ObjectMeta {
             name: Some(config.node.clone()),
             labels: Some(labels.clone()),
+            annotations: Some(annotations.clone()).filter(|all| !all.is_empty()),
             ..ObjectMeta::default()
         },
         spec: None,
@@ -131,10 +136,13 @@ async fn register(
     let node = match context.api.node(&config.node).await {
         Ok(found) => {
             let has = found.metadata.labels.clone().unwrap_or_default();
-            if labels.iter().all(|(k, v)| has.get(k) == Some(v)) {
+            let said = found.metadata.annotations.clone().unwrap_or_default();
+            if labels.iter().all(|(k, v)| has.get(k) == Some(v))
+                && annotations.iter().all(|(k, v)| said.get(k) == Some(v))
+            {
                 found
             } else {
-                let patch = json!({"metadata": {"labels": labels}});
+                let patch = json!({"metadata": {"labels": labels, "annotations": annotations}});
                 context.api.patch_node(&config.node, &patch).await?
             }
         }
@@ -354,6 +362,8 @@ async fn heartbeat(context: &Context, node_uid: &str, heard_again: &Notify) {
     let mut first = true;
     let mut renewed = context.now();
     loop {
+        // Another's lease is not written over.
+        context.vigil.may_act().await;
         let now = context.now();
         let mut patch = json!({"spec": {
             "holderIdentity": config.node,

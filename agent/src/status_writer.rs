@@ -1,30 +1,33 @@
-//! Writes the status of pods to the API: the latest wins, failures are tried again, nothing else waits for it.
+//! Writes the status of pods to the API: the latest wins, failures are tried again, nothing else waits for it. What the API
+//! does not take is on disk until it does.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1::PodStatus;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use warren_process::Tasks;
 use warren_process::trace::{Step, Trace};
 
 use crate::api::{ApiError, SharedApi};
+use crate::claim::Vigil;
 use crate::context::about_pod;
+use crate::keep::Keep;
 use crate::mirror::Mirrors;
 use crate::pod::memory::Backoff;
 use crate::pod::status;
 use crate::runtime::PodRef;
 
-/// Writes of one agent that are on their way at once.
-const IN_FLIGHT: usize = 16;
-/// How long a status waits that only says that the containers are being made. Where that takes no longer, the status that
-/// follows is the first one, and the write is saved.
-const SETTLE: Duration = Duration::from_millis(25);
+use queue::{Again, Queue, Row, Taken};
+
+mod queue;
+
 const BACKOFF: Backoff =
     Backoff { first: Duration::from_millis(200), last: Duration::from_secs(10) };
 
@@ -38,47 +41,61 @@ pub(crate) struct Update {
     pub delete: bool,
 }
 
+/// An update as it is on disk.
+#[derive(Serialize, Deserialize)]
+struct KeptUpdate {
+    sequence: u64,
+    namespace: String,
+    name: String,
+    status: PodStatus,
+    delete: bool,
+}
+
 /// A handle; clones share it. Bounded by the number of pods: there is at most one update for each.
 #[derive(Clone)]
 pub(crate) struct StatusWriter(Arc<Shared>);
 
 struct Shared {
     api: SharedApi,
+    node: String,
+    keep: Arc<dyn Keep>,
     mirrors: Mirrors,
+    vigil: Arc<Vigil>,
     trace: Trace,
-    pending: Mutex<Pending>,
+    queue: Mutex<Queue>,
     ready: Notify,
-}
-
-#[derive(Default)]
-struct Pending {
-    updates: HashMap<Arc<str>, Waiting>,
-    in_flight: HashSet<Arc<str>>,
-}
-
-struct Waiting {
-    update: Update,
-    not_before: Instant,
-}
-
-impl Waiting {
-    fn new(update: Update, now: Instant) -> Self {
-        let settles = !update.delete && status::is_interim(&update.status);
-        Self { update, not_before: if settles { now + SETTLE } else { now } }
-    }
+    back: Notify,
 }
 
 enum Outcome {
     Done,
-    Again,
+    /// The API is not there, or cannot now.
+    Failed,
     /// The mirror is not there yet; [`StatusWriter::wake`] says when it is.
-    Later,
+    NoMirror,
 }
 
 impl StatusWriter {
-    pub(crate) fn start(api: SharedApi, mirrors: Mirrors, trace: Trace, tasks: &Tasks) -> Self {
-        let (pending, ready) = (Mutex::default(), Notify::new());
-        let shared = Arc::new(Shared { api, mirrors, trace, pending, ready });
+    pub(crate) fn start(
+        api: SharedApi,
+        node: &str,
+        keep: Arc<dyn Keep>,
+        mirrors: Mirrors,
+        vigil: Arc<Vigil>,
+        trace: Trace,
+        tasks: &Tasks,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            api,
+            node: node.to_owned(),
+            keep,
+            mirrors,
+            vigil,
+            trace,
+            queue: Mutex::default(),
+            ready: Notify::new(),
+            back: Notify::new(),
+        });
         let (worker, shutdown) = (Arc::clone(&shared), tasks.shutdown().clone());
         tasks.spawn("status-writer", async move {
             tokio::select! {
@@ -89,28 +106,50 @@ impl StatusWriter {
         Self(shared)
     }
 
-    /// A deletion that waits stays one: the object would never go.
-    pub(crate) fn put(&self, uid: Arc<str>, mut update: Update) {
-        let mut pending = self.0.pending.lock();
-        let old = pending.updates.get(&uid);
-        update.delete |= old.is_some_and(|old| old.update.delete);
-        let mut new = Waiting::new(update, Instant::now());
-        if let Some(old) = old {
-            new.not_before = new.not_before.min(old.not_before);
+    /// What an agent before this one could not tell, by uid. It is told before anything new.
+    pub(crate) async fn restore(&self) -> Vec<(Arc<str>, Arc<PodStatus>)> {
+        let rows = match self.0.keep.statuses().await {
+            Ok(rows) => rows,
+            Err(error) => {
+                tracing::error!(%error, "the kept statuses of pods cannot be read");
+                return Vec::new();
+            }
+        };
+        let mut found = Vec::new();
+        for (uid, bytes) in rows {
+            let uid = Arc::<str>::from(uid);
+            match serde_json::from_slice::<KeptUpdate>(&bytes) {
+                Ok(KeptUpdate { sequence, namespace, name, status, delete }) => {
+                    let status = Arc::new(status);
+                    found.push((uid.clone(), Arc::clone(&status)));
+                    let pod =
+                        PodRef { namespace: namespace.into(), name: name.into(), uid: uid.clone() };
+                    let update = Update { pod, mirror: false, status, delete };
+                    self.0.queue.lock().restore(uid, update, sequence, Instant::now());
+                }
+                Err(error) => tracing::warn!(%uid, %error, "a kept status cannot be read"),
+            }
         }
-        pending.updates.insert(uid, new);
-        drop(pending);
+        self.0.ready.notify_one();
+        found
+    }
+
+    /// A deletion that waits stays one: the object would never go.
+    pub(crate) fn put(&self, uid: Arc<str>, update: Update) {
+        self.0.queue.lock().put(uid, update, Instant::now());
         self.0.ready.notify_one();
     }
 
     /// The pod is gone.
     pub(crate) fn forget(&self, uid: &str) {
-        self.0.pending.lock().updates.remove(uid);
+        self.0.queue.lock().forget(uid);
+        self.0.ready.notify_one();
     }
 
     /// A mirror has come, or the API has come back.
     pub(crate) fn wake(&self) {
-        self.0.ready.notify_one();
+        self.0.queue.lock().mirrors_came();
+        self.0.back.notify_one();
     }
 }
 
@@ -118,60 +157,92 @@ impl Shared {
     async fn run(&self) {
         let mut flying = FuturesUnordered::new();
         let mut failures = 0;
-        let mut waiting: Vec<Arc<str>> = Vec::new();
+        let mut retry: Option<Instant> = None;
+        // The API was asked, and answers: what fails now is not for its being away.
+        let mut answers = false;
         loop {
-            while flying.len() < IN_FLIGHT {
-                let Some((uid, update)) = self.take(&waiting) else { break };
+            self.keep_up().await;
+            self.vigil.may_act().await;
+            while let Some(taken) = self.take() {
                 flying.push(async move {
-                    let outcome = self.write(&uid, &update).await;
-                    (uid, update, outcome)
+                    let outcome = self.write(&taken.uid, &taken.update).await;
+                    (taken, outcome)
                 });
             }
-            let settled = self.next_settled(&waiting);
+            let settled = self.queue.lock().next_settled();
             tokio::select! {
-                Some((uid, update, outcome)) = flying.next() => {
-                    match self.landed(&uid, update, &outcome) {
-                        Outcome::Done => failures = 0,
-                        Outcome::Later => waiting.push(uid),
-                        Outcome::Again => {
+                Some((taken, outcome)) = flying.next() => {
+                    let why = match outcome {
+                        Outcome::Done => {
+                            (failures, answers) = (0, false);
+                            self.queue.lock().done(&taken.uid);
+                            continue;
+                        }
+                        Outcome::NoMirror => Again::NoMirror,
+                        Outcome::Failed => {
                             failures += 1;
                             // Half of it is chance, so that a thousand agents do not come back at once.
                             let wait = BACKOFF.after(failures);
-                            tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..1.0))).await;
+                            let wait = wait.mul_f64(rand::random_range(0.5..1.0));
+                            retry = Some(Instant::now() + wait);
+                            if std::mem::take(&mut answers) { Again::Stuck } else { Again::Away }
                         }
-                    }
+                    };
+                    self.queue.lock().again(taken, why, Instant::now());
                 }
-                () = self.ready.notified() => waiting.clear(),
-                () = until(settled), if flying.len() < IN_FLIGHT => {}
+                () = self.ready.notified() => {}
+                () = self.back.notified() => retry = retry.map(|_| Instant::now()),
+                () = until(settled) => {}
+                () = until(retry), if retry.is_some() => {
+                    let away = self.queue.lock().away;
+                    if away && self.is_away().await {
+                        failures += 1;
+                        let wait = BACKOFF.after(failures).mul_f64(rand::random_range(0.5..1.0));
+                        retry = Some(Instant::now() + wait);
+                        continue;
+                    }
+                    answers = away;
+                    retry = None;
+                    self.queue.lock().is_back();
+                }
             }
         }
     }
 
-    fn take(&self, waiting: &[Arc<str>]) -> Option<(Arc<str>, Update)> {
-        let mut pending = self.pending.lock();
-        let pending = &mut *pending;
-        let now = Instant::now();
-        let uid = pending.free(waiting).find(|(_, at)| *at <= now)?.0.clone();
-        let Waiting { update, .. } = pending.updates.remove(&uid)?;
-        pending.in_flight.insert(uid.clone());
-        Some((uid, update))
+    fn take(&self) -> Option<Taken> {
+        self.queue.lock().take(Instant::now())
     }
 
-    /// When the first of those that settle may go.
-    fn next_settled(&self, waiting: &[Arc<str>]) -> Option<Instant> {
-        self.pending.lock().free(waiting).map(|(_, at)| at).min()
+    /// Asks for something small: which of many updates the API will not take is only known where it answers.
+    async fn is_away(&self) -> bool {
+        matches!(self.api.node(&self.node).await, Err(error) if error.is_transient())
     }
 
-    /// What was not written waits again, unless something newer does.
-    fn landed<'a>(&self, uid: &Arc<str>, update: Update, outcome: &'a Outcome) -> &'a Outcome {
-        let mut pending = self.pending.lock();
-        pending.in_flight.remove(uid);
-        if !matches!(outcome, Outcome::Done) {
-            let delete = update.delete;
-            let again = Waiting { update, not_before: Instant::now() };
-            pending.updates.entry(uid.clone()).or_insert(again).update.delete |= delete;
+    /// Brings the rows on disk up to date. A failure is told, and costs what a killed agent had not told.
+    async fn keep_up(&self) {
+        let rows = self.queue.lock().rows();
+        for row in rows {
+            let (uid, body) = match &row {
+                Row::Delete(uid) => (uid, None),
+                Row::Put(uid, sequence) => {
+                    let queue = self.queue.lock();
+                    let Some(update) = queue.update(uid) else { continue };
+                    let kept = KeptUpdate {
+                        sequence: *sequence,
+                        namespace: update.pod.namespace.to_string(),
+                        name: update.pod.name.to_string(),
+                        status: (*update.status).clone(),
+                        delete: update.delete,
+                    };
+                    let Ok(body) = serde_json::to_vec(&kept) else { continue };
+                    (uid, Some(Bytes::from(body)))
+                }
+            };
+            if let Err(error) = self.keep.put_status(uid, body).await {
+                tracing::warn!(%uid, %error, "a pod's status is not kept for a start without the API");
+            }
+            self.queue.lock().wrote(&row);
         }
-        outcome
     }
 
     async fn write(&self, uid: &Arc<str>, update: &Update) -> Outcome {
@@ -179,7 +250,7 @@ impl Shared {
         let target = if update.mirror {
             match self.mirrors.uid_of(uid) {
                 Some(mirror) => mirror,
-                None => return Outcome::Later,
+                None => return Outcome::NoMirror,
             }
         } else {
             uid.clone()
@@ -196,7 +267,7 @@ impl Shared {
             }
             Err(error) if error.is_transient() => {
                 tracing::debug!(pod = %update.pod, %error, "the status was not written; again later");
-                Outcome::Again
+                Outcome::Failed
             }
             // Another pod of that name, or none: nobody waits for this status.
             Err(ApiError::NotFound(_) | ApiError::Conflict(_)) => Outcome::Done,
@@ -205,17 +276,6 @@ impl Shared {
                 Outcome::Done
             }
         }
-    }
-}
-
-impl Pending {
-    /// Updates that nothing holds up, and from when on they may go.
-    fn free<'a>(
-        &'a self,
-        waiting: &'a [Arc<str>],
-    ) -> impl Iterator<Item = (&'a Arc<str>, Instant)> {
-        let free = |uid: &Arc<str>| !self.in_flight.contains(uid) && !waiting.contains(uid);
-        self.updates.iter().filter(move |(uid, _)| free(uid)).map(|(uid, w)| (uid, w.not_before))
     }
 }
 
@@ -237,41 +297,4 @@ async fn until(at: Option<Instant>) {
 
 fn refused(result: &Result<(), ApiError>) -> bool {
     matches!(result, Err(ApiError::Refused(..)))
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn update(status: serde_json::Value, delete: bool) -> Update {
-        let pod = PodRef { namespace: "ns".into(), name: "p".into(), uid: "u".into() };
-        let status = Arc::new(serde_json::from_value(status).unwrap());
-        Update { pod, mirror: false, status, delete }
-    }
-
-    #[test]
-    fn only_a_status_of_containers_that_are_being_made_may_wait() {
-        let waiting = |reason: &str| {
-            let state = json!({"waiting": {"reason": reason}});
-            let container = json!({"name": "a", "image": "", "imageID": "", "ready": false,
-                "restartCount": 0, "state": state});
-            json!({"phase": "Pending", "containerStatuses": [container]})
-        };
-        let running = json!({"phase": "Running", "containerStatuses": [{"name": "a", "image": "",
-            "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {}}}]});
-        let now = Instant::now();
-        for (status, delete, waits) in [
-            (waiting("ContainerCreating"), false, true),
-            (waiting("PodInitializing"), false, true),
-            (waiting("ContainerCreating"), true, false),
-            (waiting("ImagePullBackOff"), false, false),
-            (running, false, false),
-            (json!({"phase": "Pending"}), false, false),
-        ] {
-            let got = Waiting::new(update(status.clone(), delete), now).not_before;
-            assert_eq!(got > now, waits, "{status}");
-        }
-    }
 }

@@ -34,6 +34,8 @@ const SHORTEST: Duration = Duration::from_millis(100);
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const MIRROR: &str = "kubernetes.io/config.mirror";
+/// `"true"` on a Node that keeps its pods though nobody hears of it.
+const AUTONOMOUS: &str = "warren.dev/autonomous";
 
 pub(crate) struct Snapshot<'a> {
     pub node: &'a Node,
@@ -113,7 +115,10 @@ fn taints(plan: &mut Plan, now: Timestamp, node: &Node, ready: &str) -> Vec<Tain
             && matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute")
     };
     let mut new: Vec<Taint> = old.iter().filter(|taint| !is_ours(taint)).cloned().collect();
-    for effect in ["NoSchedule", "NoExecute"] {
+    // Where a node goes on alone, nothing new comes and nothing leaves.
+    let effects: &[&str] =
+        if is_autonomous(node) { &["NoSchedule"] } else { &["NoSchedule", "NoExecute"] };
+    for effect in effects.iter().copied() {
         let Some(key) = wanted else { break };
         let known = old.iter().find(|taint| taint.key == key && taint.effect == effect);
         new.push(known.cloned().unwrap_or_else(|| Taint {
@@ -133,6 +138,10 @@ fn taints(plan: &mut Plan, now: Timestamp, node: &Node, ready: &str) -> Vec<Tain
         });
     }
     new
+}
+
+fn is_autonomous(node: &Node) -> bool {
+    node.annotations().get(AUTONOMOUS).is_some_and(|mark| mark == "true")
 }
 
 /// A pod that nobody hears of serves nobody.
@@ -420,6 +429,52 @@ mod tests {
         let mut back = tainted.clone();
         back.status = node("True", json!(null)).status;
         assert_eq!(kinds(&plan(72, &back, Some(at(70)))), ["nodes/spec"]);
+    }
+
+    #[test]
+    fn nothing_leaves_a_node_that_goes_on_alone() {
+        let pods = [pod(None)];
+        let taint = |effect: &str| json!({"key": UNREACHABLE, "effect": effect});
+        let foreign = json!({"key": "mine", "effect": "NoExecute"});
+        for (mark, ready, heard, taints, expected) in [
+            ("true", "True", 0, json!(null), &["nodes/status", "nodes/spec", "pods/status"][..]),
+            ("true", "Unknown", 0, json!([taint("NoSchedule")]), &["pods/status"]),
+            ("true", "False", 90, json!(null), &["nodes/spec", "pods/status"]),
+            // Marked when it was lost already.
+            (
+                "true",
+                "Unknown",
+                0,
+                json!([taint("NoSchedule"), taint("NoExecute")]),
+                &["nodes/spec", "pods/status"],
+            ),
+            ("true", "True", 90, json!([taint("NoSchedule")]), &["nodes/spec"]),
+            ("true", "True", 90, json!([foreign]), &["delete p"]),
+            ("false", "False", 90, json!(null), &["nodes/spec", "pods/status", "delete p"]),
+            ("yes", "False", 90, json!(null), &["nodes/spec", "pods/status", "delete p"]),
+        ] {
+            let mut node = node(ready, taints);
+            if ready == "Unknown" {
+                let status = node.status.get_or_insert_default();
+                for kind in ["MemoryPressure", "DiskPressure", "PIDPressure"] {
+                    status.conditions.get_or_insert_default().push(NodeCondition {
+                        type_: kind.to_owned(),
+                        status: "Unknown".to_owned(),
+                        ..NodeCondition::default()
+                    });
+                }
+            }
+            node.metadata.annotations = Some([(AUTONOMOUS.to_owned(), mark.to_owned())].into());
+            let snapshot =
+                Snapshot { node: &node, heard: Some(at(heard)), pods: &pods, grace: GRACE };
+            let plan = decide(at(100), &snapshot);
+            assert_eq!(kinds(&plan), expected, "{mark} {ready}");
+            for step in &plan.steps {
+                let Write::Patch { patch, .. } = &step.write else { continue };
+                let told = patch["spec"]["taints"].to_string();
+                assert_eq!(told.contains("NoExecute"), told != "null" && mark != "true");
+            }
+        }
     }
 
     #[test]

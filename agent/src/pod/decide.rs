@@ -344,7 +344,9 @@ impl<'a> Decider<'a> {
         }
         let attempt = newest.map_or(0, |c| c.attempt + 1);
         let Some(container) = newest else {
-            let attempt = memory.get(&wanted.name).and_then(|m| m.last.as_ref()).map_or(0, |_| 1);
+            // All of them are lost; they count all the same.
+            let lost = memory.get(&wanted.name).and_then(|m| m.attempt);
+            let attempt = lost.map_or(0, |attempt| attempt.saturating_add(1));
             return self.start(&wanted.name, attempt, None, None);
         };
         let changed = container.hash != spec::hash(wanted);

@@ -164,18 +164,29 @@ impl Manager {
         loop {
             let wait = self.due.peek().map(|Reverse((at, _))| until(self.context.now(), *at));
             let wait = wait.unwrap_or(Duration::from_secs(3600)).max(Duration::from_millis(1));
+            // A process that was stopped sees what came meanwhile before it looks whether it still is the node.
+            let vigil = Arc::clone(&self.context.vigil);
             tokio::select! {
-                message = inbox.recv() => match message {
-                    Some(message) => self.handle(message),
-                    None => return,
-                },
-                event = events.recv() => match event {
-                    Some(RuntimeEvent::Pod(uid)) => self.touch(&uid),
-                    Some(RuntimeEvent::Relist) => self.list(),
-                    Some(RuntimeEvent::Down(why)) => self.down(Some(why)),
-                    None => events = self.context.runtime.events(),
-                },
-                () = tokio::time::sleep(wait) => self.fire(),
+                message = inbox.recv() => {
+                    vigil.may_act().await;
+                    match message {
+                        Some(message) => self.handle(message),
+                        None => return,
+                    }
+                }
+                event = events.recv() => {
+                    vigil.may_act().await;
+                    match event {
+                        Some(RuntimeEvent::Pod(uid)) => self.touch(&uid),
+                        Some(RuntimeEvent::Relist) => self.list(),
+                        Some(RuntimeEvent::Down(why)) => self.down(Some(why)),
+                        None => events = self.context.runtime.events(),
+                    }
+                }
+                () = tokio::time::sleep(wait) => {
+                    vigil.may_act().await;
+                    self.fire();
+                }
                 () = shutdown.draining() => return,
             }
         }
@@ -269,6 +280,11 @@ impl Manager {
     fn tell(&mut self, uid: &str, now: Timestamp) {
         let Some(slot) = self.slots.get_mut(uid) else { return };
         let Some(observed) = slot.observed.clone() else { return };
+        // How it ended is known, also where the runtime has nothing left of it.
+        let over = matches!(slot.status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        if over && observed.sandboxes.is_empty() && observed.containers.is_empty() {
+            return;
+        }
         let context = &self.context;
         let orphan = slot.pod.spec.is_none();
         let host_ip = context.host_ip.to_string();

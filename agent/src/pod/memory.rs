@@ -112,6 +112,8 @@ pub struct ContainerMemory {
     pub ready: Option<Id>,
     /// How a container before the present one ended, for when the runtime no longer has it.
     pub last: Option<(Id, Exit)>,
+    /// The restart count of the newest container that there has been, for when the runtime has lost all of them.
+    pub attempt: Option<u32>,
 }
 
 /// Why a pod is over although its containers might go on.

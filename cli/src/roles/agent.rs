@@ -79,6 +79,10 @@ pub(crate) struct AgentArgs {
     /// So long a node's heartbeat counts; it comes four times as often.
     #[arg(long, env = "WARREN_NODE_LEASE_DURATION_SECONDS", value_name = "SECONDS", default_value_t = 40, value_parser = clap::value_parser!(u16).range(1..=3600))]
     node_lease_duration_seconds: u16,
+    /// Marks the node with the annotation warren.dev/autonomous: nothing is evicted from it while nobody hears of it.
+    /// Without this option the node's annotation is left as it is.
+    #[arg(long, env = "WARREN_AUTONOMOUS")]
+    pub(crate) autonomous: bool,
     /// The image that holds a pod's namespaces; `images/build.sh pause` makes it.
     #[arg(
         long,
@@ -239,6 +243,7 @@ impl Crew {
         config.dir = (!config.simulated).then(|| self.data.path().join("agents").join(name));
         config.address = port.ip();
         config.port = port.port();
+        config.autonomous = self.args.autonomous;
         config.capacity.pods = self.args.max_pods;
         config.contested &= !self.with_api;
         config.lease_seconds = self.args.node_lease_duration_seconds.into();

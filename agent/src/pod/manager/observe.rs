@@ -118,6 +118,7 @@ impl Manager {
         for container in spec::all_containers(spec) {
             let Some(newest) = observed.container(&container.name) else { continue };
             let memory = slot.memory.container(&container.name);
+            memory.attempt = Some(newest.attempt);
             let older = observed
                 .containers
                 .iter()

@@ -93,7 +93,7 @@ impl Manager {
         let status = Arc::new(pod.status.clone().unwrap_or_default());
         let mut memory =
             Memory { start_time: status.start_time.as_ref().map(|t| t.0), ..Memory::default() };
-        seed(&mut memory, &status);
+        seed(&mut memory, &status, self.context.runtime_name);
         if source == Source::Static {
             let unclaimed = std::mem::take(&mut self.unclaimed);
             for other in unclaimed {
@@ -200,12 +200,16 @@ impl Manager {
 }
 
 /// Takes over what the stored status knows of containers that run since before the agent did.
-fn seed(memory: &mut Memory, status: &PodStatus) {
+fn seed(memory: &mut Memory, status: &PodStatus, runtime: &str) {
     let statuses = status.init_container_statuses.iter().chain(&status.container_statuses);
     for said in statuses.flatten() {
         let id = said.container_id.as_deref().and_then(|id| id.split_once("://"));
-        let Some((_, id)) = id else { continue };
+        let Some((scheme, id)) = id else { continue };
         let container = memory.container(&said.name);
+        // What a simulated node ran is gone with its process, and that is no restart.
+        if scheme == runtime && runtime != "simulated" {
+            container.attempt = u32::try_from(said.restart_count).ok();
+        }
         if said.started == Some(true) {
             container.started = Some(id.into());
         }
