@@ -51,6 +51,9 @@ pub enum Todo {
     },
 }
 
+/// (namespace, name)
+type Named = (Arc<str>, Arc<str>);
+
 pub struct Agent {
     pub node: String,
     pub up: bool,
@@ -58,7 +61,7 @@ pub struct Agent {
     pub run: u64,
     pub desired: Desired,
     pub slots: BTreeMap<Arc<str>, Slot>,
-    names: BTreeMap<(Arc<str>, Arc<str>), Vec<Arc<str>>>,
+    names: BTreeMap<Named, Vec<Arc<str>>>,
     complete: bool,
     listed: bool,
     updates: BTreeMap<Arc<str>, Update>,

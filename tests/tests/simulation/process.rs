@@ -55,6 +55,9 @@ struct Expected {
     until: u64,
 }
 
+/// What to send for each key, and when to look at which again.
+pub type Decided = (Vec<(Work, Request)>, Vec<(Work, u64)>);
+
 type Dirty = Arc<Mutex<BTreeSet<Work>>>;
 /// What the informers' handlers heard: plural, namespace, name, and the revision that is there now.
 pub type Heard = (&'static str, String, String, Option<Revision>);
@@ -341,7 +344,7 @@ impl Process {
     }
 
     /// Decides about all keys that are marked and may be decided now: what to send for each, and when to look again.
-    pub fn decide(&mut self, now: Timestamp, ms: u64) -> (Vec<(Work, Request)>, Vec<(Work, u64)>) {
+    pub fn decide(&mut self, now: Timestamp, ms: u64) -> Decided {
         let (mut send, mut again) = (Vec::new(), Vec::new());
         if !self.acts() {
             return (send, again);
