@@ -169,7 +169,7 @@ impl Trace {
         self.push_at(now(), step, about, detail);
     }
 
-    /// It happened at `time`, in microseconds since 1970. Takes a fraction of a microsecond; never waits but for another
+    /// It happened at `time`, in microseconds since 1970. Never waits but for another
     /// push, and for a reader that looks through the ring.
     pub fn push_at(
         &self,

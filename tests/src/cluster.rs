@@ -86,8 +86,18 @@ impl Role {
     }
 }
 
+/// How a role's process reaches the others, where a test stands between them. Ports are of the loopback.
+#[derive(Clone, Debug, Default)]
+pub struct Route {
+    pub server: Option<u16>,
+    pub broker: Option<u16>,
+    /// Instead of [`Options::runtime`].
+    pub runtime: Option<Runtime>,
+}
+
 pub struct Cluster {
     options: Options,
+    routes: BTreeMap<Role, Route>,
     dir: TempDir,
     port: u16,
     processes: BTreeMap<Role, Child>,
@@ -114,7 +124,13 @@ impl Cluster {
     pub fn prepare(options: Options) -> Self {
         let dir = TempDir::with_prefix("warren-test-").expect("a folder for the test");
         std::fs::create_dir_all(dir.path().join("logs")).expect("a folder for logs");
-        Self { options, dir, port: free_port(), processes: BTreeMap::new() }
+        Self {
+            options,
+            routes: BTreeMap::new(),
+            dir,
+            port: free_port(),
+            processes: BTreeMap::new(),
+        }
     }
 
     /// Each part in a process of its own, on a RabbitMQ with the accounts that `warren init` makes; waits until all
@@ -132,8 +148,20 @@ impl Cluster {
     /// Where it does not come up, with the processes' logs.
     pub async fn with_rabbitmq(options: Options) -> (Self, RabbitMq) {
         let mut cluster = Self::prepare(options);
-        cluster.init();
-        let broker = cluster.data_dir().join("broker");
+        let rabbit = cluster.start_rabbitmq().await;
+        cluster.start_all();
+        cluster.wait_ready();
+        cluster.wait_consumers(&rabbit).await;
+        (cluster, rabbit)
+    }
+
+    /// A RabbitMQ for a cluster that is prepared, with the accounts that `warren init` makes.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    pub async fn start_rabbitmq(&mut self) -> RabbitMq {
+        self.init();
+        let broker = self.data_dir().join("broker");
         let read = |path: &Path| std::fs::read_to_string(path).expect("what init made");
         let definitions = read(&broker.join("rabbitmq/definitions.json"));
         let definitions: Value = serde_json::from_str(&definitions).expect("definitions are JSON");
@@ -144,11 +172,13 @@ impl Cluster {
             (name, password)
         });
         let rabbit = RabbitMq::start_with(&definitions, passwords).await.expect("RabbitMQ starts");
-        cluster.options.broker = Some(format!("amqp://127.0.0.1:{}", rabbit.amqp_port()));
-        cluster.start_all();
-        cluster.wait_ready();
-        cluster.wait_consumers(&rabbit).await;
-        (cluster, rabbit)
+        self.options.broker = Some(format!("amqp://127.0.0.1:{}", rabbit.amqp_port()));
+        rabbit
+    }
+
+    /// From the role's next start on.
+    pub fn route(&mut self, role: Role, route: Route) {
+        self.routes.insert(role, route);
     }
 
     /// Waits until all agents, the controllers and the server read from the broker.
@@ -226,15 +256,23 @@ impl Cluster {
         format!("https://127.0.0.1:{}", self.port)
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Starts a role's process; its output goes to a log of its own.
     ///
     /// # Panics
     /// Where the binary cannot be started.
     pub fn start(&mut self, role: &Role) {
         let mut command = Command::new(binary());
+        let route = self.routes.get(role).cloned().unwrap_or_default();
         let (mut data, mut broker) = (self.data_dir(), self.options.broker.clone());
+        if let Some(port) = route.broker {
+            broker = Some(format!("amqp://127.0.0.1:{port}"));
+        }
         let address = format!("127.0.0.1:{}", self.port);
-        let runtime = match self.options.runtime {
+        let runtime = match route.runtime.unwrap_or(self.options.runtime) {
             Runtime::Simulated => "simulated",
             Runtime::Docker => "docker",
         };
@@ -250,12 +288,12 @@ impl Cluster {
                 command.args(["apiserver", "--bind", &address]).args(&self.options.arguments);
             }
             Role::Controllers | Role::Standby => {
-                command.arg("controllers").args(self.way_to_the_api());
+                command.arg("controllers").args(self.way_to_the_api(&route));
                 command.args(&self.options.controllers);
             }
             Role::Agent(node) => {
                 command.args(["agent", "--node-name", node, "--runtime", runtime]);
-                command.args(["--bind", "127.0.0.1:0"]).args(self.way_to_the_api());
+                command.args(["--bind", "127.0.0.1:0"]).args(self.way_to_the_api(&route));
                 command.arg("--manifests").arg(self.manifests_dir().join(node));
                 command.args(&self.options.agents);
             }
@@ -296,10 +334,13 @@ impl Cluster {
         self.processes.insert(role.clone(), child);
     }
 
-    fn way_to_the_api(&self) -> Vec<String> {
+    fn way_to_the_api(&self, route: &Route) -> Vec<String> {
         match self.options.amqp_only {
             true => vec!["--amqp-only".to_owned()],
-            false => vec!["--server".to_owned(), self.server()],
+            false => {
+                let server = route.server.map(|port| format!("https://127.0.0.1:{port}"));
+                vec!["--server".to_owned(), server.unwrap_or_else(|| self.server())]
+            }
         }
     }
 
@@ -423,6 +464,19 @@ impl Cluster {
         status.code()
     }
 
+    /// Roles whose processes have ended by themselves; they count as not started from now on.
+    pub fn ended(&mut self) -> Vec<(Role, std::process::ExitStatus)> {
+        let ended = self
+            .processes
+            .iter_mut()
+            .filter_map(|(role, process)| Some((role.clone(), process.try_wait().ok().flatten()?)));
+        let ended: Vec<_> = ended.collect();
+        for (role, _) in &ended {
+            self.processes.remove(role);
+        }
+        ended
+    }
+
     /// Stops a role's process where it stands (`true`), or lets it go on.
     ///
     /// # Panics
@@ -466,7 +520,8 @@ impl Drop for Cluster {
             let _ = process.kill();
             let _ = process.wait();
         }
-        if self.options.runtime == Runtime::Docker {
+        let docker = |route: &Route| route.runtime == Some(Runtime::Docker);
+        if self.options.runtime == Runtime::Docker || self.routes.values().any(docker) {
             crate::docker::remove_all(self.docker_host(), &self.data_dir());
         }
         if std::thread::panicking() {

@@ -4,56 +4,14 @@
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the failure")]
 
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use tempfile::TempDir;
 use warren_tests::cluster::{Options, Role, SOON};
-use warren_tests::{Cluster, until};
+use warren_tests::{Cluster, Disk, until};
 
 /// Room for the database, its log, and some hundred objects.
 const SIZE: &str = "size=24m";
 /// What is created until nothing fits.
 const OBJECT_BYTES: usize = 400_000;
-
-/// A mounted file system, unmounted when the test ends; it outlives the cluster on it.
-struct Disk(TempDir);
-
-impl Disk {
-    fn mount() -> Self {
-        let dir = TempDir::with_prefix("warren-disk-").unwrap();
-        run("mount", &["-t", "tmpfs", "-o", SIZE, "warren-test"], dir.path());
-        Self(dir)
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn remount(&self, how: &str) {
-        run("mount", &["-o", &format!("remount,{how}")], self.path());
-    }
-
-    /// Takes all the room that is left.
-    fn fill(&self) -> PathBuf {
-        let path = self.path().join("somebody-elses");
-        let full = std::fs::write(&path, vec![1; 64 << 20]).unwrap_err();
-        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
-        path
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        run("umount", &["-l"], self.path());
-    }
-}
-
-#[track_caller]
-fn run(program: &str, arguments: &[&str], path: &Path) {
-    let status = Command::new(program).args(arguments).arg(path).status().unwrap();
-    assert!(status.success(), "{program} {arguments:?}: {status} (root may do it)");
-}
 
 fn on(disk: &Disk) -> Cluster {
     let mut cluster = Cluster::prepare(Options::default());
@@ -93,7 +51,7 @@ fn recovers(cluster: &mut Cluster, acknowledged: &[String]) {
 
 #[test]
 fn a_full_disk_refuses_writes_says_so_and_recovers() {
-    let disk = Disk::mount();
+    let disk = Disk::mount(SIZE);
     let mut cluster = on(&disk);
     let mut acknowledged = Vec::new();
     let refused = loop {
@@ -122,7 +80,7 @@ fn a_full_disk_refuses_writes_says_so_and_recovers() {
 
 #[test]
 fn a_data_folder_that_can_only_be_read_is_named() {
-    let disk = Disk::mount();
+    let disk = Disk::mount(SIZE);
     let mut cluster = on(&disk);
     cluster.kubectl_with(["create", "-f", "-"], &manifest("before", 10)).ok();
     cluster.kill9(&Role::Up);
