@@ -17,16 +17,23 @@ use super::clients::{KINDS, Kind, call, revision};
 use super::follower::{Followed, states};
 use crate::{DOCKER, LOOK, SETTLES, World};
 
+/// Binds no pod.
+const NOBODY: &str = "nobody";
+
 impl World {
     pub async fn ending(mut self, told: &Mutex<Followed>, took: Duration) {
+        // A loss at the end of a stream is noticed with the next event of it.
+        self.mark("mark-1").await;
         let rests = self.comes_to_rest().await;
+        println!("rest: {rests:?}");
         // What answers from now on was read from the disk.
         self.cluster.kill9(&Role::Apiserver);
         let check = self.on_the_database(&["check"]);
         self.cluster.start(&Role::Apiserver);
         self.cluster.wait_ready();
         let stored = self.stored().await;
-        self.follower_is_there(told).await;
+        let last = self.mark("mark-2").await;
+        self.follower_is_there(told, &last).await;
 
         let history = self.shared.history.lock().clone();
         let written = Written::of(&history);
@@ -79,6 +86,9 @@ impl World {
         let mut have: BTreeMap<String, u64> = wanted.keys().map(|name| (name.clone(), 0)).collect();
         let mut uids: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for pod in &pods {
+            if pod["spec"]["nodeName"].is_null() && pod["spec"]["schedulerName"] == NOBODY {
+                continue;
+            }
             let meta = &pod["metadata"];
             let name = text(&meta["name"]);
             if pod["status"]["phase"] != "Running" || !meta["deletionTimestamp"].is_null() {
@@ -175,42 +185,45 @@ impl World {
         }
     }
 
-    /// A last event in every stream, after which a reader that keeps to the rule knows what it has missed; waits until the
-    /// follower has read them. They are objects of no client.
-    async fn follower_is_there(&self, told: &Mutex<Followed>) {
+    /// An event in every stream, after which a reader that keeps to the rule knows what it has missed. They are objects of
+    /// no client. Answers their revisions.
+    async fn mark(&self, name: &str) -> Vec<u64> {
         let client = self.client().await;
-        let mut last = Vec::new();
+        let labels = json!({"app": name});
+        let metadata = json!({"name": name});
+        let spec = json!({"containers": [{"name": "main", "image": BUSYBOX}]});
         let mut marks = vec![
-            (Kind::ConfigMaps, json!({"metadata": {"name": "mark"}})),
+            (Kind::ConfigMaps, json!({"metadata": metadata})),
             (
                 Kind::Deployments,
-                json!({"metadata": {"name": "mark"}, "spec": {
-                "replicas": 0, "selector": {"matchLabels": {"app": "mark"}},
-                "template": {"metadata": {"labels": {"app": "mark"}},
-                    "spec": {"containers": [{"name": "main", "image": BUSYBOX}]}}}}),
-            ),
-            // Nobody schedules it.
-            (
-                Kind::Pods,
-                json!({"metadata": {"name": "mark"}, "spec": {
-                "schedulerName": "nobody", "containers": [{"name": "main", "image": BUSYBOX}]}}),
+                json!({"metadata": metadata, "spec": {
+                    "replicas": 0, "selector": {"matchLabels": labels},
+                    "template": {"metadata": {"labels": labels}, "spec": spec}}}),
             ),
         ];
+        let mut pod = json!({"metadata": metadata, "spec": spec});
+        pod["spec"]["schedulerName"] = NOBODY.into();
+        marks.push((Kind::Pods, pod.clone()));
         for node in self.cluster.node_names() {
-            marks.push((
-                Kind::Pods,
-                json!({"metadata": {"name": format!("mark-{node}")}, "spec": {
-                "nodeName": node, "containers": [{"name": "main", "image": BUSYBOX}]}}),
-            ));
+            pod["metadata"]["name"] = format!("{name}-{node}").into();
+            pod["spec"]["nodeName"] = node.into();
+            pod["spec"]["containers"][0]["command"] = json!(["sleep", "1000000"]);
+            pod["spec"]["terminationGracePeriodSeconds"] = 1.into();
+            marks.push((Kind::Pods, pod.clone()));
         }
+        let mut made = Vec::new();
         for (kind, object) in marks {
-            let (_, made) = self.until_answered(&client, Method::POST, &kind.path(), &object).await;
-            last.extend(revision(&made));
+            let answer = self.until_answered(&client, Method::POST, &kind.path(), &object).await;
+            made.extend(revision(&answer.1));
         }
+        made
+    }
+
+    async fn follower_is_there(&self, told: &Mutex<Followed>, last: &[u64]) {
         let start = Instant::now();
         while !last.iter().all(|revision| told.lock().reader.has_heard(*revision)) {
             let waits = start.elapsed() < SETTLES;
-            assert!(waits, "the follower has not heard {last:?}: {:?}", told.lock().reader);
+            assert!(waits, "the follower has not heard {last:?}");
             tokio::time::sleep(LOOK).await;
         }
     }

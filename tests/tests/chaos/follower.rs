@@ -13,7 +13,7 @@ use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Connection, ConnectionProperties};
+use lapin::{Channel, Connection, ConnectionProperties};
 use parking_lot::Mutex;
 use serde_json::Value;
 use warren_tests::chaos::State;
@@ -24,6 +24,8 @@ use super::clients::{KINDS, Kind, NAMESPACE, call, revision, state};
 pub const QUEUE: &str = "follower";
 const PREFETCH: u16 = 50;
 const AGAIN: Duration = Duration::from_millis(200);
+/// Its bindings go with the exchange, and nobody tells it.
+const BINDS_AGAIN: Duration = Duration::from_secs(3);
 
 /// What it has heard and what it takes to be so.
 #[derive(Default)]
@@ -65,7 +67,11 @@ impl Follower {
 
     async fn declare(&self) -> Result<Connection> {
         let connection = Connection::connect(&self.url, ConnectionProperties::default()).await?;
-        let channel = connection.create_channel().await?;
+        Self::bind(&connection.create_channel().await?).await?;
+        Ok(connection)
+    }
+
+    async fn bind(channel: &Channel) -> Result<()> {
         let durable = QueueDeclareOptions { durable: true, ..Default::default() };
         channel.queue_declare(QUEUE.into(), durable, FieldTable::default()).await?;
         for key in KINDS.map(Kind::binding).into_iter().chain(["warren.floor.#"]) {
@@ -73,7 +79,7 @@ impl Follower {
             let arguments = FieldTable::default();
             channel.queue_bind(QUEUE.into(), exchange, key.into(), options, arguments).await?;
         }
-        Ok(connection)
+        Ok(())
     }
 
     async fn consume(&self) -> Result<()> {
@@ -84,12 +90,22 @@ impl Follower {
         let mut deliveries =
             channel.basic_consume(QUEUE.into(), "".into(), options, FieldTable::default()).await?;
         self.told.lock().connections += 1;
-        while let Some(delivery) = deliveries.next().await {
+        let binds = connection.create_channel().await?;
+        let mut bind = tokio::time::interval(BINDS_AGAIN);
+        loop {
+            let delivery = tokio::select! {
+                _ = bind.tick() => {
+                    // An exchange that is not there yet ends the channel, and this with it.
+                    Self::bind(&binds).await?;
+                    continue;
+                }
+                delivery = deliveries.next() => delivery,
+            };
+            let Some(delivery) = delivery else { return Ok(()) };
             let delivery = delivery?;
             self.message(&delivery).await;
             delivery.ack(BasicAckOptions::default()).await?;
         }
-        Ok(())
     }
 
     async fn message(&self, delivery: &Delivery) {
