@@ -118,6 +118,10 @@ pub enum Shard {
     /// What one node needs: its pods, its Node object. `node~<name>` in a routing key before shortening, so that a
     /// node named `all` is no trouble.
     Node(NodeName),
+    /// All shards of the resource: every change belongs to it besides its own. `*` in headers; in no routing key, a
+    /// reader binds all keys of the resource. So who reads a whole resource has one position in it, not one for each
+    /// node.
+    Every,
 }
 
 impl Shard {
@@ -128,6 +132,21 @@ impl Shard {
             Shard::All => "all".to_owned(),
             Shard::Unscheduled => "unscheduled".to_owned(),
             Shard::Node(name) => format!("node~{name}"),
+            Shard::Every => "*".to_owned(),
+        }
+    }
+
+    /// What [`Shard::word`] writes; `None` for anything else.
+    pub fn of_word(word: &str) -> Option<Self> {
+        match word {
+            "-" => Some(Shard::None),
+            "all" => Some(Shard::All),
+            "unscheduled" => Some(Shard::Unscheduled),
+            "*" => Some(Shard::Every),
+            _ => match word.strip_prefix("node~") {
+                None | Some("") => None,
+                Some(name) => Some(Shard::Node(NodeName(name.into()))),
+            },
         }
     }
 }

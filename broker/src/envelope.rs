@@ -8,7 +8,7 @@ use lapin::types::{AMQPValue, FieldArray, FieldTable, LongString, ShortString};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
-use warren_api::{GroupResource, NodeName, ObjectKey, Revision, Shard, Uid};
+use warren_api::{GroupResource, ObjectKey, Revision, Shard, Uid};
 use warren_process::trace::About;
 
 use crate::event::leaves_hops;
@@ -17,7 +17,7 @@ use crate::{Event, EventType};
 
 /// What an event's body may have. The API takes objects of 3 MiB; the rest is the envelope.
 pub const MAX_EVENT_BYTES: usize = 4 << 20;
-/// Shards that one message may belong to: its own, the one it left, and one for each node whose pods refer to it. Their
+/// Shards that one message may belong to: its own, the one it left, one for each node whose pods refer to it, and `*`. Their
 /// words (258 bytes) and keys (204 bytes) must fit into one frame of headers, 128 KiB: 100 take 48 KiB. An event of more
 /// shards becomes several messages.
 pub const MAX_SHARDS: usize = 100;
@@ -64,13 +64,20 @@ pub enum EnvelopeError {
 /// is left out, and readers will see a command); `now` is in seconds since 1970. Revisions above 2^63 - 1 do not exist.
 pub fn encode(event: &Event, account: &str, now: u64) -> SmallVec<[Message; 1]> {
     let keys = topology::event_keys(event);
-    let parts = event.shards.chunks(MAX_SHARDS).zip(keys.chunks(MAX_SHARDS));
-    parts.map(|(shards, keys)| encode_part(event, shards, keys, account, now)).collect()
+    let routed: Vec<&(Shard, Revision)> = topology::routed(event).collect();
+    let every = event.shards.iter().find(|(shard, _)| *shard == Shard::Every);
+    // Who reads all shards must know each part by its position.
+    let own = MAX_SHARDS - 1;
+    let part = |(shards, keys): (&[&(Shard, Revision)], &[String])| {
+        let shards: Vec<_> = shards.iter().copied().chain(every).collect();
+        encode_part(event, &shards, keys, account, now)
+    };
+    routed.chunks(own).zip(keys.chunks(own)).map(part).collect()
 }
 
 fn encode_part(
     event: &Event,
-    shards: &[(Shard, Revision)],
+    shards: &[&(Shard, Revision)],
     keys: &[String],
     account: &str,
     now: u64,
@@ -272,26 +279,13 @@ fn read_shards(headers: &FieldTable) -> Result<SmallVec<[(Shard, Revision); 2]>,
     }
     let pair = |(word, prev)| {
         let shard = to_text(word)
-            .and_then(parse_shard)
+            .and_then(Shard::of_word)
             .ok_or(bad("shards", "must hold words of shards"))?;
         let prev =
             to_number(prev).ok_or(bad("prev", "must hold whole numbers that are not negative"))?;
         Ok((shard, Revision(prev)))
     };
     words.iter().zip(prevs).map(pair).collect()
-}
-
-/// What [`Shard::word`] writes.
-fn parse_shard(word: &str) -> Option<Shard> {
-    match word {
-        "-" => Some(Shard::None),
-        "all" => Some(Shard::All),
-        "unscheduled" => Some(Shard::Unscheduled),
-        _ => match word.strip_prefix("node~") {
-            None | Some("") => None,
-            Some(name) => Some(Shard::Node(NodeName(name.into()))),
-        },
-    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 use lapin::ExchangeKind;
 use lapin::types::{AMQPValue, FieldTable, LongString};
 use sha2::{Digest, Sha256};
-use warren_api::{GroupResource, NodeName, Shard};
+use warren_api::{GroupResource, NodeName, Revision, Shard};
 
 use crate::{Event, EventType};
 
@@ -315,7 +315,8 @@ pub fn verb(event_type: EventType) -> &'static str {
     }
 }
 
-/// The keys that an event is published with, the object's own shard first; the others stand in `CC`.
+/// The keys that an event is published with, the object's own shard first; the others stand in `CC`. The stream of all
+/// shards has none: who wants it binds the others' keys.
 pub fn event_keys(event: &Event) -> Vec<String> {
     let resource = &event.key.resource;
     let head = format!(
@@ -325,7 +326,12 @@ pub fn event_keys(event: &Event) -> Vec<String> {
         word(&event.key.namespace)
     );
     let key = |shard: &Shard| format!("{head}.{}.{}", word(&shard.word()), verb(event.event_type));
-    event.shards.iter().map(|(shard, _)| key(shard)).collect()
+    routed(event).map(|(shard, _)| key(shard)).collect()
+}
+
+/// The shards of an event that have a key of their own, with what precedes it there.
+pub(crate) fn routed(event: &Event) -> impl Iterator<Item = &(Shard, Revision)> {
+    event.shards.iter().filter(|(shard, _)| *shard != Shard::Every)
 }
 
 /// What a node's queue is bound to: its own shard, what every node needs, what its pods refer to, and floors.

@@ -77,7 +77,7 @@ pub struct Write {
     pub op: Op,
     pub durability: Durability,
     /// Where the change is published: first the object's shard, then others that must see it (the shard that it left,
-    /// nodes that refer to it). Never empty.
+    /// nodes that refer to it). Never empty. [`Shard::Every`] is added by the journal.
     pub shards: SmallVec<[Shard; 2]>,
     /// For a delete the last body.
     pub body: Body,
@@ -302,6 +302,11 @@ impl Journal {
     /// The revision of the last change of a stream; 0 where there was none.
     pub fn head(&self, resource: &GroupResource, shard: &Shard) -> Revision {
         self.shared().head(resource, shard)
+    }
+
+    /// The heads of these shards in all resources, where there is one. Waits for nobody who waits for the disk.
+    pub fn heads(&self, shards: &[Shard]) -> Vec<(GroupResource, Shard, Revision)> {
+        self.shared().heads(shards)
     }
 
     /// Up to where the relay's publications are confirmed; only moves forward, and never past [`Journal::revision`].

@@ -3,6 +3,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
 use super::*;
+use warren_api::NodeName;
 
 fn encode_one(event: &Event, now: u64) -> Message {
     let mut all = encode(event, "server", now);
@@ -23,6 +24,7 @@ prop_compose! {
     fn event()(
         epoch in 0..i64::MAX as u64, rv in 0..i64::MAX as u64, names in vec(".{0,253}", 5),
         shards in vec((shard(), 0..i64::MAX as u64), 1..5), kind in 0..3usize,
+        every in proptest::option::of(0..i64::MAX as u64),
     ) -> Event {
         let object = serde_json::json!({"kind": "Pod", "metadata": {"name": names[0]}});
         Event {
@@ -35,7 +37,9 @@ prop_compose! {
                 names[0].as_str(),
             ),
             event_type: [EventType::Added, EventType::Modified, EventType::Deleted][kind],
-            shards: shards.into_iter().map(|(s, prev)| (s, Revision(prev))).collect(),
+            shards: (shards.into_iter().chain(every.map(|prev| (Shard::Every, prev))))
+                .map(|(s, prev)| (s, Revision(prev)))
+                .collect(),
             object: object.to_string().into(),
         }
     }
@@ -105,6 +109,7 @@ fn pod() -> Event {
         shards: smallvec::smallvec![
             (Shard::Node(NodeName("rabbit-1".into())), Revision(40)),
             (Shard::Unscheduled, Revision(41)),
+            (Shard::Every, Revision(41)),
         ],
         object: r#"{"kind":"Pod"}"#.into(),
     }
@@ -145,10 +150,10 @@ fn a_message_as_people_see_it() {
         group: 
         name: web
         namespace: default
-        prev: Some(40) Some(41)
+        prev: Some(40) Some(41) Some(41)
         resource: pods
         rv: 42
-        shards: node~rabbit-1 unscheduled
+        shards: node~rabbit-1 unscheduled *
         uid: 2c0f
     "#]]
     .assert_eq(&shown);
@@ -188,7 +193,7 @@ fn errors_name_what_is_wrong() {
         with("rv", Some(AMQPValue::LongLongInt(-1))),
         with("uid", Some(AMQPValue::LongString(LongString::from(vec![0xff])))),
         with("shards", Some(AMQPValue::FieldArray(FieldArray::default()))),
-        with("shards", Some(AMQPValue::FieldArray(vec![text("x"), text("all")].into()))),
+        with("shards", Some(AMQPValue::FieldArray(vec![text("x"), text("all"), text("*")].into()))),
         say("not JSON"),
         say(r#"{"type":"BOOKMARK","object":{}}"#),
         say(r#"{"type":"ADDED","object":[]}"#),
@@ -213,13 +218,22 @@ fn an_event_of_many_shards_is_several_messages() {
     let mut event = pod();
     let node = |n: usize| Shard::Node(NodeName(format!("{n:03}{}", "n".repeat(250)).into()));
     event.shards = (0..250).map(|n| (node(n), Revision(1))).collect();
+    event.shards.push((Shard::Every, Revision(41)));
     let messages = encode(&event, "server", 7);
     let read = |m: &Message| match decode(&m.properties, &Bytes::from(m.body.clone())) {
         Ok(Incoming::Event(event)) => event.shards,
         other => panic!("{other:?}"),
     };
-    let all: Vec<_> = messages.iter().flat_map(read).collect();
-    assert_eq!((messages.len(), all.as_slice()), (3, event.shards.as_slice()));
+    // Each of them is of the stream of all shards: who reads that one drops the others as seen.
+    let (every, own): (Vec<_>, Vec<_>) =
+        messages.iter().flat_map(read).partition(|(shard, _)| *shard == Shard::Every);
+    assert_eq!((messages.len(), own.as_slice()), (3, &event.shards[..250]));
+    assert_eq!(every, vec![(Shard::Every, Revision(41)); 3]);
+    let keys = |m: &Message| match m.properties.headers().as_ref().unwrap().inner().get("CC") {
+        Some(AMQPValue::FieldArray(copies)) => 1 + copies.as_slice().len(),
+        _ => 1,
+    };
+    assert_eq!(messages.iter().map(keys).collect::<Vec<_>>(), [99, 99, 52]);
     let size = |m: &Message| -> usize {
         m.properties.headers().iter().flatten().map(|(k, v)| k.as_str().len() + 5 + bytes(v)).sum()
     };

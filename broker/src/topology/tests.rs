@@ -25,7 +25,7 @@ fn node_named(name: &str) -> Shard {
 fn keys() {
     let long = "n".repeat(253);
     let rows = [
-        event("", "pods", "default", &[node_named("rabbit-1"), Shard::Unscheduled]),
+        event("", "pods", "default", &[node_named("rabbit-1"), Shard::Unscheduled, Shard::Every]),
         event("", "pods", "default", &[node_named("rabbit.example.org")]),
         event("", "nodes", "", &[node_named("all")]),
         event("networking.k8s.io", "networkpolicies", "a", &[Shard::All]),

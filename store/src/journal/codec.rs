@@ -72,6 +72,7 @@ pub(crate) fn shard_of(word: &str) -> Option<Shard> {
         "-" => Shard::None,
         "all" => Shard::All,
         "unscheduled" => Shard::Unscheduled,
+        "*" => Shard::Every,
         _ => Shard::Node(NodeName(word.strip_prefix("node~")?.into())),
     })
 }
@@ -88,6 +89,7 @@ pub(crate) fn encode_streams(streams: &[StreamPosition], into: &mut String) {
             Shard::None => into.push('-'),
             Shard::All => into.push_str("all"),
             Shard::Unscheduled => into.push_str("unscheduled"),
+            Shard::Every => into.push('*'),
             Shard::Node(name) => {
                 into.push_str("node~");
                 into.push_str(&name.0);

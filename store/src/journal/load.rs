@@ -68,10 +68,21 @@ pub(crate) fn load(connection: &Connection, path: &Path) -> Result<Start, OpenEr
         state.current.insert(head.key.clone(), entry);
         objects.push(Arc::new(head.with_body(row).map_err(sqlite)?));
     }
+    every_shard(&mut heads);
     // Above all that may have been given out before a crash.
     state.last = state.mark;
     let loaded = Loaded { objects, revision: Revision(state.last), epoch: state.epoch };
     Ok(Start { state, resources, heads, loaded })
+}
+
+/// Rows of earlier releases do not name the stream of all shards: its head is the newest of the resource's.
+fn every_shard(heads: &mut Heads) {
+    let mut newest = AHashMap::<u32, u64>::new();
+    for ((resource, _), head) in &*heads {
+        let of_resource = newest.entry(*resource).or_default();
+        *of_resource = (*of_resource).max(*head);
+    }
+    heads.extend(newest.into_iter().map(|(resource, head)| ((resource, Shard::Every), head)));
 }
 
 fn load_meta(connection: &Connection, state: &mut State) -> rusqlite::Result<()> {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use ahash::AHashMap;
 use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
+use smallvec::SmallVec;
 use warren_api::{GroupResource, ObjectKey, Revision, Shard};
 
 use super::Stats;
@@ -144,6 +145,16 @@ impl Shared {
     pub(crate) fn head(&self, resource: &GroupResource, shard: &Shard) -> Revision {
         let Some(id) = self.resources.read().id(resource) else { return Revision(0) };
         Revision(self.heads.read().get(&(id, shard.clone())).copied().unwrap_or(0))
+    }
+
+    pub(crate) fn heads(&self, shards: &[Shard]) -> Vec<(GroupResource, Shard, Revision)> {
+        let (resources, heads) = (self.resources.read(), self.heads.read());
+        let of_resource = |(id, name): (u32, &GroupResource)| {
+            let head = |shard: &Shard| Some(Revision(*heads.get(&(id, shard.clone()))?));
+            let found = |shard: &Shard| Some((name.clone(), shard.clone(), head(shard)?));
+            shards.iter().filter_map(found).collect::<SmallVec<[_; 2]>>()
+        };
+        resources.since(0).flat_map(of_resource).collect()
     }
 
     pub(crate) fn stats(&self) -> Stats {

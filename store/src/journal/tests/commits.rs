@@ -95,14 +95,38 @@ async fn a_move_between_shards_is_one_change_of_both_streams() {
     let wanted = [
         StreamPosition { shard: node.clone(), prev: Revision(0) },
         StreamPosition { shard: Shard::Unscheduled, prev: Revision(2) },
+        StreamPosition { shard: Shard::Every, prev: Revision(2) },
     ];
     assert_eq!(moved.streams[..], wanted);
     let bench = bench.reopen(Options::default()).await;
-    for shard in [&node, &Shard::Unscheduled] {
+    let all = [node, Shard::Unscheduled, Shard::Every];
+    for shard in &all {
         assert_eq!(bench.journal.head(&pods(), shard), moved.revision);
     }
+    let heads = all.iter().map(|shard| (pods(), shard.clone(), moved.revision));
+    assert_eq!(bench.journal.heads(&all), heads.collect::<Vec<_>>());
+    assert_eq!(bench.journal.heads(&[Shard::All, Shard::None]), []);
     assert_eq!(bench.journal.head(&pods(), &Shard::All), Revision(0));
     assert_eq!(bench.journal.history(Revision(2), None, 9).unwrap()[0].streams[..], wanted);
+}
+
+/// Rows of earlier releases name the shards only.
+#[tokio::test]
+async fn the_stream_of_all_shards_is_derived_where_rows_do_not_name_it() {
+    let bench = bench();
+    bench.commit(item(write("a", Op::Added))).await;
+    let last = bench.commit(item(write("b", Op::Added))).await;
+    bench.journal.close().await;
+    let dir = bench.dir;
+    let connection = rusqlite::Connection::open(dir.path().join("warren.db")).unwrap();
+    let sql = "UPDATE journal SET streams = substr(streams, 1, instr(streams, char(10)) - 1)";
+    assert_eq!(connection.execute(sql, []).unwrap(), 2);
+    drop(connection);
+    let bench = open_in(dir, Options::default());
+    assert_eq!(bench.journal.head(&pods(), &Shard::Every), last.revision);
+    let next = bench.commit(item(write("c", Op::Added))).await;
+    let every = next.streams.iter().find(|position| position.shard == Shard::Every).unwrap();
+    assert_eq!(every.prev, last.revision);
 }
 
 #[tokio::test]

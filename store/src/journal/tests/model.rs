@@ -140,7 +140,7 @@ impl Model {
     }
 
     fn check(&self, bench: &Bench) {
-        for shard in [Shard::Unscheduled, node()] {
+        for shard in [Shard::Unscheduled, node(), Shard::Every] {
             let head = self.heads.get(&shard.word()).copied().unwrap_or(0);
             assert_eq!(bench.journal.head(&pods(), &shard).0, head);
         }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use rusqlite::Connection;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
-use warren_api::{ObjectKey, Revision};
+use warren_api::{ObjectKey, Revision, Shard};
 
 use super::{Answer, Writer};
 use crate::journal::codec::{encode_streams, fill, op_code, unfill};
@@ -214,7 +214,8 @@ impl Writer<'_> {
     ) -> SmallVec<[StreamPosition; 2]> {
         let shared = self.shared.heads.read();
         let mut streams: SmallVec<[StreamPosition; 2]> = SmallVec::new();
-        for shard in &write.shards {
+        // The stream of all shards comes last: the first is the object's own.
+        for shard in write.shards.iter().chain([&Shard::Every]) {
             if streams.iter().any(|position| position.shard == *shard) {
                 continue;
             }
