@@ -1,17 +1,17 @@
 //! The consumer rule: what a reader does with an event. Pure.
 //!
 //! Older epoch → drop; newer epoch → relist; rv ≤ seen → drop; prev > seen → relist that stream. What was delivered and
-//! not confirmed comes again and is not a duplicate.
+//! not confirmed comes again and is not a duplicate. What the server says of its streams' heads shows the losses that no
+//! later event does.
 
 use std::collections::{BTreeMap, HashMap};
 
 use warren_api::{GroupResource, NodeName, Revision, Shard};
 
-use crate::{Event, Stream};
+use crate::{Event, Heads, Stream};
 
-/// Streams that a reader remembers. A process that reads the pods of 10,000 nodes has 10,000; beyond the bound all is
-/// forgotten and listed again.
-pub const MAX_STREAMS: usize = 100_000;
+/// Streams that a reader remembers: one for each resource, or a node's. Beyond the bound all is forgotten and listed again.
+pub const MAX_STREAMS: usize = 10_000;
 /// Deliveries that may come again after a lost connection; above the prefetch, so that none is forgotten.
 pub const MAX_OPEN: usize = 10_000;
 
@@ -20,7 +20,7 @@ pub const MAX_OPEN: usize = 10_000;
 pub enum Interest {
     /// A node's own shards and the shard `all`.
     Node(NodeName),
-    /// All shards of some resources.
+    /// All shards of some resources, judged by [`Shard::Every`].
     Resources(Vec<GroupResource>),
 }
 
@@ -30,10 +30,18 @@ impl Interest {
             Interest::Node(node) => match &stream.shard {
                 Shard::All => true,
                 Shard::Node(name) => name == node,
-                Shard::None | Shard::Unscheduled => false,
+                Shard::None | Shard::Unscheduled | Shard::Every => false,
             },
-            Interest::Resources(resources) => resources.contains(&stream.resource),
+            Interest::Resources(resources) => {
+                stream.shard == Shard::Every && resources.contains(&stream.resource)
+            }
         }
+    }
+
+    /// The stream by which a reader of whole resources judges; `None` where the resource is not its own.
+    fn whole(&self, resource: &GroupResource) -> Option<Stream> {
+        let stream = Stream { resource: resource.clone(), shard: Shard::Every };
+        self.wants(&stream).then_some(stream)
     }
 }
 
@@ -67,6 +75,46 @@ impl Relist {
     }
 }
 
+/// Why something is listed; the label of a metric.
+pub mod reason {
+    pub const START: &str = "start";
+    /// The connection was lost, and nobody could say that nothing else was.
+    pub const RECONNECTED: &str = "reconnected";
+    /// An event came after one that did not.
+    pub const GAP: &str = "gap";
+    /// The head of a stream did not come.
+    pub const HEAD: &str = "head";
+    pub const EPOCH: &str = "newer epoch";
+    pub const FLOOR: &str = "floor";
+    pub const UNREADABLE: &str = "unreadable event";
+    pub const TOO_MANY: &str = "too many streams";
+    /// An event of an earlier release, which does not say what preceded it.
+    pub const UNPLACED: &str = "no position";
+    pub const ALL: [&str; 9] =
+        [START, RECONNECTED, GAP, HEAD, EPOCH, FLOOR, UNREADABLE, TOO_MANY, UNPLACED];
+}
+
+/// What may still come to a reader whose stream stands behind its head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queue {
+    /// Nothing that was published before it was bound, which is just now.
+    New,
+    /// All that is published came long ago.
+    Idle,
+    /// What is published is on its way, but in order.
+    Busy,
+}
+
+/// What the heads say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outlook {
+    /// Nothing is missing that was published.
+    Current,
+    /// Something is missing, and may still come.
+    Behind,
+    Lost(Relist),
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Position {
     /// The newest revision that was delivered or listed.
@@ -94,6 +142,8 @@ pub struct Reader {
     listed: Option<Revision>,
     positions: HashMap<Stream, Position>,
     open: BTreeMap<Revision, Open>,
+    /// The newest revision that came over this connection.
+    newest: Revision,
 }
 
 impl Reader {
@@ -104,16 +154,74 @@ impl Reader {
             listed: None,
             positions: HashMap::new(),
             open: BTreeMap::new(),
+            newest: Revision(0),
         }
     }
 
     /// The connection is there (again) and everything must be listed; what was not confirmed will come again.
     pub fn connected(&mut self, reason: &'static str) -> Relist {
+        self.lost_connection();
+        self.unsure();
+        Relist::all(self.listed.unwrap_or_default(), reason)
+    }
+
+    /// The connection is there again. What was seen stays seen: events are judged as ever, and the heads say whether
+    /// something else was lost. `Some` where it is not known what was seen, so that all must be listed.
+    pub fn reconnected(&mut self) -> Option<Relist> {
+        self.lost_connection();
+        let unsure = self.listed.is_none() || self.positions.values().any(|p| !p.sure);
+        unsure.then(|| self.connected(reason::RECONNECTED))
+    }
+
+    fn lost_connection(&mut self) {
         for open in self.open.values_mut() {
             *open = Open::Returned;
         }
-        self.unsure();
-        Relist::all(self.listed.unwrap_or_default(), reason)
+        self.newest = Revision(0);
+    }
+
+    /// The server says how far the streams are. What is lost counts as seen from now on: the reader lists it.
+    pub fn heads(&mut self, heads: &Heads, queue: Queue) -> Outlook {
+        match self.epoch {
+            Some(epoch) if heads.epoch < epoch => return Outlook::Current,
+            Some(epoch) if heads.epoch > epoch => {
+                self.reset(heads.epoch);
+                return Outlook::Lost(Relist::all(Revision(0), reason::EPOCH));
+            }
+            _ => self.epoch = Some(heads.epoch),
+        }
+        let mut lost = Vec::new();
+        let mut behind = false;
+        for (stream, head) in &heads.streams {
+            if !self.interest.wants(stream) {
+                continue;
+            }
+            let missing = match self.known(stream) {
+                Some((seen, true)) => *head > seen,
+                // It is being listed.
+                _ => false,
+            };
+            let came = match queue {
+                Queue::New => true,
+                Queue::Idle => *head <= heads.published,
+                // The order on the queue is that of the changes.
+                Queue::Busy => *head <= heads.published && self.newest > *head,
+            };
+            match (missing, came) {
+                (true, true) => lost.push((stream.clone(), *head)),
+                (true, false) => behind |= *head <= heads.published,
+                (false, _) => {}
+            }
+        }
+        let Some(at_least) = lost.iter().map(|(_, head)| *head).max() else {
+            return if behind { Outlook::Behind } else { Outlook::Current };
+        };
+        for (stream, head) in &lost {
+            let new = Position { seen: *head, sure: true, unjudged: None };
+            self.positions.entry(stream.clone()).or_insert(new).seen = *head;
+        }
+        let streams = lost.into_iter().map(|(stream, _)| stream).collect();
+        Outlook::Lost(Relist { streams, at_least, reason: reason::HEAD })
     }
 
     pub fn event(&mut self, event: &Event) -> Verdict {
@@ -121,11 +229,13 @@ impl Reader {
             Some(epoch) if event.epoch < epoch => return Verdict::Drop(Dropped::OlderEpoch),
             Some(epoch) if event.epoch > epoch => {
                 self.reset(event.epoch);
+                self.newest = event.revision;
                 self.see(event);
-                return Verdict::Relist(Relist::all(Revision(0), "newer epoch"));
+                return Verdict::Relist(Relist::all(Revision(0), reason::EPOCH));
             }
             _ => self.epoch = Some(event.epoch),
         }
+        self.newest = self.newest.max(event.revision);
         let resource = &event.key.resource;
         let stream = |shard: &Shard| Stream { resource: resource.clone(), shard: shard.clone() };
         let (mut ours, mut news) = (false, false);
@@ -147,21 +257,32 @@ impl Reader {
                 gaps.push(stream);
             }
         }
-        if !ours {
+        let unplaced = if ours { None } else { self.interest.whole(resource) };
+        if let Some(stream) = &unplaced {
+            news = self.known(stream).is_none_or(|(seen, _)| event.revision > seen);
+        } else if !ours {
             return Verdict::Drop(Dropped::NotOurs);
         }
         if !news && self.open.get(&event.revision) != Some(&Open::Returned) {
             return Verdict::Drop(Dropped::Seen);
         }
         self.see(event);
+        if let Some(stream) = unplaced.filter(|_| news) {
+            // What was lost before it does not show; the list is newer than all such events.
+            let new = Position { seen: event.revision, sure: true, unjudged: None };
+            self.positions.entry(stream.clone()).or_insert(new).seen = event.revision;
+            let at_least = event.revision;
+            let relist = Relist { streams: vec![stream], at_least, reason: reason::UNPLACED };
+            return Verdict::Relist(relist);
+        }
         if self.positions.len() > MAX_STREAMS {
             self.reset(event.epoch);
-            return Verdict::Relist(Relist::all(Revision(0), "too many streams"));
+            return Verdict::Relist(Relist::all(Revision(0), reason::TOO_MANY));
         }
         if gaps.is_empty() {
             Verdict::Apply
         } else {
-            Verdict::Relist(Relist { streams: gaps, at_least, reason: "gap" })
+            Verdict::Relist(Relist { streams: gaps, at_least, reason: reason::GAP })
         }
     }
 
@@ -173,13 +294,13 @@ impl Reader {
             _ => self.reset(epoch),
         }
         self.unsure();
-        Some(Relist::all(floor, "floor"))
+        Some(Relist::all(floor, reason::FLOOR))
     }
 
     /// Something of the server's came that cannot be read.
     pub fn unreadable(&mut self) -> Relist {
         self.unsure();
-        Relist::all(self.listed.unwrap_or_default(), "unreadable event")
+        Relist::all(self.listed.unwrap_or_default(), reason::UNREADABLE)
     }
 
     /// The reader has listed streams (all where empty) at a revision. `Some` where what was delivered meanwhile shows
@@ -197,12 +318,12 @@ impl Reader {
             self.listed = Some(at);
             self.positions.iter_mut().for_each(|(stream, position)| judge(stream, position));
         }
-        for stream in streams {
+        for stream in streams.iter().filter(|stream| self.interest.wants(stream)) {
             let new = Position { seen: at, sure: true, unjudged: None };
             judge(stream, self.positions.entry(stream.clone()).or_insert(new));
         }
         gaps.sort();
-        (!gaps.is_empty()).then_some(Relist { streams: gaps, at_least: at, reason: "gap" })
+        (!gaps.is_empty()).then_some(Relist { streams: gaps, at_least: at, reason: reason::GAP })
     }
 
     /// A delivered event is confirmed.
@@ -262,6 +383,7 @@ impl Reader {
         self.listed = None;
         self.positions.clear();
         self.open.clear();
+        self.newest = Revision(0);
     }
 }
 

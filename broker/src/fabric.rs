@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use warren_api::{GroupResource, NodeName, Revision};
 
-use crate::{BrokerError, Event, Stream};
+use crate::{BrokerError, Event, Heads, Stream};
 
 /// What a reader wants to see.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,8 +63,14 @@ pub enum Delivery {
         at_least: Revision,
         reason: &'static str,
     },
-    /// The fabric is out of reach since now; events will follow a [`Delivery::Relist`]. Readers may fall back to HTTP
-    /// watch meanwhile.
+    /// The fabric is there again after a [`Delivery::Down`], and remembers what the reader has seen. Ask the server for
+    /// the heads and hand them to [`Subscriber::heads`]: what was lost is then listed, and nothing else.
+    Reconnected {
+        /// Which connection this is, counted.
+        connection: u64,
+    },
+    /// The fabric is out of reach since now; events will follow a [`Delivery::Relist`] or a [`Delivery::Reconnected`].
+    /// Readers may fall back to HTTP watch meanwhile.
     Down {
         reason: String,
     },
@@ -80,6 +86,19 @@ pub trait Subscriber: Send {
     /// mandatory; without it, a loss between the listing and a stream's first event shows only by the heads.
     fn listed(&mut self, streams: &[Stream], at: Revision) {
         let _ = (streams, at);
+    }
+
+    /// Whether something can be lost here now that only the streams' heads show. Not within one process, not by HTTP watch,
+    /// and not while there is no broker.
+    fn wants_heads(&self) -> bool {
+        false
+    }
+
+    /// What the server says of the streams' heads; `None` where it says nothing: after a [`Delivery::Reconnected`] all is
+    /// listed then. Tell it every ten seconds or so while [`Subscriber::wants_heads`]: within 2 s of it a loss that no event
+    /// shows becomes a [`Delivery::Relist`].
+    fn heads(&mut self, heads: Option<Heads>) {
+        let _ = heads;
     }
 }
 

@@ -17,7 +17,8 @@ use crate::publish::Publisher;
 use crate::session::{DeadLetters, PREFETCH, Session, Source, Tell};
 use crate::status::{FabricStatus, Metrics, StatusCell};
 use crate::{
-    BrokerError, Delivery, Fabric, LeaderQueue, ReplyTo, Stream, Subscriber, Subscription, topology,
+    BrokerError, Delivery, Fabric, Heads, LeaderQueue, ReplyTo, Stream, Subscriber, Subscription,
+    topology,
 };
 
 /// Subscriptions that share a connection, each with a channel of its own; RabbitMQ allows 2,047.
@@ -191,19 +192,32 @@ pub(crate) async fn start(
         drop(users);
     });
     let _ = tokio::time::timeout(READY_WITHIN, wait).await;
-    Box::new(RabbitSubscriber { deliveries, tell })
+    Box::new(RabbitSubscriber { deliveries, tell, connection: 0, up: false })
 }
 
 struct RabbitSubscriber {
     deliveries: mpsc::Receiver<Delivery>,
     tell: mpsc::UnboundedSender<Tell>,
+    /// The last that the reader was told of: heads from before it say nothing of what was lost with the one before.
+    connection: u64,
+    up: bool,
 }
 
 #[async_trait]
 impl Subscriber for RabbitSubscriber {
     async fn next(&mut self) -> Delivery {
         match self.deliveries.recv().await {
-            Some(delivery) => delivery,
+            Some(delivery) => {
+                match &delivery {
+                    Delivery::Reconnected { connection } => {
+                        (self.connection, self.up) = (*connection, true);
+                    }
+                    Delivery::Relist { .. } => self.up = true,
+                    Delivery::Down { .. } => self.up = false,
+                    Delivery::Event(..) | Delivery::Command { .. } => {}
+                }
+                delivery
+            }
             // The process shuts down.
             None => std::future::pending().await,
         }
@@ -211,5 +225,13 @@ impl Subscriber for RabbitSubscriber {
 
     fn listed(&mut self, streams: &[Stream], at: Revision) {
         let _ = self.tell.send(Tell::Listed { streams: streams.to_vec(), at });
+    }
+
+    fn wants_heads(&self) -> bool {
+        self.up
+    }
+
+    fn heads(&mut self, heads: Option<Heads>) {
+        let _ = self.tell.send(Tell::Heads { connection: self.connection, heads });
     }
 }

@@ -9,6 +9,7 @@ use lapin::BasicProperties;
 use lapin::types::ShortString;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use warren_api::NodeName;
 use warren_process::Tasks;
 
@@ -23,8 +24,10 @@ use crate::status::{FabricStatus, Metrics, StatusCell};
 use crate::{Delivery, ReplyTo, Subscriber, declare, rabbit, topology};
 
 /// How often the shared topology and all nodes' queues are declared anew, so that what somebody deleted is back; also
-/// after every connect. 1,000 nodes are 5,000 small calls.
+/// after every connect; of a node that says that its queue lost something at once. 1,000 nodes are 5,000 small calls.
 const HEAL_INTERVAL: Duration = Duration::from_secs(60);
+/// Readers that say that their queues lost something are collected for so long: where an exchange was deleted, all do.
+const LOST_PAUSE: Duration = Duration::from_millis(250);
 /// Nodes whose queues are declared at the same time.
 const HEAL_CONCURRENCY: usize = 4;
 /// A Status is small.
@@ -44,6 +47,9 @@ struct Inner {
     metrics: Arc<Metrics>,
     nodes: Mutex<BTreeSet<NodeName>>,
     changed: Notify,
+    /// Of `nodes`, those whose queues should be looked at soon.
+    lost: Mutex<BTreeSet<NodeName>>,
+    told: Notify,
 }
 
 impl ServerLink {
@@ -72,6 +78,8 @@ impl ServerLink {
             metrics,
             nodes: Mutex::default(),
             changed: Notify::new(),
+            lost: Mutex::default(),
+            told: Notify::new(),
         }));
         let (healer, shutdown) = (link.clone(), tasks.shutdown().clone());
         tasks.spawn("broker topology", async move {
@@ -119,6 +127,14 @@ impl ServerLink {
     pub fn set_nodes(&self, nodes: impl IntoIterator<Item = NodeName>) {
         *self.0.nodes.lock() = nodes.into_iter().collect();
         self.0.changed.notify_one();
+    }
+
+    /// The node says that its queue lost something: it and its bindings are declared anew soon. Nothing for a node that
+    /// has no queue.
+    pub fn look_at(&self, node: &NodeName) {
+        if self.0.nodes.lock().contains(node) && self.0.lost.lock().insert(node.clone()) {
+            self.0.told.notify_one();
+        }
     }
 
     /// Deletes a node's queue with what is in it; idempotent.
@@ -216,13 +232,20 @@ impl ServerLink {
 
     async fn heal(&self) {
         let mut last = None;
+        let mut everything = true;
+        let mut next = Instant::now();
         loop {
             let live = self.0.publish.live().await;
-            let nodes: Vec<NodeName> = self.0.nodes.lock().iter().cloned().collect();
+            let now = Arc::downgrade(&live);
+            let is_new = last.replace(now.clone()).is_none_or(|old| !old.ptr_eq(&now));
+            everything |= is_new;
+            let lost = std::mem::take(&mut *self.0.lost.lock());
+            let nodes: Vec<NodeName> = match everything {
+                true => self.0.nodes.lock().iter().cloned().collect(),
+                false => lost.into_iter().collect(),
+            };
             // The replay has just declared what is shared.
-            if last
-                .replace(Arc::downgrade(&live))
-                .is_some_and(|old| old.ptr_eq(&Arc::downgrade(&live)))
+            if !is_new
                 && let Err(error) = declare::declare_bearing(&live, &topology::shared()).await
             {
                 tracing::warn!(error = %error.report(), "the shared queues are not all there");
@@ -238,10 +261,19 @@ impl ServerLink {
                     }
                 })
                 .await;
-            tokio::select! {
-                () = tokio::time::sleep(HEAL_INTERVAL) => {}
-                () = self.0.changed.notified() => {}
-                () = live.ended() => {}
+            if everything {
+                next = Instant::now() + HEAL_INTERVAL;
+            }
+            everything = tokio::select! {
+                () = tokio::time::sleep_until(next) => true,
+                () = self.0.changed.notified() => true,
+                () = live.ended() => true,
+                () = self.0.told.notified() => false,
+            };
+            if !everything {
+                tokio::time::sleep(LOST_PAUSE).await;
+                let nodes = self.0.lost.lock().len();
+                tracing::info!(nodes, "queues that lost something are looked at");
             }
         }
     }

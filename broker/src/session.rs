@@ -18,18 +18,20 @@ pub(crate) use self::letter::DeadLetters;
 use self::letter::Letter;
 use self::settle::Held;
 pub(crate) use self::settle::Tell;
+use self::watch::Watch;
 use crate::connection::{Link, Live, State, TOLD_EVERY, backoff};
-use crate::consume::{Dropped, Interest, Reader, Relist, Verdict};
+use crate::consume::{Dropped, Interest, Reader, Relist, Verdict, reason};
 use crate::dedup::{Deduplicator, Fingerprint, Said, fingerprint};
 use crate::envelope::{Incoming, decode, is_imitation};
 use crate::error::BrokerError;
 use crate::publish::Publisher;
 use crate::status::{Metrics, add, set};
-use crate::topology::{self, EVENTS};
-use crate::{Ack, Delivery, ReplyTo, Stream, declare};
+use crate::topology::{self, EVENTS, Topology};
+use crate::{Ack, Delivery, Heads, ReplyTo, Stream, declare};
 
 mod letter;
 mod settle;
+mod watch;
 
 /// Deliveries in a reader's hands. A reader that commits 256 at once to its disk every 10 ms takes 25,000/s.
 pub const PREFETCH: u16 = 256;
@@ -94,6 +96,11 @@ pub(crate) struct Session {
     seen: Deduplicator,
     counts: HashMap<Fingerprint, u32>,
     last_relist: Option<Instant>,
+    /// Connections of which the reader was told, and may answer with heads.
+    connection: u64,
+    watch: Watch,
+    /// The queue that this reader declares itself.
+    own: Option<Topology>,
 }
 
 /// The reader is gone.
@@ -156,6 +163,9 @@ impl Session {
             seen: Deduplicator::default(),
             counts: HashMap::new(),
             last_relist: None,
+            connection: 0,
+            watch: Watch::new(),
+            own: None,
         }
     }
 
@@ -246,7 +256,6 @@ impl Session {
     ) -> Result<(), End> {
         let qos = channel.basic_qos(PREFETCH, BasicQosOptions::default());
         live.call("set the prefetch", "", qos).await?;
-        let mut own = None;
         let queue = match &self.source {
             Source::Node { queue } => queue.clone(),
             Source::Commands(declared) => {
@@ -266,7 +275,7 @@ impl Session {
                 let queue = topology::controller_queue(name, &instance);
                 let topology = topology::controller(queue.clone(), resources);
                 declare::declare_on(live, channel, &topology).await?;
-                own = Some(topology);
+                self.own = Some(topology);
                 queue
             }
         };
@@ -278,9 +287,21 @@ impl Session {
         );
         let mut consumer = live.call("consume", &queue, consume).await?;
         *attempt = 0;
-        if let Some(reader) = &mut self.reader {
-            let relist = reader.connected(if ready.is_some() { "start" } else { "reconnected" });
-            self.relist(relist).await?;
+        self.watch = Watch::new();
+        match &mut self.reader {
+            None => {}
+            Some(reader) if ready.is_some() => {
+                let relist = reader.connected(reason::START);
+                self.relist(relist).await?;
+            }
+            Some(reader) => match reader.reconnected() {
+                Some(relist) => self.relist(relist).await?,
+                None => {
+                    self.connection += 1;
+                    self.watch.ask();
+                    self.send(Delivery::Reconnected { connection: self.connection }).await?;
+                }
+            },
         }
         *told_down = false;
         drop(ready.take());
@@ -289,16 +310,23 @@ impl Session {
         let mut rebind = tokio::time::interval(REBIND_EVERY);
         rebind.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         rebind.reset();
+        let mut look = tokio::time::interval(watch::LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let out = self.out.clone();
         loop {
+            if std::mem::take(&mut self.watch.rebind) {
+                rebind.reset_immediately();
+            }
             tokio::select! {
                 // What is read goes first, so that the broker can forget it.
                 biased;
                 () = live.ended() => return Err(End::Lost(live.reason())),
                 Some(tell) = self.told.recv() => self.told(channel, &queue, tell).await?,
+                _ = look.tick(), if self.watch.waits() => self.look_at_heads().await?,
                 delivery = consumer.next() => match delivery {
                     Some(Ok(message)) => {
                         live.heard();
+                        self.watch.came();
                         self.delivered(channel, &queue, message).await?;
                     }
                     Some(Err(error)) => return Err(error.into()),
@@ -310,7 +338,7 @@ impl Session {
                         channel.basic_nack(tag, options).await?;
                     }
                 }
-                _ = rebind.tick(), if own.is_some() => if let Some(topology) = &own {
+                _ = rebind.tick(), if self.own.is_some() => if let Some(topology) = &self.own {
                     declare::declare_on(live, channel, topology).await?;
                 },
                 () = out.closed() => return Ok(()),
@@ -455,8 +483,8 @@ impl Session {
             tokio::time::sleep(RELIST_PAUSE.saturating_sub(last.elapsed())).await;
         }
         self.last_relist = Some(Instant::now());
-        add(&self.metrics.relists, 1);
         let Relist { streams, at_least, reason } = relist;
+        self.metrics.relisted(reason);
         tracing::info!(reason, streams = streams.len(), %at_least, "relist");
         self.send(Delivery::Relist { streams, at_least, reason }).await
     }

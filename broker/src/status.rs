@@ -7,6 +7,8 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 use warren_api::Revision;
 
+use crate::consume::reason;
+
 /// How the fabric is, for `/readyz?verbose` and `warren status`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FabricStatus {
@@ -100,6 +102,7 @@ macro_rules! metrics {
         #[derive(Debug, Default)]
         pub struct Metrics {
             $($(#[doc = $doc])+ pub $name: AtomicU64,)+
+            relists_by_reason: [AtomicU64; reason::ALL.len()],
         }
 
         impl Metrics {
@@ -157,6 +160,10 @@ metrics! {
     counter relists,
     /// Relists because something in a stream was missing.
     counter gaps,
+    /// Relists that a reconnection did not need: no stream's head had moved, or the queue brought it.
+    counter relists_skipped,
+    /// How often the server's heads were compared with what was seen.
+    counter heads,
     /// Deliveries in readers' hands.
     gauge open_deliveries,
     /// Requests that came over AMQP.
@@ -175,6 +182,22 @@ metrics! {
     counter api_asked_again,
     /// Requests of this process that nothing came back for.
     counter api_unanswered,
+}
+
+impl Metrics {
+    /// Relists by [`reason`].
+    pub fn relists_by_reason(&self) -> Vec<(&'static str, u64)> {
+        let counts = self.relists_by_reason.iter().map(|count| count.load(Ordering::Relaxed));
+        reason::ALL.into_iter().zip(counts).collect()
+    }
+
+    pub(crate) fn relisted(&self, why: &str) {
+        add(&self.relists, 1);
+        let index = reason::ALL.iter().position(|reason| *reason == why);
+        if let Some(count) = index.and_then(|index| self.relists_by_reason.get(index)) {
+            add(count, 1);
+        }
+    }
 }
 
 pub(crate) fn add(counter: &AtomicU64, n: u64) {

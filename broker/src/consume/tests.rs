@@ -16,6 +16,7 @@ fn shard(word: &str) -> Shard {
     match word {
         "all" => Shard::All,
         "unscheduled" => Shard::Unscheduled,
+        "*" => Shard::Every,
         name => Shard::Node(NodeName(name.into())),
     }
 }
@@ -34,6 +35,10 @@ fn event(epoch: u64, rv: u64, shards: &[(&str, u64)]) -> Event {
 
 fn node() -> Interest {
     Interest::Node(NodeName("a".into()))
+}
+
+fn every_pod() -> Interest {
+    Interest::Resources(vec![pods()])
 }
 
 fn show(verdict: Verdict) -> String {
@@ -156,28 +161,153 @@ fn fate() -> impl Strategy<Value = Fate> {
     ]
 }
 
+#[test]
+fn a_reader_of_all_shards_has_one_position() {
+    let mut reader = Reader::new(every_pod());
+    reader.connected("start");
+    assert_eq!(reader.listed(&[], Revision(10)), None);
+    let mut out = Vec::new();
+    for (note, event) in [
+        ("before the list", event(1, 10, &[("a", 7), ("*", 9)])),
+        ("next", event(1, 12, &[("a", 10), ("*", 10)])),
+        ("of a shard that never was", event(1, 13, &[("b", 0), ("*", 12)])),
+        ("another part of it", event(1, 13, &[("c", 0), ("*", 12)])),
+        ("gap, though not of its shard", event(1, 20, &[("a", 12), ("*", 15)])),
+        ("of an earlier release", event(1, 22, &[("a", 20)])),
+        ("another, which the list had", event(1, 21, &[("b", 13)])),
+        ("and again one", event(1, 23, &[("b", 13)])),
+        ("goes on", event(1, 24, &[("b", 13), ("*", 23)])),
+    ] {
+        out.push(format!("{note}: {}", show(reader.event(&event))));
+    }
+    expect![[r#"
+        before the list: drop: Seen
+        next: apply
+        of a shard that never was: apply
+        another part of it: drop: Seen
+        gap, though not of its shard: relist ["*"] from 13: gap
+        of an earlier release: relist ["*"] from 22: no position
+        another, which the list had: drop: Seen
+        and again one: relist ["*"] from 23: no position
+        goes on: apply"#]]
+    .assert_eq(&out.join("\n"));
+    assert_eq!(reader.positions.len(), 1);
+}
+
+fn heads(epoch: u64, published: u64, streams: &[(&str, u64)]) -> Heads {
+    let stream = |name| Stream { resource: pods(), shard: shard(name) };
+    let streams = streams.iter().map(|(name, head)| (stream(*name), Revision(*head)));
+    Heads { epoch, published: Revision(published), streams: streams.collect() }
+}
+
+fn outlook(outlook: Outlook) -> String {
+    match outlook {
+        Outlook::Lost(relist) => show_relist(&relist),
+        other => format!("{other:?}"),
+    }
+}
+
+/// What heads say to a reader that has listed at 10 and then seen 12 of shard `a`.
+#[test]
+fn what_heads_say() {
+    use Queue::{Busy, Idle, New};
+    let mut out = Vec::new();
+    for (note, told, queue) in [
+        ("all came", heads(1, 12, &[("a", 12), ("all", 9)]), Idle),
+        ("the last was lost", heads(1, 15, &[("a", 15), ("all", 9)]), Idle),
+        ("it may still come", heads(1, 15, &[("a", 15)]), Busy),
+        ("a later one came", heads(1, 15, &[("all", 11)]), Busy),
+        ("not sent yet", heads(1, 12, &[("a", 15)]), Idle),
+        ("two streams", heads(1, 20, &[("a", 20), ("all", 15)]), Idle),
+        ("one of them is not sent", heads(1, 15, &[("a", 20), ("all", 15)]), Idle),
+        ("a stream that never was", heads(1, 11, &[("all", 11)]), Idle),
+        ("not ours", heads(1, 20, &[("b", 20), ("*", 20), ("unscheduled", 20)]), Idle),
+        ("a new queue", heads(1, 12, &[("a", 15), ("all", 9)]), New),
+        ("nothing since", heads(1, 12, &[("a", 12), ("all", 10)]), New),
+        ("a restored database", heads(2, 5, &[("a", 5)]), Busy),
+        ("the one before it", heads(0, 50, &[("a", 50)]), Idle),
+        ("nothing there", heads(1, 0, &[]), Idle),
+    ] {
+        let mut reader = Reader::new(node());
+        reader.connected("start");
+        reader.listed(&[], Revision(10));
+        assert_eq!(reader.event(&event(1, 12, &[("a", 10)])), Verdict::Apply);
+        let first = outlook(reader.heads(&told, queue));
+        // Whoever is told to list is told once.
+        let again = outlook(reader.heads(&told, queue));
+        let again = if again == first { "the same" } else { &again };
+        out.push(format!("{note}: {first}, then {again}"));
+    }
+    expect![[r#"
+        all came: Current, then the same
+        the last was lost: relist ["node~a"] from 15: head, then Current
+        it may still come: Behind, then the same
+        a later one came: relist ["all"] from 11: head, then Current
+        not sent yet: Current, then the same
+        two streams: relist ["node~a", "all"] from 20: head, then Current
+        one of them is not sent: relist ["all"] from 15: head, then Current
+        a stream that never was: relist ["all"] from 11: head, then Current
+        not ours: Current, then the same
+        a new queue: relist ["node~a"] from 15: head, then Current
+        nothing since: Current, then the same
+        a restored database: relist [] from 0: newer epoch, then Current
+        the one before it: Current, then the same
+        nothing there: Current, then the same"#]]
+    .assert_eq(&out.join("\n"));
+}
+
+#[test]
+fn while_it_lists_heads_say_nothing() {
+    let mut reader = Reader::new(node());
+    reader.connected("start");
+    let told = heads(1, 20, &[("a", 20)]);
+    assert_eq!(reader.heads(&told, Queue::Idle), Outlook::Current);
+    reader.listed(&[], Revision(10));
+    assert!(matches!(reader.heads(&told, Queue::Idle), Outlook::Lost(_)));
+    reader.floor(1, Revision(30)).unwrap();
+    assert_eq!(reader.heads(&heads(1, 40, &[("a", 40)]), Queue::Idle), Outlook::Current);
+}
+
+#[test]
+fn a_reconnection_forgets_nothing() {
+    let mut reader = Reader::new(node());
+    reader.connected("start");
+    let relist = reader.reconnected().unwrap();
+    assert_eq!(show_relist(&relist), "relist [] from 0: reconnected", "not listed yet");
+    reader.listed(&[], Revision(10));
+    let open = event(1, 12, &[("a", 10)]);
+    assert_eq!(reader.event(&open), Verdict::Apply);
+    assert_eq!(reader.reconnected(), None);
+    assert_eq!(reader.event(&open), Verdict::Apply, "it was not confirmed");
+    assert_eq!(show(reader.event(&event(1, 15, &[("a", 14)]))), "relist [\"node~a\"] from 12: gap");
+    // A later event of the connection before says nothing of what comes over this one.
+    assert_eq!(reader.reconnected(), None);
+    let told = heads(1, 15, &[("all", 14)]);
+    assert_eq!(reader.heads(&told, Queue::Busy), Outlook::Behind);
+}
+
 proptest! {
-    /// Whatever is lost, doubled or reordered: what a reader did not get, and that something later of the same stream
-    /// shows, was listed after it was there.
+    /// Whatever is lost, doubled or reordered: what a reader did not get is listed after it was there, at the latest when
+    /// it compares the heads. A reader that does not tell what it has listed sees what a later event of the stream shows.
     #[test]
-    fn no_gap_goes_unnoticed(
+    fn no_loss_goes_unnoticed(
         log in vec((0..3usize, proptest::option::of(0..3usize), fate()), 1..60),
         listings in any::<bool>(),
+        whole in any::<bool>(),
     ) {
-        let names = ["a", "all", "unscheduled"];
-        let interest = Interest::Resources(vec![pods()]);
-        let mut heads = [0u64; 3];
+        let names = ["a", "all", "unscheduled", "*"];
+        let ours: &[usize] = if whole { &[3] } else { &[0, 1] };
+        let mut last = [0u64; 4];
         let mut messages = Vec::new();
         for (rv, (own, old, fate)) in (1u64..).zip(&log) {
-            let mut shards = vec![(names[*own], heads[*own])];
-            heads[*own] = rv;
-            if let Some(old) = old.filter(|old| old != own) {
-                shards.push((names[old], heads[old]));
-                heads[old] = rv;
+            let mut shards = vec![];
+            for at in [Some(*own), old.filter(|old| old != own), Some(3)].into_iter().flatten() {
+                shards.push((names[at], last[at]));
+                last[at] = rv;
             }
             messages.push((event(1, rv, &shards), *fate));
         }
-        // The order of arrival: each with the revision that a listing at that moment would have.
+        // The order of arrival.
         let mut arrivals: Vec<(Event, bool)> = Vec::new();
         let mut late: Option<Event> = None;
         for (event, fate) in &messages {
@@ -193,24 +323,24 @@ proptest! {
         }
         arrivals.extend(late.map(|e| (e, false)));
 
-        let mut reader = Reader::new(interest);
+        let mut reader = Reader::new(if whole { every_pod() } else { node() });
         reader.connected("start");
         let mut newest = 0;
         let mut applied = BTreeSet::new();
         // Per stream: listed up to here.
-        let mut listed = [0u64; 3];
-        let mut seen = [0u64; 3];
+        let mut listed = [0u64; 4];
+        let mut seen = [0u64; 4];
         // Without a listing's revision, what is lost between it and a stream's next event cannot be seen.
-        let mut unsure = [true; 3];
+        let mut unsure = [true; 4];
         let mut blind = BTreeSet::new();
         if listings {
             prop_assert_eq!(reader.listed(&[], Revision(0)), None);
         }
         let mut list = |reader: &mut Reader, relist: Relist, newest: u64| {
-            for (at, name) in names.iter().enumerate() {
+            for at in ours {
                 let all = relist.streams.is_empty();
-                if all || relist.streams.iter().any(|s| s.shard == shard(name)) {
-                    listed[at] = listed[at].max(newest);
+                if all || relist.streams.iter().any(|s| s.shard == shard(names[*at])) {
+                    listed[*at] = listed[*at].max(newest);
                 }
             }
             if listings {
@@ -221,38 +351,47 @@ proptest! {
             newest = newest.max(event.revision.0);
             match reader.event(&event) {
                 Verdict::Apply => { applied.insert(event.revision); }
-                Verdict::Drop(Dropped::Seen) => {}
+                Verdict::Drop(Dropped::Seen | Dropped::NotOurs) => {}
                 Verdict::Drop(other) => prop_assert!(false, "{:?}", other),
                 Verdict::Relist(relist) => {
                     list(&mut reader, relist, newest);
                     applied.insert(event.revision);
                 }
             }
-            for (at, name) in names.iter().enumerate() {
-                if event.shards.iter().any(|(s, _)| *s == shard(name)) {
+            for at in ours {
+                if event.shards.iter().any(|(s, _)| *s == shard(names[*at])) {
                     let rv = event.revision.0;
-                    if unsure[at] && rv > seen[at] {
-                        unsure[at] = false;
-                        blind.extend((seen[at] + 1..rv).map(|lost| (at, lost)));
+                    if unsure[*at] && rv > seen[*at] {
+                        unsure[*at] = false;
+                        blind.extend((seen[*at] + 1..rv).map(|lost| (*at, lost)));
                     }
-                    seen[at] = seen[at].max(event.revision.0);
+                    seen[*at] = seen[*at].max(event.revision.0);
                 }
             }
             if breaks {
-                let relist = reader.connected("reconnected");
-                unsure = [true; 3];
-                list(&mut reader, relist, newest);
+                if let Some(relist) = reader.reconnected() {
+                    unsure = [true; 4];
+                    list(&mut reader, relist, newest);
+                }
             } else {
                 reader.confirmed(event.revision);
             }
         }
+        let end = log.len() as u64;
+        let of_ours = ours.iter().map(|at| (names[*at], last[*at])).filter(|(_, head)| *head > 0);
+        let told = heads(1, end, &of_ours.collect::<Vec<_>>());
+        if let Outlook::Lost(relist) = reader.heads(&told, Queue::Idle) {
+            list(&mut reader, relist, end);
+        }
+        prop_assert_eq!(reader.heads(&told, Queue::Idle), Outlook::Current);
         for (event, _) in &messages {
-            for (at, name) in names.iter().enumerate() {
-                let of = event.shards.iter().any(|(s, _)| *s == shard(name));
+            for at in ours {
+                let of = event.shards.iter().any(|(s, _)| *s == shard(names[*at]));
                 let rv = event.revision;
-                let visible = listings || !blind.contains(&(at, rv.0));
-                if of && visible && rv.0 < seen[at] {
-                    prop_assert!(applied.contains(&rv) || listed[at] >= rv.0, "{name} lost {rv}");
+                let visible = listings || !blind.contains(&(*at, rv.0)) && rv.0 < seen[*at];
+                if of && visible {
+                    let known = applied.contains(&rv) || listed[*at] >= rv.0;
+                    prop_assert!(known, "{} lost {rv}", names[*at]);
                 }
             }
         }

@@ -10,6 +10,7 @@ use super::*;
 pub(crate) enum Tell {
     Settle { generation: u64, tag: u64, how: How },
     Listed { streams: Vec<Stream>, at: Revision },
+    Heads { connection: u64, heads: Option<Heads> },
 }
 
 pub(crate) enum How {
@@ -83,6 +84,10 @@ impl Session {
                         self.relist(relist).await?;
                     }
                 }
+                Tell::Heads { connection, heads } if connection == self.connection => {
+                    self.heads_told(heads).await?;
+                }
+                Tell::Heads { .. } => {}
                 Tell::Settle { generation, tag, how } if generation == self.generation => {
                     match (how, self.held.get(&tag)) {
                         (_, None) => {}
