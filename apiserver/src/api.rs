@@ -1,10 +1,12 @@
 //! What every request has at hand, and the path of a request.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use warren_api::{GroupResource, Kind, ObjectKey, Reason, Registry, Status, Subresource};
+use warren_broker::ServerLink;
+use warren_broker::heads::Asked;
 use warren_process::trace::{self, Trace};
 use warren_process::{Clock, Shutdown, Tasks};
 use warren_store::Journal;
@@ -21,7 +23,7 @@ use crate::read::Snapshots;
 use crate::request::{RequestInfo, ResourceRequest, Target, Verb};
 use crate::response::{self, Body};
 use crate::subresource::{self, Nodes};
-use crate::{discovery, fence, health, hops, metrics_api, read, review, watch, write};
+use crate::{discovery, fence, heads, health, hops, metrics_api, read, review, watch, write};
 
 /// What an operator chooses.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +50,8 @@ pub(crate) struct Api {
     pub questions: hops::Questions,
     pub discovery: discovery::Documents,
     pub metrics: Metrics,
+    /// Where there is a broker.
+    pub broker: OnceLock<ServerLink>,
     pub shutdown: Shutdown,
     pub tasks: Tasks,
 }
@@ -75,12 +79,15 @@ pub(crate) fn handle(
             true => request.headers().get(header::USER_AGENT).cloned(),
             false => None,
         };
-        let mut user = None;
-        let answer = respond(Arc::clone(&api), connection, request, &id, &mut user);
+        let (mut user, mut asked) = (None, None);
+        let answer = respond(Arc::clone(&api), connection, request, &id, &mut user, &mut asked);
         let mut response = match answer.await {
             Ok(response) => response,
             Err(status) => response::error(&status, errors_in),
         };
+        if let Some(asked) = asked {
+            heads::tell(&api, &asked, &mut response);
+        }
         let took = started.elapsed();
         // Who waits for questions is no slow request.
         if path != hops::QUESTIONS {
@@ -117,12 +124,14 @@ async fn respond(
     http: Request<Body>,
     id: &HeaderValue,
     seen: &mut Option<Arc<User>>,
+    asked: &mut Option<Asked>,
 ) -> Result<Response<Body>, Status> {
     let api = &api;
     let began = trace::now();
     let info = RequestInfo::of(http.method(), http.uri())?;
     let user = authn::authenticate(connection.as_ref(), http.headers())?;
     seen.clone_from(&user);
+    *asked = heads::asked(http.headers(), user.as_deref())?;
     let accept = accept(http.headers(), info.query.get("pretty"));
     let resource = match &info.target {
         Target::Path(path) => {

@@ -27,6 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 pub(crate) fn start(api: &Arc<Api>, config: BrokerConfig, check: CheckHandle) {
     let link = ServerLink::start(config, &api.tasks);
+    let _ = api.broker.set(link.clone());
     let (relay, outbox) =
         (link.relay().traced(api.trace.clone()), Arc::new(JournalOutbox::new(Arc::clone(api))));
     let shutdown = api.shutdown.clone();

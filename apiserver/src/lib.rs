@@ -20,6 +20,7 @@ mod fabric;
 mod fence;
 mod flow;
 mod fuzzing;
+mod heads;
 mod health;
 mod hops;
 mod local;

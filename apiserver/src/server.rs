@@ -188,6 +188,7 @@ impl Server {
             questions: hops::Questions::default(),
             discovery: Documents::of(registry),
             metrics: Metrics::default(),
+            broker: Default::default(),
             shutdown: tasks.shutdown().clone(),
             tasks: tasks.clone(),
         });
