@@ -129,6 +129,7 @@ impl Agent {
             objects: Objects::kept_in(Arc::clone(&api), kept),
             volumes,
             events,
+            heads: Default::default(),
             index: index.clone(),
             clock,
             instance,

@@ -10,6 +10,8 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, P
 use serde_json::Value;
 use tokio::sync::watch;
 use warren_api::Revision;
+use warren_broker::Heads;
+use warren_broker::heads::{self, Asked};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
@@ -76,7 +78,13 @@ pub trait NodeApi: Send + Sync {
     async fn patch_node_status(&self, name: &str, patch: &Value) -> Result<Node, ApiError>;
     async fn node_lease(&self, name: &str) -> Result<Lease, ApiError>;
     async fn create_lease(&self, lease: &Lease) -> Result<(), ApiError>;
-    async fn patch_lease(&self, name: &str, patch: &Value) -> Result<(), ApiError>;
+    /// `asked`: where these streams stand is told with the answer, by a server that knows.
+    async fn patch_lease(
+        &self,
+        name: &str,
+        patch: &Value,
+        asked: Option<&Asked>,
+    ) -> Result<Option<Heads>, ApiError>;
 
     async fn create_event(&self, event: &Event) -> Result<(), ApiError>;
     async fn patch_event(&self, namespace: &str, name: &str, patch: &Value)
@@ -270,11 +278,36 @@ impl NodeApi for KubeApi {
         api.create(&PostParams::default(), lease).await.map(drop).map_err(translate)
     }
 
-    async fn patch_lease(&self, name: &str, patch: &Value) -> Result<(), ApiError> {
+    async fn patch_lease(
+        &self,
+        name: &str,
+        patch: &Value,
+        asked: Option<&Asked>,
+    ) -> Result<Option<Heads>, ApiError> {
         let uri =
             format!("/apis/coordination.k8s.io/v1/namespaces/{LEASE_NAMESPACE}/leases/{name}");
-        let merge = "application/merge-patch+json";
-        self.send(http::Method::PATCH, &uri, merge, json(patch), None).await.map(drop)
+        let mut request = http::Request::patch(uri)
+            .header("content-type", "application/merge-patch+json")
+            .header("accept", "application/json");
+        if let Some(asked) = asked {
+            request = request.header(heads::ASK, asked.to_string());
+        }
+        let request = request.body(kube::client::Body::from(json(patch)));
+        let request = request.map_err(|e| ApiError::Refused(400, e.to_string()))?;
+        let answer = self.client()?.send(request).await.map_err(translate)?;
+        let (head, body) = answer.into_parts();
+        let body = body.collect_bytes().await.map_err(translate)?;
+        if !head.status.is_success() {
+            let code = head.status.as_u16();
+            let status = serde_json::from_slice(&body).unwrap_or_else(|_| {
+                let text = String::from_utf8_lossy(&body);
+                kube::core::Status::failure(&text, "").with_code(code)
+            });
+            return Err(translate(kube::Error::Api(Box::new(status))));
+        }
+        let told = head.headers.get(heads::TOLD).and_then(|told| told.to_str().ok());
+        let unread = |error| ApiError::Unreachable(format!("header {}: {error}", heads::TOLD));
+        told.map(Heads::parse).transpose().map_err(unread)
     }
 
     async fn create_event(&self, event: &Event) -> Result<(), ApiError> {

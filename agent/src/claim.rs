@@ -186,7 +186,7 @@ mod tests {
             for n in 10..30 {
                 tokio::time::sleep(Duration::from_secs(10)).await;
                 let at = format!("2026-01-01T00:00:{n}.000000Z");
-                api.patch_lease("n", &json!({"spec": {"renewTime": at}})).await.unwrap();
+                api.patch_lease("n", &json!({"spec": {"renewTime": at}}), None).await.unwrap();
             }
         };
         let (waited, ()) = tokio::join!(wait(&api, "b"), renewing);

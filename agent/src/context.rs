@@ -15,6 +15,7 @@ use crate::api::SharedApi;
 use crate::claim::Vigil;
 use crate::config::Config;
 use crate::events::Events;
+use crate::heads::HeadsCell;
 use crate::objects::Objects;
 use crate::pod::index::PodIndex;
 use crate::pod::spec::{NodeFields, pod_ref};
@@ -32,6 +33,7 @@ pub(crate) struct Context {
     pub objects: Objects,
     pub volumes: Volumes,
     pub events: Events,
+    pub heads: HeadsCell,
     pub index: PodIndex,
     pub clock: Arc<dyn Clock>,
     /// Who renews the node's lease; nobody in particular where there is no folder.

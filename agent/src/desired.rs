@@ -8,6 +8,7 @@ use bytes::Bytes;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::mpsc;
 use warren_api::Revision;
+use warren_broker::consume::reason;
 use warren_broker::{Ack, Delivery, Event, EventType, Fabric, Subscription, leaves_hops};
 use warren_process::trace::Step;
 
@@ -157,8 +158,17 @@ impl Feed {
         Box::pin(self.stored(&node, &mut desired)).await;
         let mut subscriber =
             self.fabric.subscribe(Subscription::Node(self.context.node.clone())).await;
+        let heads = &self.context.heads;
         loop {
-            match subscriber.next().await {
+            heads.want(subscriber.wants_heads());
+            let delivery = tokio::select! {
+                delivery = subscriber.next() => delivery,
+                told = heads.told() => {
+                    subscriber.heads(told);
+                    continue;
+                }
+            };
+            match delivery {
                 Delivery::Event(event, ack) => {
                     // What a delivery needs is there while it is worked on, not as long as the node is.
                     self.hop(Step::Delivered, &event);
@@ -166,15 +176,21 @@ impl Feed {
                 }
                 Delivery::Relist { streams, reason, .. } => {
                     tracing::debug!(node = %node, reason, "listing the node's pods");
+                    if reason == reason::HEAD {
+                        heads.ask_soon(true);
+                    }
                     let at = Box::pin(self.list(&mut desired)).await;
                     subscriber.listed(&streams, at);
                 }
+                Delivery::Reconnected { .. } => heads.ask_soon(false),
                 Delivery::Command { body, publisher, repeated, reply, imitation, ack, .. } => {
                     let command = Command { body, publisher, repeated, reply, imitation, ack };
                     self.commands.hand_in(command).await;
                 }
                 Delivery::Down { reason } => {
                     tracing::info!(node = %node, reason, "the fabric is out of reach");
+                    // It may be the queue alone that is gone; the server declares it anew.
+                    heads.ask_soon(true);
                 }
             }
         }

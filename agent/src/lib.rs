@@ -13,7 +13,8 @@ pub(crate) mod context;
 #[doc(hidden)]
 pub mod desired;
 pub mod events;
-pub mod keep;
+pub mod heads;
+mod keep;
 pub mod manifests;
 pub(crate) mod mirror;
 pub mod network;

@@ -30,6 +30,8 @@ pub use machine::{Machine, Pressure};
 const KUBELET_VERSION: &str = concat!("v1.34.0-warren.", env!("CARGO_PKG_VERSION"));
 /// `"true"` on a Node: nothing is evicted from it. The node says it of itself, or somebody of the node.
 pub(crate) const AUTONOMOUS: &str = "warren.dev/autonomous";
+/// Heartbeats that ask where the streams stand are spread over this time.
+const ASK_JITTER: Duration = Duration::from_millis(500);
 /// How often the machine's own pressures are looked at.
 const PRESSURE_EVERY: Duration = Duration::from_secs(20);
 const RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -373,9 +375,14 @@ async fn heartbeat(context: &Context, node_uid: &str, heard_again: &Notify) {
         if let Some(instance) = &context.instance {
             patch["metadata"] = json!({"annotations": {INSTANCE: instance}});
         }
-        let result = match context.api.patch_lease(&config.node, &patch).await {
+        let asked = context.heads.asked(&context.node);
+        let renewal = context.api.patch_lease(&config.node, &patch, asked.as_ref()).await;
+        if let Some(asked) = &asked {
+            context.heads.answered(asked, renewal.clone().map_err(drop));
+        }
+        let result = match renewal {
             Err(ApiError::NotFound(_)) => context.api.create_lease(&lease(now)).await,
-            result => result,
+            result => result.map(drop),
         };
         if result.is_ok() {
             if context.now() > crate::pod::memory::later(renewed, config.heartbeat * 2) {
@@ -393,7 +400,11 @@ async fn heartbeat(context: &Context, node_uid: &str, heard_again: &Notify) {
                 (config.heartbeat / 5).max(Duration::from_millis(200))
             }
         };
-        tokio::time::sleep(pause).await;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            // Where a broker comes back, many want to know.
+            () = context.heads.soon() => tokio::time::sleep(ASK_JITTER.mul_f64(rand::random())).await,
+        }
     }
 }
 

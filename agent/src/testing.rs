@@ -12,8 +12,9 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use warren_api::Revision;
+use warren_broker::heads::Asked;
 use warren_broker::{
-    Ack, BrokerError, Delivery, EventType, Fabric, ReplyTo, Subscriber, Subscription,
+    Ack, BrokerError, Delivery, EventType, Fabric, Heads, ReplyTo, Subscriber, Subscription,
 };
 use warren_process::Clock;
 
@@ -346,10 +347,15 @@ impl NodeApi for FakeApi {
         self.changed.notify_waiters();
         Ok(())
     }
-    async fn patch_lease(&self, name: &str, patch: &Value) -> Result<(), ApiError> {
+    async fn patch_lease(
+        &self,
+        name: &str,
+        patch: &Value,
+        _asked: Option<&Asked>,
+    ) -> Result<Option<Heads>, ApiError> {
         let mut state = self.up()?;
         merge(state.leases.get_mut(name).ok_or_else(|| missing(name))?, patch);
-        Ok(())
+        Ok(None)
     }
     async fn create_event(&self, event: &Event) -> Result<(), ApiError> {
         self.up()?.events.push(event.clone());

@@ -7,7 +7,10 @@ use async_trait::async_trait;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep_until};
-use warren_broker::{BrokerError, Delivery, Fabric, ReplyTo, Subscriber, Subscription};
+use warren_api::Revision;
+use warren_broker::{
+    BrokerError, Delivery, Fabric, Heads, ReplyTo, Stream, Subscriber, Subscription,
+};
 
 use crate::HttpFabric;
 use crate::http_fabric::HttpSubscriber;
@@ -58,6 +61,15 @@ enum Standby {
     Active(Box<HttpSubscriber>),
 }
 
+impl Both {
+    fn broker(&mut self) -> Option<&mut dyn Subscriber> {
+        match &mut self.broker {
+            Broker::Subscribed(subscriber) => Some(&mut **subscriber),
+            Broker::Subscribing(_) => None,
+        }
+    }
+}
+
 struct Both {
     http: HttpFabric,
     subscription: Subscription,
@@ -67,6 +79,26 @@ struct Both {
 
 #[async_trait]
 impl Subscriber for Both {
+    /// A list is as good where HTTP watch asked for it.
+    fn listed(&mut self, streams: &[Stream], at: Revision) {
+        if let Some(broker) = self.broker() {
+            broker.listed(streams, at);
+        }
+    }
+
+    fn wants_heads(&self) -> bool {
+        match (&self.broker, &self.standby) {
+            (Broker::Subscribed(broker), Standby::Idle) => broker.wants_heads(),
+            _ => false,
+        }
+    }
+
+    fn heads(&mut self, heads: Option<Heads>) {
+        if let Some(broker) = self.broker() {
+            broker.heads(heads);
+        }
+    }
+
     async fn next(&mut self) -> Delivery {
         loop {
             let from_broker = async {
@@ -100,7 +132,7 @@ impl Subscriber for Both {
                             return delivery;
                         }
                     }
-                    Delivery::Relist { .. } => {
+                    Delivery::Relist { .. } | Delivery::Reconnected { .. } => {
                         if matches!(self.standby, Standby::Active(_)) {
                             tracing::info!("the broker is back; HTTP watch ends");
                         }

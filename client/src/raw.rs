@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use warren_api::Revision;
+use warren_broker::{Heads, heads};
 
 /// Objects per page of a list, as client-go has it.
 const PAGE: usize = 500;
@@ -53,6 +54,10 @@ pub(crate) enum RawError {
     TooLong,
     #[error("the server ended the watch with an error: {0}")]
     Watch(String),
+    #[error("the server does not say where the streams stand: HTTP {0}")]
+    Heads(u16),
+    #[error("where the streams stand cannot be read")]
+    Told(#[from] heads::HeadsError),
     #[error("the server's answer has no resourceVersion")]
     NoRevision,
 }
@@ -107,6 +112,22 @@ pub(crate) async fn head(client: &kube::Client, of: &Collection) -> Result<Revis
     let page: Page = serde_json::from_str(&client.request_text(request).await?)?;
     let revision = page.metadata.resource_version.and_then(|rv| rv.parse().ok());
     revision.ok_or(RawError::NoRevision)
+}
+
+/// Where whole resources stand; `None` where the server does not say.
+pub(crate) async fn heads(
+    client: &kube::Client,
+    asked: &heads::Asked,
+) -> Result<Option<Heads>, RawError> {
+    let request = Request::get("/version")
+        .header(heads::ASK, asked.to_string())
+        .body(kube::client::Body::empty())?;
+    let response = client.send(request).await?;
+    if !response.status().is_success() {
+        return Err(RawError::Heads(response.status().as_u16()));
+    }
+    let told = response.headers().get(heads::TOLD).and_then(|told| told.to_str().ok());
+    Ok(told.map(Heads::parse).transpose()?)
 }
 
 /// One object as JSON; `None` where there is none.

@@ -5,9 +5,14 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::{BoxFuture, ready};
+use futures::{FutureExt, StreamExt};
 use kube::core::ApiResource;
-use warren_api::{GroupResource, Kind, Registry, Revision};
-use warren_broker::{Delivery, Event, EventType, Subscription, leaves_hops};
+use warren_api::{GroupResource, Kind, Registry, Revision, Shard};
+use warren_broker::heads::Asked;
+use warren_broker::{
+    Delivery, Event, EventType, Heads, Stream, Subscriber, Subscription, leaves_hops,
+};
 use warren_process::trace::{Step, Trace};
 use warren_process::{Shutdown, Tasks};
 
@@ -19,6 +24,11 @@ use crate::{Connection, MetaObject};
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// Lists after an outage are spread over this time, so that the processes of a cluster do not list all at once.
 const RELIST_JITTER: Duration = Duration::from_millis(500);
+/// Lists that are read at the same time.
+const LISTS: usize = 4;
+/// How often the server is asked where the streams stand: with the 2 s that it takes to be sure, a loss that no event shows
+/// lasts 13 s at most.
+const ASK_EVERY: Duration = Duration::from_secs(10);
 /// How often a list that is older than the relist asked for is read again before it is taken as it is.
 const STALE_LISTS: u32 = 10;
 
@@ -120,9 +130,20 @@ impl InformerSet {
                 resources: self.entries.keys().cloned().collect(),
             })
             .await;
+        let asked = Asked::Resources(self.entries.keys().cloned().collect());
+        let mut asking = self.ask(&asked, ASK_EVERY);
         let mut listed_once = false;
         while !shutdown.is_draining() {
-            match subscriber.next().await {
+            let wanted = subscriber.wants_heads();
+            let delivery = tokio::select! {
+                delivery = subscriber.next() => delivery,
+                heads = &mut asking, if wanted => {
+                    subscriber.heads(heads);
+                    asking = self.ask(&asked, ASK_EVERY.mul_f64(rand::random_range(0.8..1.0)));
+                    continue;
+                }
+            };
+            match delivery {
                 Delivery::Event(event, ack) => {
                     self.hop(Step::Delivered, &event);
                     self.event(&event).await;
@@ -135,16 +156,12 @@ impl InformerSet {
                         tracing::debug!(reason, streams = streams.len(), "listing again");
                         tokio::time::sleep(RELIST_JITTER.mul_f64(rand::random())).await;
                     }
-                    let mut resources: Vec<_> =
-                        streams.into_iter().map(|stream| stream.resource).collect();
-                    if resources.is_empty() {
-                        resources.extend(self.entries.keys().cloned());
-                    }
-                    resources.sort();
-                    resources.dedup();
-                    let lists = resources.iter().map(|resource| self.list(resource, at_least));
-                    futures::future::join_all(lists).await;
+                    self.relist(&mut *subscriber, streams, at_least).await;
                     listed_once = true;
+                }
+                Delivery::Reconnected { .. } => {
+                    // What was asked before says nothing of what this connection missed.
+                    asking = self.ask(&asked, RELIST_JITTER.mul_f64(rand::random()));
                 }
                 Delivery::Down { reason } => tracing::warn!(%reason, "the event fabric is away"),
                 Delivery::Command { ack, .. } => {
@@ -161,9 +178,59 @@ impl InformerSet {
         }
     }
 
-    /// Lists until it succeeds.
-    async fn list(&self, resource: &GroupResource, at_least: Revision) {
-        let Some(entry) = self.entries.get(resource) else { return };
+    /// Where the streams stand, after a while; asked until there is an answer. `None` where the server does not know.
+    fn ask<'a>(&'a self, asked: &'a Asked, after: Duration) -> BoxFuture<'a, Option<Heads>> {
+        async move {
+            tokio::time::sleep(after).await;
+            let (mut wait, longest) = RETRY;
+            loop {
+                match raw::heads(&self.connection.client, asked).await {
+                    Ok(heads) => return heads,
+                    Err(error) => {
+                        tracing::debug!(
+                            error = chain(&error),
+                            "nobody says where the streams stand"
+                        );
+                    }
+                }
+                tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..1.0))).await;
+                wait = (wait * 2).min(longest);
+            }
+        }
+        .boxed()
+    }
+
+    /// Lists the resources of these streams (all where empty), and tells what was listed.
+    async fn relist(
+        &self,
+        subscriber: &mut dyn Subscriber,
+        streams: Vec<Stream>,
+        at_least: Revision,
+    ) {
+        let all = streams.is_empty();
+        let mut resources: Vec<_> = streams.into_iter().map(|stream| stream.resource).collect();
+        if all {
+            resources.extend(self.entries.keys().cloned());
+        }
+        resources.sort();
+        resources.dedup();
+        let lists = resources.into_iter().map(|resource| async move {
+            let at = self.list(&resource, at_least).await?;
+            Some((Stream { resource, shard: Shard::Every }, at))
+        });
+        let listed: Vec<_> =
+            futures::stream::iter(lists).buffer_unordered(LISTS).filter_map(ready).collect().await;
+        if all && let Some(oldest) = listed.iter().map(|(_, at)| *at).min() {
+            subscriber.listed(&[], oldest);
+        }
+        for (stream, at) in &listed {
+            subscriber.listed(std::slice::from_ref(stream), *at);
+        }
+    }
+
+    /// Lists until it succeeds; answers the list's revision.
+    async fn list(&self, resource: &GroupResource, at_least: Revision) -> Option<Revision> {
+        let entry = self.entries.get(resource)?;
         let (mut wait, longest) = RETRY;
         let mut stale = 0;
         loop {
@@ -173,7 +240,7 @@ impl InformerSet {
                     for sink in &entry.sinks {
                         sink.replace(list.revision, &list.items);
                     }
-                    return;
+                    return Some(list.revision);
                 }
                 Err(error) => {
                     let error = chain(&error);
