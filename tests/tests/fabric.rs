@@ -5,6 +5,7 @@
 mod fabric {
     pub mod accounts;
     pub mod faults;
+    pub mod heads;
     pub mod running;
     pub mod world;
 }

@@ -80,7 +80,7 @@ async fn in_order_to_whom_it_concerns(rabbit: &RabbitMq, world: &World) {
     let moved = &taken[2];
     assert_eq!(moved["routing_key"], "core.pods.default.node~second_example_org.modified");
     assert_eq!(moved["properties"]["user_id"], "server");
-    assert_eq!(moved["properties"]["headers"]["prev"], json!([0, 2]));
+    assert_eq!(moved["properties"]["headers"]["prev"], json!([0, 2, 2]));
     let body: Value = serde_json::from_str(moved["payload"].as_str().unwrap()).unwrap();
     assert_eq!((&body["type"], &body["object"]["kind"]), (&json!("MODIFIED"), &json!("Pod")));
     rabbit.http(Method::DELETE, "/api/queues/%2f/people", None).await.unwrap();

@@ -10,9 +10,10 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use warren_api::{GroupResource, NodeName, ObjectKey, Revision, Shard, Uid};
+use warren_broker::consume::reason;
 use warren_broker::{
-    BrokerConfig, Delivery, Event, EventType, Fabric, Outbox, RabbitFabric, ServerLink, Stream,
-    Subscriber, Subscription,
+    BrokerConfig, Delivery, Event, EventType, Fabric, Heads, Outbox, RabbitFabric, ServerLink,
+    Stream, Subscriber, Subscription,
 };
 use warren_process::Tasks;
 use warren_tests::RabbitMq;
@@ -51,7 +52,7 @@ impl Journal {
         let revision = {
             let mut rows = self.rows.lock();
             let revision = Revision(rows.events.len() as u64 + 1);
-            let shards = shards.iter().map(|shard| {
+            let shards = shards.iter().chain([&Shard::Every]).map(|shard| {
                 let stream = Stream { resource: pods(), shard: shard.clone() };
                 (shard.clone(), rows.heads.insert(stream, revision).unwrap_or_default())
             });
@@ -77,6 +78,13 @@ impl Journal {
 
     pub fn head(&self) -> Revision {
         Revision(self.rows.lock().events.len() as u64)
+    }
+
+    /// What the server says of all streams.
+    pub fn heads(&self) -> Heads {
+        let rows = self.rows.lock();
+        let streams = rows.heads.iter().map(|(stream, head)| (stream.clone(), *head)).collect();
+        Heads { epoch: 1, published: rows.cursor, streams }
     }
 
     pub fn events(&self) -> Vec<Event> {
@@ -188,12 +196,17 @@ impl World {
     }
 
     pub fn record(&self, subscriber: Box<dyn Subscriber>) -> Recorder {
-        Recorder::start(self, subscriber, true)
+        Recorder::start(self, subscriber, Tells::Lists)
+    }
+
+    /// One that compares the heads every second, and lets the server look at a node's queue that lost something.
+    pub fn record_with_heads(&self, subscriber: Box<dyn Subscriber>, of: Option<&str>) -> Recorder {
+        Recorder::start(self, subscriber, Tells::Heads(of.map(node)))
     }
 
     /// One that does not say what it has listed, and so gets what is in its queue already.
     pub fn record_all(&self, subscriber: Box<dyn Subscriber>) -> Recorder {
-        Recorder::start(self, subscriber, false)
+        Recorder::start(self, subscriber, Tells::Nothing)
     }
 }
 
@@ -221,7 +234,17 @@ pub enum Got {
         reason: &'static str,
         listed: Revision,
     },
+    Reconnected,
     Down(String),
+}
+
+/// What a reader says to its subscription.
+enum Tells {
+    Nothing,
+    /// What it lists. Where a connection is back, nobody says what it missed.
+    Lists,
+    /// The heads as well; of a node's queue.
+    Heads(Option<NodeName>),
 }
 
 /// Reads and acknowledges at once, and lists from the journal when it is told to.
@@ -230,14 +253,23 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    fn start(world: &World, mut subscriber: Box<dyn Subscriber>, tells: bool) -> Self {
+    fn start(world: &World, mut subscriber: Box<dyn Subscriber>, tells: Tells) -> Self {
         let (sender, got) = watch::channel(Vec::new());
         let journal = Arc::clone(&world.journal);
-        let shutdown = world.tasks.shutdown().clone();
+        let (shutdown, server) = (world.tasks.shutdown().clone(), world.server.clone());
         world.tasks.spawn("recorder", async move {
             let record = async {
+                let mut tick = tokio::time::interval(Duration::from_secs(1));
                 loop {
-                    let got = match subscriber.next().await {
+                    let asks = matches!(tells, Tells::Heads(_)) && subscriber.wants_heads();
+                    let delivery = tokio::select! {
+                        delivery = subscriber.next() => delivery,
+                        _ = tick.tick(), if asks => {
+                            subscriber.heads(Some(journal.heads()));
+                            continue;
+                        }
+                    };
+                    let got = match delivery {
                         Delivery::Event(event, ack) => {
                             ack.ack().await;
                             Got::Event(event)
@@ -262,12 +294,25 @@ impl Recorder {
                         }
                         Delivery::Relist { streams, reason, .. } => {
                             let listed = journal.head();
-                            if tells {
+                            if !matches!(tells, Tells::Nothing) {
                                 subscriber.listed(&streams, listed);
+                            }
+                            if let (reason::HEAD, Tells::Heads(Some(node))) = (reason, &tells) {
+                                server.look_at(node);
                             }
                             Got::Relist { streams, reason, listed }
                         }
-                        Delivery::Down { reason } => Got::Down(reason),
+                        Delivery::Reconnected { .. } => {
+                            let heads = matches!(tells, Tells::Heads(_)).then(|| journal.heads());
+                            subscriber.heads(heads);
+                            Got::Reconnected
+                        }
+                        Delivery::Down { reason } => {
+                            if let Tells::Heads(Some(node)) = &tells {
+                                server.look_at(node);
+                            }
+                            Got::Down(reason)
+                        }
                     };
                     sender.send_modify(|all| all.push(got));
                 }
@@ -338,7 +383,7 @@ pub fn check(journal: &Journal, all: &[Got], shards: &[Shard]) {
         for (shard, _) in &event.shards {
             let listed = all.iter().any(|got| {
                 matches!(got, Got::Relist { streams, listed, .. } if *listed >= event.revision
-                    && (streams.is_empty() || streams.iter().any(|s| s.shard == *shard)))
+                    && (streams.is_empty() || streams.iter().any(|s| [shard, &Shard::Every].contains(&&s.shard))))
             });
             let ours = shards.contains(shard);
             assert!(!ours || listed || seen.contains(&event.revision), "lost: {}", event.revision);
