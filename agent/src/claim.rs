@@ -222,7 +222,7 @@ mod tests {
         assert!(waited().await <= TICK, "nobody has come meanwhile");
 
         let patch = json!({"metadata": {"annotations": {INSTANCE: "b"}}});
-        api.patch_lease("n", &patch).await.unwrap();
+        api.patch_lease("n", &patch, None).await.unwrap();
         tokio::time::advance(DURATION).await;
         let waited_for_the_other = waited().await;
         assert!(waited_for_the_other >= DURATION - LOOK_EVERY, "{waited_for_the_other:?}");
