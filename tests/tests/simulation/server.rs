@@ -331,6 +331,7 @@ impl Server {
         shards.push(shard.clone());
         let left = disk.objects.get(&key).map(|old| old.shard.clone());
         shards.extend(left.filter(|left| *left != shard));
+        shards.push(Shard::Every);
         let mut positions: SmallVec<[(Shard, Revision); 2]> = SmallVec::new();
         for shard in shards {
             let stream = Stream { resource: key.resource.clone(), shard: shard.clone() };
