@@ -5,6 +5,8 @@
 mod errors;
 #[path = "http/fence.rs"]
 mod fence;
+#[path = "http/heads.rs"]
+mod heads;
 #[path = "http/paging.rs"]
 mod paging;
 #[path = "http/scale.rs"]

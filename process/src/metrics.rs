@@ -70,6 +70,17 @@ impl Metrics {
         self.collector(Values { part, read: Box::new(read) });
     }
 
+    /// A counter that has a value for each value of one label.
+    pub fn by_label(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        label: &'static str,
+        read: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static,
+    ) {
+        self.collector(ByLabel { name, help, label, read: Box::new(read) });
+    }
+
     /// In the OpenMetrics text form, see [`METRICS_CONTENT_TYPE`].
     pub fn text(&self) -> String {
         let mut text = String::new();
@@ -112,9 +123,47 @@ impl Collector for Values {
     }
 }
 
+struct ByLabel {
+    name: &'static str,
+    help: &'static str,
+    label: &'static str,
+    read: Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
+}
+
+impl fmt::Debug for ByLabel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl Collector for ByLabel {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let type_ = ConstCounter::new(0_u64).metric_type();
+        let mut metric = encoder.encode_descriptor(self.name, self.help, None, type_)?;
+        for (value, count) in (self.read)() {
+            let labels = [(self.label, value)];
+            ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_by_label() {
+        let metrics = Metrics::new();
+        metrics.by_label("relists", "Lists.", "reason", || vec![("gap", 2), ("no position", 0)]);
+        let wanted = "# HELP warren_relists Lists.
+# TYPE warren_relists counter
+warren_relists_total{reason=\"gap\"} 2
+warren_relists_total{reason=\"no position\"} 0
+# EOF
+";
+        assert_eq!(metrics.text(), wanted);
+    }
 
     #[test]
     fn numbers_of_others() {
