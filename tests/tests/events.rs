@@ -283,7 +283,9 @@ fn in_order_and_unbroken(all: &[Message]) {
         let shards = headers["shards"].as_array().unwrap();
         let prevs = headers["prev"].as_array().unwrap();
         assert_eq!(shards.len(), prevs.len());
-        assert_eq!(shards.len(), keys(message).len());
+        // The stream of all shards is the last, and no key of its own.
+        assert_eq!(shards.last().map(text).as_deref(), Some("*"));
+        assert_eq!(shards.len(), keys(message).len() + 1);
         for (shard, prev) in shards.iter().zip(prevs) {
             let group = text(&headers["group"]);
             let stream = (format!("{group}/{}", message.resource), text(shard));
