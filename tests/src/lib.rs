@@ -5,6 +5,7 @@
 pub mod amqp;
 pub mod chaos;
 pub mod cluster;
+mod contract;
 pub mod disk;
 pub mod docker;
 pub mod document;
