@@ -65,7 +65,7 @@ async fn watch_link(
             true => check.ready(),
             false => {
                 // The relay counts what it sends, and now it sends nothing.
-                status.backlog = Some(outbox.waiting());
+                status.backlog = outbox.waiting().await;
                 check.degraded(status.to_string());
             }
         }

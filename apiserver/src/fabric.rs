@@ -74,14 +74,20 @@ impl JournalOutbox {
         Self { api, nothing_until: AtomicU64::new(0) }
     }
 
-    /// How many events are not published yet. It looks at each of them; further back than the memory reaches, heartbeats
-    /// are counted too.
-    pub(crate) fn waiting(&self) -> u64 {
+    /// How many events are not published yet. It looks at each of them; further back than the memory reaches, rows of the
+    /// history are counted, the server's own records too. `None` where the disk cannot be read.
+    pub(crate) async fn waiting(&self) -> Option<u64> {
         let after = self.cursor();
-        match self.api.cache.tail(after, usize::MAX) {
-            Ok(changes) => changes.iter().filter(|change| is_published(change)).count() as u64,
-            Err(_) => self.api.cache.revision().0.saturating_sub(after.0),
+        if let Ok(changes) = self.api.cache.tail(after, usize::MAX) {
+            return Some(changes.iter().filter(|change| is_published(change)).count() as u64);
         }
+        // Not the difference of revisions: a start skips those that a killed server may have given out.
+        let journal = self.api.journal.clone();
+        let counted = tokio::task::spawn_blocking(move || journal.history_len(after)).await;
+        counted
+            .ok()?
+            .inspect_err(|error| tracing::debug!(%error, "the history cannot be counted"))
+            .ok()
     }
 
     /// (events, the last revision that was looked at)

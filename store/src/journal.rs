@@ -279,6 +279,11 @@ impl Journal {
         self.shared().history(after, resource, limit)
     }
 
+    /// How many changes are in the history after a revision, deferred ones not counted. Blocking.
+    pub fn history_len(&self, after: Revision) -> Result<u64, HistoryError> {
+        self.shared().history_len(after)
+    }
+
     /// The object's row at exactly this revision, if it is still there. Blocking.
     pub fn row(&self, key: &ObjectKey, at: Revision) -> Result<Option<Change>, HistoryError> {
         self.shared().row(key, at)

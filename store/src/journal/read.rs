@@ -60,6 +60,14 @@ impl Shared {
         }
     }
 
+    pub(crate) fn history_len(&self, after: Revision) -> Result<u64, HistoryError> {
+        let sql = "SELECT count(*) FROM journal WHERE rv > ?1 AND rv <= ?2 AND deferred = 0";
+        let range = (signed(after.max(self.floor())), signed(self.visible()));
+        let count: i64 =
+            self.with_reader(|connection| connection.query_row(sql, range, |row| row.get(0)))?;
+        Ok(count as u64)
+    }
+
     pub(crate) fn row(
         &self,
         key: &ObjectKey,
