@@ -105,6 +105,9 @@ pub enum Queue {
     Busy,
 }
 
+/// By so much a restore raises the revision, and nothing else does between two looks.
+const RESTORE_STEP: u64 = 1_000_000_000;
+
 /// What the heads say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outlook {
@@ -184,7 +187,10 @@ impl Reader {
     pub fn heads(&mut self, heads: &Heads, queue: Queue) -> Outlook {
         match self.epoch {
             Some(epoch) if heads.epoch < epoch => return Outlook::Current,
-            Some(epoch) if heads.epoch > epoch => {
+            known
+                if known.is_some_and(|known| heads.epoch > known)
+                    || self.leaps(heads.published) =>
+            {
                 self.reset(heads.epoch);
                 return Outlook::Lost(Relist::all(Revision(0), reason::EPOCH));
             }
@@ -227,7 +233,9 @@ impl Reader {
     pub fn event(&mut self, event: &Event) -> Verdict {
         match self.epoch {
             Some(epoch) if event.epoch < epoch => return Verdict::Drop(Dropped::OlderEpoch),
-            Some(epoch) if event.epoch > epoch => {
+            known
+                if known.is_some_and(|known| event.epoch > known) || self.leaps(event.revision) =>
+            {
                 self.reset(event.epoch);
                 self.newest = event.revision;
                 self.see(event);
@@ -376,6 +384,12 @@ impl Reader {
         for position in self.positions.values_mut() {
             (position.sure, position.unjudged) = (false, None);
         }
+    }
+
+    /// What was listed before any epoch was known may be of an older one: a restore raises the revision by 10⁹ at once.
+    fn leaps(&self, to: Revision) -> bool {
+        let listed = self.listed.filter(|_| self.epoch.is_none());
+        listed.is_some_and(|listed| to.0.saturating_sub(listed.0) >= RESTORE_STEP)
     }
 
     fn reset(&mut self, epoch: u64) {

@@ -397,3 +397,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_restore_before_any_epoch_is_known_is_noticed() {
+    let heads = |published| Heads { epoch: 2, published: Revision(published), streams: Vec::new() };
+    for (listed, published, lost) in
+        [(7, 9, false), (7, 1_000_000_006, false), (7, 1_000_000_007, true)]
+    {
+        let mut reader = Reader::new(Interest::Node(warren_api::NodeName("a".into())));
+        let relist = reader.connected(reason::START);
+        reader.listed(&relist.streams, Revision(listed));
+        let outlook = reader.heads(&heads(published), Queue::Idle);
+        let expected = match lost {
+            true => Outlook::Lost(Relist::all(Revision(0), reason::EPOCH)),
+            false => Outlook::Current,
+        };
+        assert_eq!(outlook, expected, "listed {listed}, published {published}");
+    }
+}
