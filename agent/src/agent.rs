@@ -130,6 +130,8 @@ impl Agent {
             volumes,
             events,
             heads: Default::default(),
+            agreed: Default::default(),
+            restored: Default::default(),
             index: index.clone(),
             clock,
             instance,

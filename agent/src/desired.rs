@@ -181,6 +181,9 @@ impl Feed {
                     }
                     let at = Box::pin(self.list(&mut desired)).await;
                     subscriber.listed(&streams, at);
+                    if reason == reason::EPOCH {
+                        self.context.restored.notify_one();
+                    }
                 }
                 Delivery::Reconnected { .. } => heads.ask_soon(false),
                 Delivery::Command { body, publisher, repeated, reply, imitation, ack, .. } => {
@@ -238,7 +241,8 @@ impl Feed {
                             Some((p.metadata.uid.clone()?, Bytes::from(body)))
                         })
                         .collect();
-                    if let Err(error) = self.keep.replace_pods(bodies).await {
+                    let kept = self.keep.replace_pods(bodies).await;
+                    if let Err(error) = &kept {
                         tracing::error!(%error, "the pods of this node are not on disk");
                     }
                     // Pods that are on their way out may still need theirs.
@@ -251,7 +255,8 @@ impl Feed {
                     }
                     self.context.objects.forget_all();
                     self.sinks.iter().for_each(|sink| sink.relist());
-                    self.tell(Change::Complete).await;
+                    // What is not on disk a restart would not know.
+                    self.tell(Change::Complete(kept.is_ok().then_some(revision))).await;
                     self.writer.wake();
                     return revision;
                 }

@@ -5,6 +5,8 @@
 //! about each is a pure function ([`pod::decide`]). Killing the agent never stops a container.
 
 mod agent;
+#[doc(hidden)]
+pub mod agreement;
 pub mod api;
 pub(crate) mod claim;
 mod commands;

@@ -13,7 +13,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
 use serde_json::json;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::sync::{Notify, watch};
+use warren_broker::heads::LISTED;
 
 use crate::api::{ApiError, LEASE_NAMESPACE};
 use crate::claim::INSTANCE;
@@ -64,6 +66,7 @@ pub(crate) async fn run(
     tracing::info!(node = %context.node, "the node is registered");
     context.events.node(&context.node, Level::Normal, "Starting", "Starting warren agent.");
     let heard_again = Notify::new();
+    let mut anew = false;
     let (lease, status) = (heartbeat(&context, &uid, &heard_again), async {
         // Registration said so.
         let down = runtime_down.borrow().clone();
@@ -78,6 +81,16 @@ pub(crate) async fn run(
             let pressure = machine.pressure(context.config.dir.as_deref());
             let state = (down.clone(), pressure);
             let now = context.now();
+            if anew {
+                match Box::pin(register(&context, &machine, &version, down.clone())).await {
+                    Ok(_) => (anew, said) = (false, None),
+                    Err(error) => {
+                        tracing::debug!(node = %context.node, %error, "the node was not told anew");
+                        tokio::time::sleep(RETRY_FIRST).await;
+                        continue;
+                    }
+                }
+            }
             if said.as_ref() != Some(&state) || now >= next_full {
                 let status = status(&context.config, &machine, &version, down, pressure, now);
                 match Box::pin(patch(&context, &status)).await {
@@ -100,6 +113,8 @@ pub(crate) async fn run(
             tokio::select! {
                 _ = runtime_down.changed() => {}
                 () = heard_again.notified() => said = None,
+                // A database of before knows the node as it was: labels, addresses and port too, or not at all.
+                () = context.restored.notified() => anew = true,
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -333,6 +348,14 @@ fn millis(millis: i64) -> String {
     if millis % 1000 == 0 { (millis / 1000).to_string() } else { format!("{millis}m") }
 }
 
+/// Who renews the lease, and with which list what runs here agrees.
+fn said_of_lease(context: &Context) -> BTreeMap<String, String> {
+    let agreed = context.agreed.load(Ordering::Relaxed);
+    let listed = (agreed > 0).then(|| (LISTED.to_owned(), agreed.to_string()));
+    let instance = context.instance.clone().map(|instance| (INSTANCE.to_owned(), instance));
+    listed.into_iter().chain(instance).collect()
+}
+
 /// Renews the node's lease, and says when it was heard again after a silence in which others may have taken it for
 /// lost. The first beats of many nodes are spread over one interval.
 async fn heartbeat(context: &Context, node_uid: &str, heard_again: &Notify) {
@@ -341,10 +364,7 @@ async fn heartbeat(context: &Context, node_uid: &str, heard_again: &Notify) {
         metadata: ObjectMeta {
             name: Some(config.node.clone()),
             namespace: Some(LEASE_NAMESPACE.to_owned()),
-            annotations: context
-                .instance
-                .clone()
-                .map(|instance| BTreeMap::from([(INSTANCE.to_owned(), instance)])),
+            annotations: Some(said_of_lease(context)).filter(|said| !said.is_empty()),
             owner_references: Some(vec![OwnerReference {
                 api_version: "v1".into(),
                 kind: "Node".into(),
@@ -372,8 +392,9 @@ async fn heartbeat(context: &Context, node_uid: &str, heard_again: &Notify) {
             "leaseDurationSeconds": config.lease_seconds,
             "renewTime": MicroTime(now),
         }});
-        if let Some(instance) = &context.instance {
-            patch["metadata"] = json!({"annotations": {INSTANCE: instance}});
+        let said = said_of_lease(context);
+        if !said.is_empty() {
+            patch["metadata"] = json!({"annotations": said});
         }
         let asked = context.heads.asked(&context.node);
         let renewal = context.api.patch_lease(&config.node, &patch, asked.as_ref()).await;

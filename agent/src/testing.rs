@@ -169,6 +169,16 @@ impl FakeApi {
         }
     }
 
+    /// Goes back to a database that knows the node by name only, and none of its pods.
+    pub(crate) fn restore(&self) {
+        let mut state = self.state.lock();
+        state.pods.clear();
+        state.revision += 1_000_000_000;
+        for (name, node) in &mut state.nodes {
+            *node = json!({"metadata": {"name": name, "uid": "node-uid"}});
+        }
+    }
+
     fn tell(&self, deleted: bool, pod: &Value) {
         if let Some(on_pod) = &*self.on_pod.lock() {
             on_pod(deleted, pod);
@@ -424,8 +434,11 @@ impl FakeFabric {
     }
 
     pub(crate) fn relist(&self) {
-        let relist =
-            Delivery::Relist { streams: Vec::new(), at_least: Revision(0), reason: "test" };
+        self.relist_for("test");
+    }
+
+    pub(crate) fn relist_for(&self, reason: &'static str) {
+        let relist = Delivery::Relist { streams: Vec::new(), at_least: Revision(0), reason };
         let _ = self.send.send(relist);
     }
 

@@ -33,6 +33,8 @@ pub enum Cause {
     ResourceVersionTooLarge,
     /// Ours: the write belongs to a leader's term that is over.
     TermOver,
+    /// Ours: a pod of before a restore may run on a node that has not listed its pods since.
+    MayRunElsewhere,
     /// A cause that has a message and no reason: what lies behind an internal error.
     #[serde(rename = "")]
     Unknown,

@@ -23,7 +23,9 @@ use crate::read::Snapshots;
 use crate::request::{RequestInfo, ResourceRequest, Target, Verb};
 use crate::response::{self, Body};
 use crate::subresource::{self, Nodes};
-use crate::{discovery, fence, heads, health, hops, metrics_api, read, review, watch, write};
+use crate::{
+    discovery, fence, heads, health, hops, metrics_api, read, restored, review, watch, write,
+};
 
 /// What an operator chooses.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +50,7 @@ pub(crate) struct Api {
     pub readiness: warren_process::Readiness,
     pub trace: Trace,
     pub questions: hops::Questions,
+    pub held: restored::Held,
     pub discovery: discovery::Documents,
     pub metrics: Metrics,
     /// Where there is a broker.

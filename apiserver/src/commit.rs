@@ -152,6 +152,11 @@ pub(crate) fn internal_key(resource: &str, name: &str) -> ObjectKey {
     ObjectKey::new(GroupResource::new(INTERNAL_GROUP, resource), "", name)
 }
 
+/// A record of the server's own by itself; no request asks for it.
+pub(crate) async fn record(api: &Api, item: Item) -> Result<(), Status> {
+    api.journal.commit(item).await.map(drop).map_err(|error| storage(&error))
+}
+
 pub(crate) const INTERNAL_GROUP: &str = "internal.warren";
 
 /// Takes (or with `held_at` gives back) a name that one owner may have.

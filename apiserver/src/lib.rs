@@ -31,6 +31,8 @@ mod read;
 mod refs;
 mod request;
 mod response;
+#[doc(hidden)]
+pub mod restored;
 mod review;
 mod selection;
 mod serve;

@@ -146,6 +146,7 @@ impl Metrics {
             ("apiserver_longrunning_requests", "gauge", self.watches.load(Ordering::Relaxed)),
             ("warren_lost_races_total", "counter", self.lost_races.get()),
             ("warren_fenced_writes_total", "counter", self.fenced_writes.get()),
+            ("warren_held_pods", "gauge", api.held.pods()),
             ("warren_heads_told_total", "counter", self.heads_told.get()),
             ("warren_connections_total", "counter", self.connections.get()),
             ("warren_refused_connections_total", "counter", self.refused_connections.get()),

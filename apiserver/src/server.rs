@@ -23,7 +23,7 @@ use crate::local::LocalService;
 use crate::metrics::Metrics;
 use crate::read::Snapshots;
 use crate::subresource::{Nodes, Proxied};
-use crate::{bootstrap, events, fabric, hops, serve};
+use crate::{bootstrap, events, fabric, hops, restored, serve};
 
 /// Certificates and keys, from a file or at hand.
 #[derive(Clone, Debug)]
@@ -157,9 +157,9 @@ impl Server {
             };
             let (journal, loaded) = Journal::open(&path, options, on_commit)?;
             fed.load(&loaded);
-            Ok::<_, OpenError>(journal)
+            Ok::<_, OpenError>((journal, restored::is_fresh(&loaded)))
         });
-        let journal = opened.await.map_err(|_| StartError::Interrupted)??;
+        let (journal, is_restored) = opened.await.map_err(|_| StartError::Interrupted)??;
         ready.ready();
         let listener = TcpListener::bind(config.listen)
             .await
@@ -186,12 +186,14 @@ impl Server {
             readiness: config.readiness,
             trace,
             questions: hops::Questions::default(),
+            held: restored::Held::default(),
             discovery: Documents::of(registry),
             metrics: Metrics::default(),
             broker: Default::default(),
             shutdown: tasks.shutdown().clone(),
             tasks: tasks.clone(),
         });
+        restored::start(&api, is_restored).await.map_err(StartError::Bootstrap)?;
         bootstrap::ensure(&api, config.advertise, address.port())
             .await
             .map_err(StartError::Bootstrap)?;

@@ -264,6 +264,7 @@ pub(crate) async fn bind(api: &Api, call: Call) -> Result<Response<Body>, Status
                 new.set_at(&["metadata", "annotations", key], value.clone());
             }
         }
+        api.held.may_bind(&request.name, old.str_at(&["metadata", "uid"]))?;
         set_condition(&mut new, &prepare::instant(api.clock.now()));
         let outcome = Outcome::Store(new);
         let (expects, writes) = (Vec::new(), Vec::new());

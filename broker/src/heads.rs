@@ -15,6 +15,9 @@ pub const ASK: &str = "warren-streams";
 /// `epoch=1763766330 published=120 pods/node~rabbit-1=118 services/all=7`
 pub const TOLD: &str = "warren-heads";
 
+/// What a node says of itself, on its lease: the revision of the list with which all that runs there agrees.
+pub const LISTED: &str = "warren.dev/listed";
+
 /// Resources that one request asks for; the names of all that a cluster has fit.
 pub const MAX_ASKED: usize = 128;
 /// What is read of an answer: 10 streams of a node whose name has 253 bytes, or 128 resources of 60, fit.

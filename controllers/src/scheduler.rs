@@ -244,7 +244,7 @@ impl Scheduler {
         self.trace.push(hop, about, detail);
     }
 
-    async fn bind(&self, pod: &Pod, node: &str) -> Result<(), ()> {
+    async fn bind(&self, pod: &Arc<Pod>, node: &str) -> Result<(), ()> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let name = pods::name(pod);
         let binding = json!({
@@ -262,8 +262,13 @@ impl Scheduler {
             Ok(_) => {
                 self.hop(Hop::Wrote, pod, format!("{NAME}: binding to {node}"));
                 let text = format!("Successfully assigned {namespace}/{name} to {node}");
-                self.recorder.record(NAME, normal(pod, "Scheduled", text));
+                self.recorder.record(NAME, normal(&**pod, "Scheduled", text));
                 Ok(())
+            }
+            Err(kube::Error::Api(status)) if is_held(&status) => {
+                let why = Unschedulable(format!("binding rejected: {}", status.message));
+                self.explain(pod, &why).await;
+                Err(())
             }
             Err(error) => {
                 self.metrics.failures.fetch_add(1, Ordering::Relaxed);
@@ -298,6 +303,12 @@ impl Scheduler {
             state.queue.retry(uid, Instant::now());
         }
     }
+}
+
+/// The pod may run on a node since before a restore: nothing failed, and it is tried again.
+fn is_held(status: &kube::core::Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.into_iter().any(|cause| cause.reason == "MayRunElsewhere")
 }
 
 async fn sleep_until(at: Option<Instant>) {

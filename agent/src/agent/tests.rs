@@ -491,3 +491,33 @@ async fn an_orphan_is_ended_only_when_all_is_known() {
         left = runtime.pods().await.unwrap().len();
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_restored_api_is_told_anew_and_what_it_does_not_know_ends() {
+    let world = start(|_| {}).await;
+    let before = pod(one(json!({})), json!({}));
+    world.api.apply(before);
+    world.pod_is("it runs", |pod| phase(pod) == "Running").await;
+    let listed = |api: &FakeApi| {
+        let lease = api.lease("n1")?;
+        lease["metadata"]["annotations"][warren_broker::heads::LISTED].as_str()?.parse::<u64>().ok()
+    };
+    world.api.restore();
+    world.fabric.relist_for(warren_broker::consume::reason::EPOCH);
+    let runtime = world.simulation.node("n1");
+    world
+        .api
+        .until("the lease says that all agrees with the new database", |api| {
+            listed(api).filter(|at| *at >= 1_000_000_000)
+        })
+        .await;
+    assert_eq!(runtime.pods().await.unwrap().len(), 0, "not before the pod has ended");
+    world
+        .api
+        .until("the node says what it is", |api| {
+            let node = api.node_object("n1")?;
+            let labelled = node["metadata"]["labels"]["kubernetes.io/os"] == "linux";
+            (labelled && node["status"]["conditions"].is_array()).then_some(())
+        })
+        .await;
+}

@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,6 +12,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use warren_api::Revision;
 use warren_process::trace::Step;
 
 use super::decide::{self, Action, Then, Wanted};
@@ -19,6 +21,7 @@ use super::index::PodEntry;
 use super::memory::{Busy, ContainerMemory, Failure, Memory, later, until};
 use super::probe::{self, Answer, Counter, Kind, Target, Verdict};
 use super::{spec, status};
+use crate::agreement::Agreement;
 use crate::context::Context;
 use crate::events::Level;
 use crate::runtime::{Observed, PodRef, RuntimeEvent, State};
@@ -47,8 +50,8 @@ pub(crate) enum Change {
     Upsert(Arc<Pod>, Source),
     /// The pod is no longer wanted. With its last body, where that says more (a shorter grace).
     Remove(Arc<str>, Option<Arc<Pod>>),
-    /// Everything that is wanted has been said: what else runs is an orphan.
-    Complete,
+    /// Everything that is wanted has been said: what else runs is an orphan. As of this revision, where it is on disk.
+    Complete(Option<Revision>),
     /// The mirror of this static pod was made anew: it has no status.
     Mirrored(Arc<str>),
     /// What the API now says of this static pod's mirror.
@@ -129,6 +132,7 @@ pub(crate) struct Manager {
     due: BinaryHeap<Reverse<(Timestamp, Due)>>,
     complete: bool,
     listed: bool,
+    agreement: Agreement,
     runtime_down: watch::Sender<Option<String>>,
 }
 
@@ -149,6 +153,7 @@ impl Manager {
             due: BinaryHeap::new(),
             complete: false,
             listed: false,
+            agreement: Agreement::default(),
             runtime_down,
         }
     }
@@ -234,6 +239,10 @@ impl Manager {
                 }
             }
         }
+    }
+
+    fn agrees(&self, agreed: Revision) {
+        self.context.agreed.store(agreed.0, Ordering::Relaxed);
     }
 
     /// Decides about a pod and does what it says. Asks the runtime first where what is known may be old.

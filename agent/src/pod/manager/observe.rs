@@ -93,6 +93,11 @@ impl Manager {
                 self.unclaimed.push(pod.clone());
             }
         }
+        if self.complete {
+            let ending = self.slots.iter().filter(|(_, s)| s.removed && s.source == Source::Api);
+            let agreed = self.agreement.looked(ending.map(|(uid, _)| uid.clone()));
+            self.agrees(agreed);
+        }
         let mut seen: HashMap<Arc<str>, Observed> =
             pods.into_iter().map(|(pod, observed)| (pod.uid, observed)).collect();
         let uids: Vec<Arc<str>> = self.slots.keys().cloned().collect();

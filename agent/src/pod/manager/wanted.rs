@@ -28,8 +28,11 @@ impl Manager {
                     self.insist(&uid);
                 }
             }
-            Change::Complete => {
+            Change::Complete(at) => {
                 self.complete = true;
+                if let Some(at) = at {
+                    self.agreement.listed(at);
+                }
                 self.list();
                 for (uid, slot) in &self.slots {
                     let stored = slot.pod.status.as_ref();
@@ -84,6 +87,8 @@ impl Manager {
             self.context.index.update(&uid, |entry| entry.pod = Arc::clone(&pod));
             if !same || slot.removed {
                 slot.removed = false;
+                let agreed = self.agreement.gone(&uid);
+                self.agrees(agreed);
                 self.refresh_volumes(&uid);
                 self.step(&uid);
             }
@@ -176,6 +181,8 @@ impl Manager {
 
     pub(super) fn drop_slot(&mut self, uid: &str) {
         let Some(slot) = self.slots.remove(uid) else { return };
+        let agreed = self.agreement.gone(uid);
+        self.agrees(agreed);
         self.context.index.remove(uid);
         self.writer.forget(uid);
         let pod = spec::pod_ref(&slot.pod);
