@@ -8,11 +8,13 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
+use warren_agent::agreement::Agreement;
 use warren_agent::desired::{Desired, Effect};
 use warren_agent::pod::decide::{self, Action, Then, Wanted};
 use warren_agent::pod::memory::{Backoffs, Busy, Failure, Memory, later};
 use warren_agent::pod::{spec, status};
 use warren_agent::runtime::{Observed, PodRef, State};
+use warren_api::Revision;
 use warren_controllers::plan::Target;
 
 use super::machine::{Machine, Op};
@@ -64,6 +66,9 @@ pub struct Agent {
     names: BTreeMap<Named, Vec<Arc<str>>>,
     complete: bool,
     listed: bool,
+    agreement: Agreement,
+    /// What its lease says of the list that it agrees with.
+    pub agreed: Revision,
     updates: BTreeMap<Arc<str>, Update>,
     /// A status is on its way.
     pub writing: bool,
@@ -86,6 +91,8 @@ impl Agent {
             names: BTreeMap::new(),
             complete: false,
             listed: false,
+            agreement: Agreement::default(),
+            agreed: Revision(0),
             updates: BTreeMap::new(),
             writing: false,
             todo: Vec::new(),
@@ -129,6 +136,7 @@ impl Agent {
             slot.pod = pod;
             if !same || slot.removed {
                 slot.removed = false;
+                self.agreed = self.agreement.gone(&uid);
                 self.step(&uid, machine, now);
             }
             return self.insist(&uid);
@@ -176,8 +184,9 @@ impl Agent {
     }
 
     /// All that is wanted has been said: what else runs is ended.
-    pub fn complete(&mut self, machine: &Machine, now: Timestamp) {
+    pub fn complete(&mut self, at: Revision, machine: &Machine, now: Timestamp) {
         self.complete = true;
+        self.agreement.listed(at);
         self.look(machine, now);
         let differs = |slot: &Slot| {
             slot.learnt && slot.pod.status.as_ref().is_none_or(|s| !status::same(s, &slot.status))
@@ -214,6 +223,8 @@ impl Agent {
                 });
                 self.insert(uid.clone(), body, true, Memory::default(), Arc::default());
             }
+            let ending = self.slots.iter().filter(|(_, slot)| slot.removed);
+            self.agreed = self.agreement.looked(ending.map(|(uid, _)| uid.clone()));
         }
         let uids: Vec<_> = self.slots.keys().cloned().collect();
         uids.iter().for_each(|uid| self.step(uid, machine, now));
@@ -396,6 +407,7 @@ impl Agent {
 
     fn drop_slot(&mut self, uid: &str, machine: &Machine, now: Timestamp) {
         let Some(slot) = self.slots.remove(uid) else { return };
+        self.agreed = self.agreement.gone(uid);
         self.updates.remove(uid);
         let pod = spec::pod_ref(&slot.pod);
         let key = (pod.namespace, pod.name);

@@ -89,7 +89,7 @@ impl World {
         let there = |other: &super::machine::Machine| running(&other.observed(uid)).count() > 0;
         let others = self.machines.iter().enumerate();
         let elsewhere = others.filter(|(at, other)| *at != node && there(other)).count();
-        if runs > 0 && elsewhere > 0 && !self.rewound {
+        if runs > 0 && elsewhere > 0 {
             self.violate(format!("pod {name} ({uid}) runs on two nodes"));
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::json;
-use warren_api::{GroupResource, ObjectKey};
+use warren_api::{GroupResource, ObjectKey, Revision};
 use warren_controllers::plan::{Resource, Target, Write};
 
 use super::agent::Todo;
@@ -180,6 +180,12 @@ impl World {
             return;
         }
         let name = self.agents[node].node.clone();
+        let agreed = self.agents[node].agreed;
+        if self.server.up && !self.readers[node].cut_off {
+            let lease = self.server.disk.leases.entry(name.clone()).or_default();
+            // A process that has listed nothing yet leaves what the one before it said.
+            *lease = if agreed > Revision(0) { agreed } else { *lease };
+        }
         let key = ObjectKey::new(GroupResource::new("", "nodes"), "", name.as_str());
         // As a lease whose owner is gone is not there either.
         if self.agents[node].registered && self.server.up && !self.readers[node].cut_off {

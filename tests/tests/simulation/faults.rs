@@ -159,8 +159,8 @@ impl World {
                     let Some(backup) = self.backup.clone() else {
                         return self.after(500, Happens::Mended(Fault::ServerKilled));
                     };
-                    self.server.restore(backup);
-                    self.rewound = true;
+                    let now = super::world::timestamp(self.now);
+                    self.server.restore(backup, now);
                     self.machines.iter_mut().for_each(|machine| machine.over.clear());
                 }
                 mended = Some(self.rng.range(100, 15_000));

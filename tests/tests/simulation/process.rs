@@ -511,6 +511,8 @@ impl Process {
                 running.steps.extend(self.collected(work, &running, found.as_ref()));
                 None
             }
+            // Until all nodes have listed their pods.
+            (Request::Bind { .. }, Answer::Refused { code: 503, .. }) => Some(1_000),
             (Request::Bind { target, .. }, Answer::Refused { .. }) => {
                 self.assumed.remove(&target.uid);
                 running.exists = true;

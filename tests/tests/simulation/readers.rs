@@ -156,7 +156,7 @@ impl World {
                     self.apply(reader, Some(effect), list.epoch);
                 }
                 let now = self.node_time(reader);
-                self.agents[reader].complete(&self.machines[reader], now);
+                self.agents[reader].complete(list.revision, &self.machines[reader], now);
                 self.carry_out(reader);
             }
             Some(process) => {

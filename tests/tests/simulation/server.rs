@@ -12,6 +12,7 @@ use warren_api::{
     GroupResource, Kind, NodeName, Object, ObjectKey, Registry, Revision, Shard, Subresource, Uid,
     patch, schema,
 };
+use warren_apiserver::restored::{Hold, Waits};
 use warren_apiserver::simulation::{Intent, Prepared, Propagation};
 use warren_broker::{Event, EventType, Stream};
 use warren_controllers::plan::{Target, Write};
@@ -37,6 +38,9 @@ pub struct Disk {
     pub objects: BTreeMap<ObjectKey, Stored>,
     history: BTreeMap<Revision, Arc<Event>>,
     heads: BTreeMap<Stream, Revision>,
+    /// What the nodes' leases say of the lists that they agree with.
+    pub leases: BTreeMap<String, Revision>,
+    hold: Hold,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -90,6 +94,7 @@ pub struct Server {
     pub fenced: u64,
     /// Nodes that there are: the server declares their queues.
     pub nodes: BTreeSet<String>,
+    restored: Timestamp,
 }
 
 pub fn kind(group: &str, plural: &str) -> &'static dyn Kind {
@@ -125,6 +130,8 @@ impl Server {
             floor: Revision(0),
             cursor: Revision(0),
             objects: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            hold: Hold::default(),
             history: BTreeMap::new(),
             heads: BTreeMap::new(),
         };
@@ -137,6 +144,7 @@ impl Server {
             commits: 0,
             fenced: 0,
             nodes: BTreeSet::new(),
+            restored: Timestamp::UNIX_EPOCH,
         }
     }
 
@@ -286,6 +294,13 @@ impl Server {
         let key = key_of(target);
         let pods = kind("", "pods");
         let Some(stored) = self.disk.objects.get(&key) else { return no(404, "NotFound") };
+        let leases = self.disk.leases.iter().map(|(node, listed)| (node.clone(), *listed));
+        let up = now.duration_since(self.restored).unsigned_abs();
+        if self.disk.hold.pods.contains(&target.uid)
+            && self.disk.hold.waits(up, leases) != Waits::ForNothing
+        {
+            return no(503, "it may run elsewhere");
+        }
         let old = &stored.object;
         if old.str_at(&["metadata", "uid"]) != target.uid
             || old.is_being_deleted()
@@ -402,10 +417,18 @@ impl Server {
     }
 
     /// Another database, older, becomes a new incarnation of this one.
-    pub fn restore(&mut self, backup: Disk) {
+    pub fn restore(&mut self, backup: Disk, now: Timestamp) {
         let epoch = self.disk.epoch.max(backup.epoch) + 1;
         let last = Revision(self.disk.last.max(backup.last).0 + RESTORE_STEP);
-        self.disk = Disk { epoch, last, floor: last, cursor: last, ..backup };
+        let without_node = backup.objects.iter().filter(|(key, stored)| {
+            &*key.resource.resource == "pods"
+                && stored.object.str_at(&["spec", "nodeName"]).is_empty()
+        });
+        let uid = |stored: &Stored| stored.object.str_at(&["metadata", "uid"]).to_owned();
+        let pods = without_node.map(|(_, stored)| uid(stored)).collect();
+        let hold = Hold { at: last, pods };
+        self.restored = now;
+        self.disk = Disk { epoch, last, floor: last, cursor: last, hold, ..backup };
         self.disk.history.clear();
         self.cursor = last;
         let nodes = self.disk.objects.keys().filter(|key| &*key.resource.resource == "nodes");

@@ -138,8 +138,6 @@ pub struct World {
     pub disk_errors: bool,
     /// History is given up before the relay is back.
     pub compacts: bool,
-    /// Pods that a restore has taken back in time: they may be on the node of before for a while.
-    pub rewound: bool,
     pub counts: BTreeMap<&'static str, u64>,
     pub names: u64,
     pub bound: usize,
@@ -205,7 +203,6 @@ impl World {
             nacks: false,
             disk_errors: false,
             compacts: false,
-            rewound: false,
             counts: BTreeMap::new(),
             names: 0,
             bound,
