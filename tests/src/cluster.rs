@@ -93,6 +93,8 @@ pub struct Route {
     pub broker: Option<u16>,
     /// Instead of [`Options::runtime`].
     pub runtime: Option<Runtime>,
+    /// This one has nothing but a broker, in a cluster where others have more: as [`Options::amqp_only`].
+    pub amqp_only: bool,
 }
 
 pub struct Cluster {
@@ -303,12 +305,12 @@ impl Cluster {
             Role::Agent(node) => Some(format!("node-{node}")),
             Role::Up | Role::Apiserver => None,
         };
-        if let (true, Some(account)) = (self.options.amqp_only, account) {
+        if let (true, Some(account)) = (self.is_amqp_only(&route), account) {
             let password = data.join("broker").join(format!("{account}.password"));
             let password = std::fs::read_to_string(password).expect("what init made");
             let named = format!("amqp://{account}:{}@", password.trim());
             broker = broker.map(|url| url.replace("amqp://", &named));
-            data = self.dir.path().join(role.name());
+            data = self.own_folder(role);
         }
         command.arg("--data-dir").arg(data);
         if let Some(broker) = broker {
@@ -334,8 +336,17 @@ impl Cluster {
         self.processes.insert(role.clone(), child);
     }
 
+    fn is_amqp_only(&self, route: &Route) -> bool {
+        self.options.amqp_only || route.amqp_only
+    }
+
+    /// The data folder of a role that has nothing but a broker.
+    pub fn own_folder(&self, role: &Role) -> PathBuf {
+        self.dir.path().join(role.name())
+    }
+
     fn way_to_the_api(&self, route: &Route) -> Vec<String> {
-        match self.options.amqp_only {
+        match self.is_amqp_only(route) {
             true => vec!["--amqp-only".to_owned()],
             false => {
                 let server = route.server.map(|port| format!("https://127.0.0.1:{port}"));

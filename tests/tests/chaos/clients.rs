@@ -166,6 +166,8 @@ pub struct Writer {
     pub number: usize,
     pub client: Client,
     pub shared: Arc<Shared>,
+    /// What gets no answer is said again, so that a no may be the answer to the second time.
+    says_again: bool,
     random: StdRng,
     names: Vec<Known>,
     count: usize,
@@ -181,7 +183,19 @@ impl Writer {
         let names =
             (0..names).map(|n| Known { name: format!("w{number}-{n}"), ..Known::default() });
         let random = StdRng::seed_from_u64(seed.wrapping_add(number as u64));
-        Self { kind, number, client, shared, random, names: names.collect(), count: 0 }
+        let (names, says_again) = (names.collect(), false);
+        Self { kind, number, client, shared, says_again, random, names, count: 0 }
+    }
+
+    /// Its requests are messages.
+    pub fn by_broker(
+        kind: Kind,
+        number: usize,
+        seed: u64,
+        client: Client,
+        shared: Arc<Shared>,
+    ) -> Self {
+        Self { says_again: true, ..Self::new(kind, number, seed, client, shared) }
     }
 
     pub async fn run(mut self) {
@@ -292,6 +306,7 @@ impl Writer {
                 known.unsure = true;
                 match answer {
                     // Somebody else was first, or a request of one's own that came late, or a restore; too much at once.
+                    Some((404 | 409 | 422 | 429, _)) if self.says_again => Outcome::Unknown,
                     Some((404 | 409 | 422 | 429, _)) => Outcome::Refused,
                     // The server comes or goes, or cannot write: whether it has is not said.
                     Some((500.., _)) | None => Outcome::Unknown,

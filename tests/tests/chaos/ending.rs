@@ -15,15 +15,13 @@ use warren_tests::{Role, kubectl};
 
 use super::clients::{KINDS, Kind, call, revision};
 use super::follower::{Followed, states};
-use crate::{DOCKER, LOOK, SETTLES, World};
+use crate::{AMQP_ONLY, DOCKER, LOOK, SETTLES, World};
 
 /// Binds no pod.
 const NOBODY: &str = "nobody";
 
 impl World {
     pub async fn ending(mut self, told: &Mutex<Followed>, took: Duration) {
-        // A loss at the end of a stream is noticed with the next event of it.
-        self.mark("mark-1").await;
         let rests = self.comes_to_rest().await;
         println!("rest: {rests:?}");
         // What answers from now on was read from the disk.
@@ -32,7 +30,7 @@ impl World {
         self.cluster.start(&Role::Apiserver);
         self.cluster.wait_ready();
         let stored = self.stored().await;
-        let last = self.mark("mark-2").await;
+        let last = self.mark("mark").await;
         self.follower_is_there(told, &last).await;
 
         let history = self.shared.history.lock().clone();
@@ -57,6 +55,10 @@ impl World {
 
     /// All that should run runs, once, where it should; nothing else does.
     async fn comes_to_rest(&mut self) -> Result<(), String> {
+        while !self.stopped.is_empty() {
+            self.supervise(&[]);
+            tokio::time::sleep(LOOK).await;
+        }
         let start = Instant::now();
         loop {
             self.supervise(&[]);
@@ -106,7 +108,7 @@ impl World {
         if have != wanted {
             return Err(format!("deployments want {wanted:?} and have {have:?}"));
         }
-        for node in self.cluster.node_names() {
+        for node in self.cluster.node_names().into_iter().filter(|node| node != AMQP_ONLY) {
             let mut wanted = uids.remove(&node).unwrap_or_default();
             let mut runs = self.runs_on(&node)?;
             wanted.sort();
@@ -115,7 +117,7 @@ impl World {
                 return Err(format!("{node} should run {wanted:#?} and runs {runs:#?}"));
             }
         }
-        self.containers_as_wanted(&pods)
+        DOCKER.iter().try_for_each(|node| self.containers_as_wanted(node, &pods))
     }
 
     /// What the node itself says, at its port, to the API server only.
@@ -142,16 +144,18 @@ impl World {
         Ok(pods.map(|pod| text(&pod["podRef"]["uid"])).collect())
     }
 
-    fn containers_as_wanted(&self, pods: &[Value]) -> Result<(), String> {
-        let on = pods.iter().filter(|pod| pod["spec"]["nodeName"] == DOCKER);
+    fn containers_as_wanted(&self, node: &str, pods: &[Value]) -> Result<(), String> {
+        let on = pods.iter().filter(|pod| pod["spec"]["nodeName"] == *node);
         let mut wanted: Vec<_> = on.map(|pod| text(&pod["metadata"]["uid"])).collect();
         let all = self.cluster.containers();
-        let running = all.into_iter().filter(|c| c.running && c.name.is_some());
+        let running = all.into_iter().filter(|c| c.node == node && c.running && c.name.is_some());
         let mut running: Vec<_> = running.map(|c| c.uid).collect();
         wanted.sort();
         running.sort();
         if wanted != running {
-            return Err(format!("containers of {wanted:#?} should run, and of {running:#?} do"));
+            return Err(format!(
+                "containers of {wanted:#?} should run on {node}, and of {running:#?} do"
+            ));
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use hyper::Method;
@@ -18,6 +19,8 @@ use crate::World;
 
 /// RabbitMQ's own.
 const WATERMARK: &str = "0.4";
+/// A node's lease lasts 40 s, and who leads has two.
+const PAST_LEASE: Duration = Duration::from_secs(45);
 
 /// How to undo it.
 pub enum Undo {
@@ -49,6 +52,13 @@ impl World {
                 self.alive(role)?;
                 self.cluster.pause(role, true);
                 Undo::Resume(role.clone())
+            }
+            Fault::StopLong(role) => {
+                self.alive(role)?;
+                let pid = self.cluster.pid(role).context("it does not run")?;
+                self.cluster.pause(role, true);
+                self.stopped.push((role.clone(), pid, Instant::now() + PAST_LEASE));
+                Undo::Nothing
             }
             Fault::StopBroker => {
                 self.rabbit.pause(true);
@@ -111,6 +121,13 @@ impl World {
                 drop(closed);
                 Undo::Nothing
             }
+            Fault::RestoreWithoutBroker => {
+                let closed = self.nobody_writes().await;
+                self.rabbit.kill9();
+                self.restore().await;
+                drop(closed);
+                Undo::StartBroker
+            }
         };
         Ok(undo)
     }
@@ -138,7 +155,22 @@ impl World {
     }
 
     fn alive(&self, role: &Role) -> Result<()> {
+        if self.stopped.iter().any(|(stopped, ..)| stopped == role) {
+            bail!("it is stopped");
+        }
         self.cluster.pid(role).map(drop).context("it does not run")
+    }
+
+    /// Those that were stopped past their leases go on, unless they were killed meanwhile.
+    fn wake(&mut self) {
+        let now = Instant::now();
+        let due = self.stopped.extract_if(.., |(.., until)| *until <= now);
+        for (role, pid, _) in due.collect::<Vec<_>>() {
+            println!("  {} goes on", role.name());
+            if self.cluster.pid(&role) == Some(pid) {
+                self.cluster.pause(&role, false);
+            }
+        }
     }
 
     async fn nobody_writes(&self) -> OwnedRwLockWriteGuard<()> {
@@ -226,6 +258,7 @@ impl World {
 
     /// What a supervisor does.
     pub fn supervise(&mut self, down: &[Role]) {
+        self.wake();
         for (role, status) in self.cluster.ended() {
             if down.contains(&role) {
                 continue;

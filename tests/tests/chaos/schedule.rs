@@ -8,11 +8,15 @@ use rand::{RngExt, SeedableRng};
 use warren_tests::Role;
 use warren_tests::proxy::Mode;
 
+use crate::AMQP_ONLY;
+
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     Kill(Role),
     KillBroker,
     Stop(Role),
+    /// For longer than its lease lasts, while other things happen.
+    StopLong(Role),
     StopBroker,
     /// A part cannot reach the broker, or the API.
     Cut {
@@ -33,6 +37,8 @@ pub enum Fault {
     /// Not a fault, but what the next restore goes back to.
     Backup,
     Restore,
+    /// The same with nobody to tell it to.
+    RestoreWithoutBroker,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +58,7 @@ impl Fault {
             Self::Kill(role) => format!("kill -9 {}", whose(role)),
             Self::KillBroker => "kill -9 broker".to_owned(),
             Self::Stop(role) => format!("SIGSTOP {}", whose(role)),
+            Self::StopLong(role) => format!("SIGSTOP {} past its lease", whose(role)),
             Self::StopBroker => "SIGSTOP broker".to_owned(),
             Self::Cut { part, from, .. } => {
                 let from = if *from == From::Broker { "broker" } else { "server" };
@@ -68,16 +75,17 @@ impl Fault {
             Self::FullDisk => "disk full".to_owned(),
             Self::Backup => "backup".to_owned(),
             Self::Restore => "restore".to_owned(),
+            Self::RestoreWithoutBroker => "restore without the broker".to_owned(),
         }
     }
 
     /// What cannot be done to two at once: a process has one state, and a restore has the server to itself.
     fn subject(&self) -> String {
         match self {
-            Self::Kill(role) | Self::Stop(role) => role.name(),
+            Self::Kill(role) | Self::Stop(role) | Self::StopLong(role) => role.name(),
             Self::Cut { part, from, .. } => format!("{from:?} of {}", part.name()),
             Self::CutClients(_) => "clients".to_owned(),
-            Self::Backup | Self::Restore => "alone".to_owned(),
+            Self::Backup | Self::Restore | Self::RestoreWithoutBroker => "alone".to_owned(),
             Self::FullDisk => "disk".to_owned(),
             // All need a broker that answers.
             _ => "broker".to_owned(),
@@ -116,6 +124,12 @@ impl Schedule {
         let random = &mut self.random;
         let agents = self.agents.clone();
         let agent = |random: &mut StdRng| agents[random.random_range(0..agents.len())].clone();
+        let with_server = |random: &mut StdRng| loop {
+            let agent = agent(random);
+            if agent != Role::Agent(AMQP_ONLY.into()) {
+                break agent;
+            }
+        };
         let how = |random: &mut StdRng| match random.random_bool(0.5) {
             true => Mode::Refuses,
             false => Mode::Silent,
@@ -131,12 +145,14 @@ impl Schedule {
             Fault::Stop(Role::Apiserver),
             Fault::Stop(Role::Controllers),
             Fault::Stop(agent(random)),
+            Fault::StopLong(agent(random)),
+            Fault::StopLong(Role::Controllers),
             Fault::StopBroker,
             cut(Role::Apiserver, From::Broker, how(random)),
             cut(Role::Controllers, From::Broker, how(random)),
             cut(Role::Controllers, From::Server, how(random)),
             cut(agent(random), From::Broker, how(random)),
-            cut(agent(random), From::Server, how(random)),
+            cut(with_server(random), From::Server, how(random)),
             Fault::CutClients(how(random)),
             Fault::PurgeQueue(random.random()),
             Fault::DeleteQueue(random.random()),
@@ -148,6 +164,7 @@ impl Schedule {
             Fault::FullDisk,
             Fault::Backup,
             Fault::Restore,
+            Fault::RestoreWithoutBroker,
         ]
     }
 }
@@ -167,7 +184,7 @@ impl Iterator for Schedule {
                 faults.push(second);
             }
         }
-        // Long enough to be noticed, shorter than what makes a node be given up (40 s).
+        // Long enough to be noticed; what makes a node be given up (40 s) is a fault of its own.
         let hold = Duration::from_millis(self.random.random_range(300..4_000));
         Some(Round { faults, hold })
     }
@@ -185,7 +202,7 @@ fn a_seed_is_a_schedule() {
             rounds.iter().flat_map(|round| &round.faults).map(Fault::kind).collect();
         kinds.sort();
         kinds.dedup();
-        assert_eq!(kinds.len(), 25, "every kind comes within 60 rounds: {kinds:?}");
+        assert_eq!(kinds.len(), 28, "every kind comes within 60 rounds: {kinds:?}");
         for round in rounds {
             let alone = round.faults.iter().any(|fault| fault.subject() == "alone");
             assert!(!alone || round.faults.len() == 1, "{round:?}");
