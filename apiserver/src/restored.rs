@@ -168,7 +168,8 @@ async fn look(api: &Api, began: Instant, check: &warren_process::CheckHandle) ->
     }
     if waits != before {
         let pods = hold.pods.len();
-        check.degraded(format!("{pods} pods of before the restore wait for {waits}"));
+        let pods = if pods == 1 { "1 pod waits".to_owned() } else { format!("{pods} pods wait") };
+        check.degraded(format!("{pods} for {waits} since the database was restored"));
         *api.held.0.write() = Some((hold, waits));
     }
     false

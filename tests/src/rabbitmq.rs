@@ -21,7 +21,7 @@ use tempfile::TempDir;
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 const CONTROL: &str = "/usr/lib/rabbitmq/bin/rabbitmqctl";
 /// A cold start on two busy cores.
-const STARTS_WITHIN: Duration = Duration::from_secs(90);
+const STARTS_WITHIN: Duration = Duration::from_secs(240);
 const LOOK: Duration = Duration::from_millis(100);
 
 /// A running broker. Dropped, it is killed, and its folder removed.

@@ -4,7 +4,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use warren_tests::cluster::{Options, Role, SOON, binary};
 use warren_tests::kubectl::{self, Output};
 use warren_tests::{Cluster, until};
@@ -99,4 +99,45 @@ fn what_is_no_backup_is_refused_and_changes_nothing() {
     cluster.start(&Role::Up);
     cluster.wait_ready();
     assert!(cluster.object("configmap", "default", "mine").is_some());
+}
+
+/// Since the backup it was given to a node, which may run it still.
+#[test]
+fn a_pod_without_a_node_gets_one_when_all_nodes_have_listed_theirs() {
+    let mut cluster = Cluster::up(Options { nodes: 2, ..Options::default() });
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"}, "spec": {
+        "schedulerName": "somebody", "containers": [{"name": "c", "image": "any"}]}});
+    cluster.kubectl_with(["create", "-f", "-"], &pod.to_string()).ok();
+    let uid = cluster.object("pod", "default", "web").unwrap()["metadata"]["uid"].clone();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("backup.db").display().to_string();
+    warren(&cluster, &["backup", &file]).ok();
+    let bind = |cluster: &Cluster, node: &str| {
+        let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "web", "uid": uid},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node}});
+        let path = "/api/v1/namespaces/default/pods/web/binding";
+        cluster.kubectl_with(["create", "--raw", path, "-f", "-"], &binding.to_string())
+    };
+    bind(&cluster, "node-1").ok();
+    let runs = |pod: &Value| pod["status"]["phase"] == "Running";
+    cluster.wait_object("pod", "default", "web", runs);
+
+    cluster.kill9(&Role::Up);
+    warren(&cluster, &["restore", &file]).ok();
+    cluster.start(&Role::Up);
+    cluster.wait_ready();
+    let refused = bind(&cluster, "node-2");
+    assert!(refused.err().contains("may run since before; waiting for"), "{}", refused.told());
+    let ready = cluster.kubectl(["get", "--raw", "/readyz?verbose"]);
+    assert!(ready.ok().contains("[+]restore degraded: "), "{}", ready.told());
+    // It is remembered, though nothing about it stands in the backup.
+    cluster.kill9(&Role::Up);
+    cluster.start(&Role::Up);
+    cluster.wait_ready();
+    assert!(bind(&cluster, "node-2").err().contains("may run since before"));
+    until("both nodes have listed their pods", SOON, || bind(&cluster, "node-2").succeeded());
+    let pod = cluster.wait_object("pod", "default", "web", runs);
+    assert_eq!(pod["spec"]["nodeName"], "node-2");
+    let ready = cluster.kubectl(["get", "--raw", "/readyz?verbose"]);
+    assert!(ready.ok().contains("[+]restore ok"), "{}", ready.told());
 }
