@@ -1,20 +1,14 @@
 //! With RabbitMQ: what the relay carries, how far behind it is, and what bare lapin does beside it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
-use lapin::options::{
-    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
-    QueueBindOptions, QueueDeclareOptions,
-};
-use lapin::types::FieldTable;
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
+use anyhow::{Result, ensure};
+use lapin::options::QueueDeclareOptions;
+use lapin::types::{AMQPValue, FieldTable};
 use warren_tests::RabbitMq;
 
+use self::consumer::{Consumer, From, MAX_EVENTS, connect};
 use crate::Scale;
 use crate::api::{CONNECTIONS, IN_FLIGHT};
 use crate::figure::{Figure, Sample, median};
@@ -22,147 +16,29 @@ use crate::load::Client;
 use crate::pod;
 use crate::server::Server;
 
+mod backlog;
+mod bare;
+mod consumer;
+mod ledger;
+mod queues;
+
 const EVENTS: &str = "warren.events";
-/// Pods of one run have numbers below it.
-const MAX_EVENTS: usize = 1 << 20;
 const PREFIX: &str = "q-";
-const CONNECTS_WITHIN: Duration = Duration::from_secs(30);
 const DRAINS_WITHIN: Duration = Duration::from_secs(120);
 /// The backlog is flat where, at the end of the trial, no more waits than is written in this time.
 const FLAT_SECONDS: f64 = 0.15;
-/// Unconfirmed messages of the bare publisher; the relay's window is of this kind.
-const WINDOW: usize = 1024;
+/// The goal of the row `nodes`.
+const NODES_GOAL: f64 = 2500.0;
 
-/// What arrived when. Times are nanoseconds since `base`, 0 for not yet.
-struct Arrivals {
-    base: Instant,
-    at: Vec<AtomicU64>,
-    count: AtomicUsize,
-    stop: AtomicBool,
-}
-
-impl Arrivals {
-    fn new() -> Arc<Self> {
-        Arc::new(Self {
-            base: Instant::now(),
-            at: (0..MAX_EVENTS).map(|_| AtomicU64::new(0)).collect(),
-            count: AtomicUsize::new(0),
-            stop: AtomicBool::new(false),
-        })
-    }
-
-    fn now(&self) -> u64 {
-        self.base.elapsed().as_nanos() as u64
-    }
-
-    fn arrived(&self, body: &[u8]) {
-        let now = self.now();
-        if let Some(at) = pod::number_in(body, PREFIX).and_then(|n| self.at.get(n)) {
-            // The first delivery counts.
-            if at.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                self.count.fetch_add(1, Ordering::Release);
-            }
-        }
-    }
-
-    async fn wait(&self, count: usize) -> Result<()> {
-        let started = Instant::now();
-        while self.count.load(Ordering::Acquire) < count {
-            let there = self.count.load(Ordering::Acquire);
-            ensure!(started.elapsed() < DRAINS_WITHIN, "{there} of {count} events arrived");
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        Ok(())
-    }
-}
-
-/// A consumer in a thread of its own, which ends with it.
-struct Consumer {
-    arrivals: Arc<Arrivals>,
-    thread: Option<std::thread::JoinHandle<Result<()>>>,
-}
-
-#[derive(Clone)]
-enum From {
-    /// A queue of its own, bound to every change of pods.
-    Everything { exchange: &'static str },
-    /// The queues of nodes.
-    Nodes(Vec<String>),
-}
-
-impl Consumer {
-    async fn start(url: String, from: From) -> Result<Self> {
-        let arrivals = Arrivals::new();
-        let (ready, is_ready) = tokio::sync::oneshot::channel();
-        let shared = Arc::clone(&arrivals);
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async {
-                let connection = connect(&url).await?;
-                let channel = connection.create_channel().await?;
-                let mut deliveries = consume(&channel, &from).await?;
-                let _ = ready.send(());
-                while !shared.stop.load(Ordering::Relaxed) {
-                    let look = Duration::from_millis(100);
-                    let Ok(next) = tokio::time::timeout(look, deliveries.next()).await else {
-                        continue;
-                    };
-                    let delivery = next.context("the consumer ended")??;
-                    shared.arrived(&delivery.data);
-                }
-                Ok(())
-            })
-        });
-        let consumer = Self { arrivals, thread: Some(thread) };
-        match is_ready.await {
-            Ok(()) => Ok(consumer),
-            Err(_) => Err(consumer.end().err().unwrap_or_else(|| anyhow::anyhow!("no consumer"))),
-        }
-    }
-
-    fn end(mut self) -> Result<()> {
-        self.arrivals.stop.store(true, Ordering::Relaxed);
-        let Some(thread) = self.thread.take() else { return Ok(()) };
-        thread.join().map_err(|_| anyhow::anyhow!("the consumer's thread panicked"))?
-    }
-}
-
-async fn consume(
-    channel: &Channel,
-    from: &From,
-) -> Result<futures::stream::SelectAll<lapin::Consumer>> {
-    let queues = match from {
-        From::Nodes(queues) => queues.clone(),
-        From::Everything { exchange } => {
-            let options = QueueDeclareOptions { exclusive: true, ..Default::default() };
-            let queue = channel.queue_declare("".into(), options, FieldTable::default()).await?;
-            let name = queue.name().clone();
-            let (exchange, options) = ((*exchange).into(), QueueBindOptions::default());
-            let none = FieldTable::default();
-            let key = "core.pods.#".into();
-            channel.queue_bind(name.clone(), exchange, key, options, none).await?;
-            vec![name.to_string()]
-        }
-    };
-    let mut all = futures::stream::SelectAll::new();
-    for queue in queues {
-        let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
-        let none = FieldTable::default();
-        all.push(channel.basic_consume(queue.as_str().into(), "".into(), options, none).await?);
-    }
-    Ok(all)
-}
-
-/// RabbitMQ opens its port for AMQP after the one of its management page.
-async fn connect(url: &str) -> Result<Connection> {
-    let started = Instant::now();
-    loop {
-        match Connection::connect(url, ConnectionProperties::default()).await {
-            Ok(connection) => return Ok(connection),
-            Err(error) if started.elapsed() > CONNECTS_WITHIN => return Err(error.into()),
-            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
-        }
-    }
+/// What a trial at a rate came to.
+struct Trial {
+    /// Written, a second.
+    rate: f64,
+    /// Events that were not published, and not delivered, when the last was written.
+    behind: f64,
+    undelivered: usize,
+    flat: bool,
+    latencies: Vec<Duration>,
 }
 
 /// A server on a broker, and a consumer.
@@ -235,10 +111,17 @@ impl World {
             .collect()
     }
 
-    /// Changes that are committed and not confirmed by the broker.
-    async fn backlog(&self) -> Result<f64> {
-        let revision = self.client.metric("warren_revision").await?;
-        Ok((revision - self.client.metric("warren_relay_cursor").await?).max(0.0))
+    /// Writes at a rate for some time.
+    async fn trial(&mut self, rate: f64, seconds: f64) -> Result<Trial> {
+        let count = (rate * seconds) as usize;
+        let (sample, sent) = self.write(count, Some(rate)).await?;
+        let behind = behind(&self.client).await?;
+        let undelivered = self.written - self.consumer.arrivals.count.load(Ordering::Acquire);
+        self.drained().await?;
+        let bound = rate * FLAT_SECONDS;
+        let flat = behind <= bound && undelivered as f64 <= bound && sample.rate() >= 0.97 * rate;
+        let (rate, latencies) = (sample.rate(), self.latencies(&sent));
+        Ok(Trial { rate, behind, undelivered, flat, latencies })
     }
 
     /// The highest rate at which neither the relay nor the broker falls behind, within a tenth.
@@ -247,16 +130,9 @@ impl World {
         let mut best = Vec::new();
         for _ in 0..scale.trials {
             let rate = f64::midpoint(low, high);
-            let count = (rate * scale.trial_seconds) as usize;
-            let (sample, sent) = self.write(count, Some(rate)).await?;
-            let behind = self.backlog().await?;
-            let undelivered = self.written - self.consumer.arrivals.count.load(Ordering::Acquire);
-            self.drained().await?;
-            let bound = rate * FLAT_SECONDS;
-            let flat = behind <= bound && undelivered as f64 <= bound;
-            if flat && sample.rate() >= 0.97 * rate {
-                low = rate;
-                best = self.latencies(&sent);
+            let trial = self.trial(rate, scale.trial_seconds).await?;
+            if trial.flat {
+                (low, best) = (rate, trial.latencies);
             } else {
                 high = rate;
             }
@@ -269,6 +145,24 @@ impl World {
         drop(self.client);
         self.server.stop().await
     }
+}
+
+/// Changes that are committed and not confirmed by the broker.
+async fn behind(client: &Client) -> Result<f64> {
+    let revision = client.metric("warren_revision").await?;
+    Ok((revision - client.metric("warren_relay_cursor").await?).max(0.0))
+}
+
+/// The arguments of a node's queue (docs/events.md), of one type or the other.
+fn node_queue(kind: &'static str) -> FieldTable {
+    let mut arguments = FieldTable::default();
+    let text = |text: &'static str| AMQPValue::LongString(text.into());
+    arguments.insert("x-queue-type".into(), text(kind));
+    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(10_000));
+    arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(32 << 20));
+    arguments.insert("x-overflow".into(), text("drop-head"));
+    arguments.insert("x-dead-letter-exchange".into(), text("warren.dead"));
+    arguments
 }
 
 /// Until the relay has caught up with what the server made at its start.
@@ -306,10 +200,16 @@ pub async fn rows(scale: &Scale) -> Result<Vec<Figure>> {
         let why = "no rabbitmq-server (Debian: rabbitmq-server)";
         return Ok(vec![Figure::skipped("rabbitmq", why)]);
     }
-    let rabbit = RabbitMq::start().await?;
     let mut figures = Vec::new();
+    if scale.wants("queues") {
+        figures.extend(queues::rows(scale).await?);
+    }
+    if !scale.wants_any(&["lapin", "rabbitmq", "nodes", "backlog", "amqp-api"]) {
+        return Ok(figures);
+    }
+    let rabbit = RabbitMq::start().await?;
     if scale.wants("lapin") {
-        figures.extend(lapin_alone(scale, &rabbit).await?);
+        figures.extend(bare::rows(scale, &rabbit).await?);
     }
     if scale.wants("rabbitmq") {
         let mut world = World::start(&rabbit, 0).await?;
@@ -323,7 +223,7 @@ pub async fn rows(scale: &Scale) -> Result<Vec<Figure>> {
         let (mut bursts, mut notes) = (Vec::new(), Vec::new());
         for _ in 0..scale.runs {
             bursts.push(world.write(scale.burst, None).await?.0);
-            let behind = world.backlog().await?;
+            let behind = behind(&world.client).await?;
             let drained = world.drained().await?.as_secs_f64();
             notes.push((behind, drained));
         }
@@ -345,6 +245,13 @@ pub async fn rows(scale: &Scale) -> Result<Vec<Figure>> {
         let mut world = World::start(&rabbit, scale.queues).await?;
         let (burst, _) = world.write(scale.burst, None).await?;
         world.drained().await?;
+        let trial = world.trial(NODES_GOAL, scale.trial_seconds).await?;
+        let what = format!("deliveries to {} node queues, asked {NODES_GOAL:.0}/s", scale.queues);
+        let Trial { behind, undelivered, .. } = trial;
+        let flat = if trial.flat { "flat" } else { "NOT flat: the goal is missed" };
+        let note = format!("at the end {behind:.0} unpublished, {undelivered} undelivered: {flat}");
+        let figure = Figure::new("nodes", what, trial.rate, "1/s").latency(trial.latencies);
+        figures.push(figure.note(note));
         let (rate, times) = world.steady(scale, burst.rate()).await?;
         let what =
             format!("deliveries to {} node queues, backlog flat, server writing", scale.queues);
@@ -352,78 +259,11 @@ pub async fn rows(scale: &Scale) -> Result<Vec<Figure>> {
         figures.push(Figure::new("nodes", what, rate, "1/s").latency(times).note(note));
         world.end().await?;
     }
+    if scale.wants("backlog") {
+        figures.extend(backlog::rows(scale, &rabbit).await?);
+    }
     if scale.wants("amqp-api") {
         figures.extend(crate::amqp_api::rows(scale, &rabbit).await?);
     }
     Ok(figures)
-}
-
-/// A publisher with confirms and a consumer, without Warren.
-async fn lapin_alone(scale: &Scale, rabbit: &RabbitMq) -> Result<Vec<Figure>> {
-    const EXCHANGE: &str = "bench.events";
-    let url = rabbit.amqp_url("server");
-    let connection = connect(&url).await?;
-    let channel = connection.create_channel().await?;
-    channel.confirm_select(ConfirmSelectOptions::default()).await?;
-    let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
-    let none = FieldTable::default();
-    channel.exchange_declare(EXCHANGE.into(), ExchangeKind::Topic, options, none).await?;
-    let consumer = Consumer::start(url, From::Everything { exchange: EXCHANGE }).await?;
-    let arrivals = Arc::clone(&consumer.arrivals);
-    let bodies = |from: usize, count: usize| -> Vec<_> {
-        let body = |n| [&pod::pod(&pod::name(PREFIX, n), None)[..], &[b' '; 1500]].concat();
-        (from..from + count).map(body).collect()
-    };
-    let publish = async |body: Vec<u8>| -> Result<()> {
-        let (key, options) = ("core.pods.default.-.added".into(), BasicPublishOptions::default());
-        let properties = BasicProperties::default().with_delivery_mode(2);
-        channel.basic_publish(EXCHANGE.into(), key, options, &body, properties).await?.await?;
-        Ok(())
-    };
-
-    let mut sent = Vec::new();
-    let started = Instant::now();
-    let mut waiting = FuturesUnordered::new();
-    for (n, body) in bodies(0, scale.writes).into_iter().enumerate() {
-        let due = started + Duration::from_secs_f64(n as f64 / scale.per_second);
-        let due = tokio::time::sleep_until(due.into());
-        tokio::pin!(due);
-        loop {
-            tokio::select! {
-                () = &mut due => break,
-                Some(done) = waiting.next() => done?,
-            }
-        }
-        sent.push(arrivals.now());
-        waiting.push(publish(body));
-    }
-    while let Some(done) = waiting.next().await {
-        done?;
-    }
-    arrivals.wait(scale.writes).await?;
-    let times = sent
-        .iter()
-        .zip(&arrivals.at)
-        .map(|(sent, at)| Duration::from_nanos(at.load(Ordering::Relaxed).saturating_sub(*sent)));
-    let what = format!("bare lapin, publish → consume, {:.0}/s", scale.per_second);
-    let latency = Figure::of_times("lapin", what, times.collect());
-
-    let bodies = bodies(scale.writes, scale.burst);
-    let started = Instant::now();
-    for body in bodies {
-        while waiting.len() >= WINDOW {
-            waiting.next().await.context("a confirm")??;
-        }
-        waiting.push(publish(body));
-    }
-    while let Some(done) = waiting.next().await {
-        done?;
-    }
-    arrivals.wait(scale.writes + scale.burst).await?;
-    let rate = scale.burst as f64 / started.elapsed().as_secs_f64();
-    drop(waiting);
-    connection.close(200, "".into()).await?;
-    consumer.end()?;
-    let what = "bare lapin, publish (confirmed) and consume, one queue";
-    Ok(vec![latency, Figure::new("lapin", what, rate, "1/s")])
 }

@@ -1,5 +1,6 @@
 //! What is measured, and how it is shown.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ pub struct Figure {
     pub runs: usize,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub note: String,
+    /// Numbers that the note tells people, for programs; the unit is in the name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub also: BTreeMap<&'static str, f64>,
 }
 
 impl Figure {
@@ -33,6 +37,7 @@ impl Figure {
             p99_ms: None,
             runs: 1,
             note: String::new(),
+            also: BTreeMap::new(),
         }
     }
 
@@ -73,6 +78,11 @@ impl Figure {
             self.p50_ms = Some(millis(percentile(&times, 50.0)));
             self.p99_ms = Some(millis(percentile(&times, 99.0)));
         }
+        self
+    }
+
+    pub fn also(mut self, name: &'static str, value: f64) -> Self {
+        self.also.insert(name, value);
         self
     }
 

@@ -8,6 +8,7 @@ mod figure;
 mod load;
 mod pod;
 mod pods;
+mod process;
 mod reference;
 mod scheduled;
 mod server;
@@ -24,7 +25,7 @@ use clap::Parser;
 use crate::figure::Figure;
 
 /// All rows, in the order in which they run.
-const ROWS: [&str; 21] = [
+const ROWS: [&str; 23] = [
     "tls",
     "disk",
     "sqlite",
@@ -42,6 +43,8 @@ const ROWS: [&str; 21] = [
     "lapin",
     "rabbitmq",
     "nodes",
+    "backlog",
+    "queues",
     "amqp-api",
     "docker",
     "scheduled",
@@ -53,7 +56,7 @@ const ROWS: [&str; 21] = [
     name = "bench",
     about = "Measures Warren, and what can be run beside it",
     after_help = "ROWS:\n  tls disk sqlite etcd create patch get list watcher watch memory startup binary idle lapin \
-                  rabbitmq nodes amqp-api docker scheduled simulated"
+                  rabbitmq nodes backlog queues amqp-api docker scheduled simulated"
 )]
 struct Args {
     /// Only these rows, separated by commas.
@@ -74,6 +77,12 @@ struct Args {
     /// Pods stored where reading is measured.
     #[arg(long)]
     pods: Option<usize>,
+    /// Events that wait for the broker in the row "backlog".
+    #[arg(long)]
+    backlog: Option<usize>,
+    /// How many node queues there are in the row "queues", one after the other.
+    #[arg(long, value_delimiter = ',', value_name = "COUNTS")]
+    node_queues: Vec<usize>,
     /// Simulated nodes.
     #[arg(long)]
     nodes: Option<usize>,
@@ -107,6 +116,14 @@ struct Scale {
     trials: usize,
     trial_seconds: f64,
     queues: usize,
+    /// Events that are written while the broker, or a node, is away.
+    backlog: usize,
+    node_backlog: usize,
+    node_queues: Vec<usize>,
+    /// How long many queues are written to.
+    busy: Duration,
+    /// A server with many queues that is idle looks at all of them once a minute.
+    idle_with_queues: Duration,
     docker_pods: usize,
     nodes: usize,
     simulated_pods: usize,
@@ -142,6 +159,15 @@ impl Scale {
             trials: choose(6, 3),
             trial_seconds: if args.quick { 1.0 } else { 4.0 },
             queues: choose(100, 10),
+            backlog: args.backlog.unwrap_or(choose(100_000, 12_000)).max(10_000),
+            node_backlog: choose(12_000, 2000),
+            node_queues: match (args.node_queues.is_empty(), args.quick) {
+                (false, _) => args.node_queues.clone(),
+                (true, false) => vec![0, 100, 1000],
+                (true, true) => vec![0, 20],
+            },
+            busy: Duration::from_secs(if args.quick { 2 } else { 10 }),
+            idle_with_queues: Duration::from_secs(if args.quick { 2 } else { 60 }),
             docker_pods: choose(10, 2),
             nodes: args.nodes.unwrap_or(choose(1000, 50)).max(1),
             simulated_pods: args.simulated_pods.unwrap_or(choose(5000, 100)).max(1),
@@ -209,7 +235,7 @@ async fn run(args: &Args) -> Result<()> {
     if scale.wants("idle") {
         out.add("idle", api::idle(&scale).await)?;
     }
-    if scale.wants_any(&["lapin", "rabbitmq", "nodes", "amqp-api"]) {
+    if scale.wants_any(&["lapin", "rabbitmq", "nodes", "backlog", "queues", "amqp-api"]) {
         out.add("rabbitmq", amqp::rows(&scale).await)?;
     }
     if scale.wants("docker") {

@@ -54,12 +54,26 @@ pub fn node(name: &str) -> Bytes {
 
 /// The number at the end of the name of the object of an event: `…"name":"<prefix>000123"`.
 pub fn number_in(event: &[u8], prefix: &str) -> Option<usize> {
-    let name = format!("\"name\":\"{prefix}");
-    let at = event.windows(name.len()).position(|window| window == name.as_bytes())? + name.len();
+    number_after(event, &format!("\"name\":\"{prefix}"))
+}
+
+/// A merge patch that leaves its number in the object.
+pub fn numbered(number: usize) -> Bytes {
+    format!("{{\"metadata\":{{\"annotations\":{{{NUMBER}{number:0DIGITS$}\"}}}}}}").into()
+}
+
+/// The number that the last such patch left.
+pub fn number_of(event: &[u8]) -> Option<usize> {
+    number_after(event, NUMBER)
+}
+
+fn number_after(event: &[u8], mark: &str) -> Option<usize> {
+    let at = event.windows(mark.len()).position(|window| window == mark.as_bytes())? + mark.len();
     std::str::from_utf8(event.get(at..at + DIGITS)?).ok()?.parse().ok()
 }
 
 const DIGITS: usize = 6;
+const NUMBER: &str = "\"example.com/number\":\"";
 
 pub fn name(prefix: &str, number: usize) -> String {
     format!("{prefix}{number:0DIGITS$}")
@@ -79,5 +93,6 @@ mod tests {
         assert_eq!(number_in(&body, "a-"), Some(123));
         assert_eq!(number_in(&body, "b-"), None);
         assert_eq!(number_in(b"\"name\":\"a-0001", "a-"), None);
+        assert_eq!((number_of(&numbered(99_999)), number_of(&body)), (Some(99_999), None));
     }
 }

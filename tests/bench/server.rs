@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use warren_tests::cluster::free_port;
 
 use crate::load::Client;
+use crate::process;
 
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
@@ -97,26 +98,18 @@ impl Server {
         Ok(())
     }
 
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.process.as_ref().context("no process")?.id())
+    }
+
     /// (RSS, PSS) in MB.
     pub fn memory(&self) -> Result<(f64, f64)> {
-        let pid = self.process.as_ref().context("no process")?.id();
-        let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-        let megabytes = |name: &str| -> Option<f64> {
-            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-            let kib: f64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
-            Some(kib * 1024.0 / 1e6)
-        };
-        megabytes("Rss:").zip(megabytes("Pss:")).context("no Rss and Pss in smaps_rollup")
+        process::memory(self.pid()?)
     }
 
     /// Seconds of CPU that the process has used.
     pub fn cpu_seconds(&self) -> Result<f64> {
-        let pid = self.process.as_ref().context("no process")?.id();
-        let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let rest = text.rsplit_once(')').context("stat")?.1;
-        let ticks: u64 =
-            rest.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum();
-        Ok(ticks as f64 / 100.0)
+        process::cpu_seconds(self.pid()?)
     }
 
     fn log_path(&self) -> PathBuf {
