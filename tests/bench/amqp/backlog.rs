@@ -36,6 +36,7 @@ const PODS_CHANGED: usize = 500;
 const WARM: usize = 9_000;
 /// Requests that are made at once, so that the load generator stays small.
 const CHUNK: usize = 10_000;
+const CONFIRMED: &str = "warren_broker_confirmed_total";
 const SAMPLE_EVERY: Duration = Duration::from_millis(200);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Memory is flat where it stays, while a backlog grows and is drained, below this many times what it was before.
@@ -103,6 +104,7 @@ async fn broker_away(scale: &Scale, rabbit: &RabbitMq) -> Result<(Vec<Figure>, f
 
     cut(rabbit, &client).await?;
     let cursor = client.metric("warren_relay_cursor").await?;
+    let confirmed = client.metric(CONFIRMED).await?;
     let written = change(&client, WARM, scale.backlog).await?;
     let height = server.memory()?.1;
     let waiting = behind(&client).await?;
@@ -114,7 +116,7 @@ async fn broker_away(scale: &Scale, rabbit: &RabbitMq) -> Result<(Vec<Figure>, f
     let sampler = Sampler::start(server.pid()?, SAMPLE_EVERY);
     let asked = Instant::now();
     rabbit.ctl(&["resume_listeners"]).await?;
-    let (reconnected, published) = drain(&client, cursor).await?;
+    let (reconnected, published) = drain(&client, confirmed, scale.backlog).await?;
     until("the backlog arrives", async || Ok(distinct() >= numbers)).await?;
     let samples = sampler.end()?;
     reading.end()?;
@@ -175,24 +177,24 @@ async fn cut(rabbit: &RabbitMq, client: &Client) -> Result<()> {
         .await
 }
 
-/// Until nothing waits any more: when the first event was confirmed, and how many a second after it.
-async fn drain(client: &Client, from: f64) -> Result<(Instant, f64)> {
+/// Until the broker has confirmed `count` more than `from`: when the first was, and how many a second after it.
+async fn drain(client: &Client, from: f64, count: usize) -> Result<(Instant, f64)> {
     let mut first = None;
     let started = Instant::now();
     loop {
         let now = Instant::now();
-        let cursor = client.metric("warren_relay_cursor").await?;
-        if cursor > from && first.is_none() {
-            first = Some((now, cursor));
+        let done = client.metric(CONFIRMED).await? - from;
+        match first {
+            Some((since, start)) if done >= count as f64 => {
+                return Ok((since, (done - start) / (now - since).as_secs_f64()));
+            }
+            None if done > 0.0 => {
+                ensure!(done < count as f64, "drained at once: too small a backlog to measure");
+                first = Some((now, done));
+            }
+            _ => {}
         }
-        if let Some((since, start)) = first
-            && behind(client).await? == 0.0
-        {
-            let end = client.metric("warren_relay_cursor").await?;
-            ensure!(end > start, "drained at once: too small a backlog to measure");
-            return Ok((since, (end - start) / since.elapsed().as_secs_f64()));
-        }
-        ensure!(started.elapsed() < DRAINS_WITHIN, "{} events still wait", behind(client).await?);
+        ensure!(started.elapsed() < DRAINS_WITHIN, "only {done} of {count} events are confirmed");
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
