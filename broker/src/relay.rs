@@ -18,7 +18,8 @@ pub use shell::Relay;
 pub const WINDOW_MESSAGES: usize = 1_024;
 /// The same in bytes: bodies are held until they are confirmed, so that they can be sent again.
 pub const WINDOW_BYTES: usize = 8 << 20;
-/// Events read from the journal at once.
+/// Events read from the journal at once, and only where the window has room for them: of a backlog each read is one of the
+/// disk, and with room for one event after each confirm there would be as many reads as events.
 pub const READ_LIMIT: usize = 256;
 /// How often a message is sent that the broker refuses. Any queue that somebody binds to `warren.events` and that is
 /// full and rejects makes the broker refuse, so the relay must go on in the end: readers see the gap and list.
@@ -220,7 +221,8 @@ impl Core {
             self.next_tag += 1;
             return Some(Action::Publish { tag, message });
         }
-        if self.asked || self.entries.len() >= WINDOW_MESSAGES || self.bytes >= WINDOW_BYTES {
+        let room = WINDOW_MESSAGES.saturating_sub(self.entries.len());
+        if self.asked || room < READ_LIMIT || self.bytes >= WINDOW_BYTES {
             return None;
         }
         self.asked = true;
@@ -228,7 +230,7 @@ impl Core {
         if self.caught_up {
             return Some(Action::Wait { after });
         }
-        Some(Action::Read { after, limit: READ_LIMIT.min(WINDOW_MESSAGES - self.entries.len()) })
+        Some(Action::Read { after, limit: READ_LIMIT })
     }
 
     fn push(&mut self, revision: Revision, last: bool, message: Message) {

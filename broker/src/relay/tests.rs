@@ -140,6 +140,22 @@ fn the_window_is_bounded() {
     assert_eq!(core.poll(), None);
 }
 
+#[test]
+fn a_backlog_is_read_in_whole_pages() {
+    let mut core = Core::new("server", Revision(0));
+    core.connected();
+    for page in 0..4 {
+        let first = page * 256 + 1;
+        assert_eq!(drain(&mut core).pop(), Some(format!("read 256 after {}", first - 1)));
+        core.read(&(first..first + 256).map(event).collect::<Vec<_>>(), 7);
+    }
+    assert_eq!(drain(&mut core).len(), 256, "the window is full");
+    core.acked(255, true);
+    assert_eq!(drain(&mut core), ["advance 255"]);
+    core.acked(256, false);
+    assert_eq!(drain(&mut core), ["advance 256", "read 256 after 1024"]);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Ack { at: usize, multiple: bool },
