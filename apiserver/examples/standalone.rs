@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use support::{Authority, write_kubeconfig};
 use warren_apiserver::{Config, Pem, Server, Tls};
-use warren_broker::BrokerConfig;
+use warren_broker::{BrokerConfig, QueueType};
 use warren_process::Tasks;
 
 #[tokio::main]
@@ -28,6 +28,7 @@ async fn main() {
         url: url.parse().expect("the broker's address"),
         name: "standalone".to_owned(),
         ca_pem: None,
+        queues: QueueType::default(),
     });
     let tasks = Tasks::new();
     let server = Server::start(config, &tasks).await.expect("the server starts");

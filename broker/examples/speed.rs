@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use warren_api::{GroupResource, NodeName, ObjectKey, Revision, Shard, Uid};
 use warren_broker::{
-    BrokerConfig, Delivery, Event, EventType, Fabric, Outbox, RabbitFabric, ServerLink,
+    BrokerConfig, Delivery, Event, EventType, Fabric, Outbox, QueueType, RabbitFabric, ServerLink,
     Subscription,
 };
 use warren_process::Tasks;
@@ -93,7 +93,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     bare(&url, &queue).await?;
 
     let tasks = Tasks::new();
-    let config = BrokerConfig { url: url.parse()?, name: "speed".to_owned(), ca_pem: None };
+    let config = BrokerConfig {
+        url: url.parse()?,
+        name: "speed".to_owned(),
+        ca_pem: None,
+        queues: QueueType::default(),
+    };
     let account = config.url.account().to_owned();
     let server = ServerLink::start(config.clone(), &tasks);
     let node = NodeName(queue.as_str().into());

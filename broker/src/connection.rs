@@ -24,6 +24,7 @@ use warren_process::Tasks;
 
 use crate::error::{BrokerError, Context};
 use crate::status::{Metrics, StatusCell, add};
+use crate::topology::QueueType;
 
 /// For TCP, TLS and AMQP's handshake together, and for each call after it.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,47 +42,83 @@ pub(crate) const TOLD_EVERY: u32 = 20;
 /// How long links stay up for the last acknowledgements when the process shuts down.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// `amqp://account:password@host:port/vhost` or `amqps://…`; the password never shows in Debug and Display.
+/// Nodes of a RabbitMQ cluster that a process may know.
+const MAX_ADDRESSES: usize = 16;
+
+/// `amqp://account:password@host:port/vhost` or `amqps://…`, or several of these with commas between: nodes of one RabbitMQ
+/// cluster, with the same account and virtual host. The password never shows in Debug and Display.
 #[derive(Clone)]
-pub struct BrokerUrl(AMQPUri);
+pub struct BrokerUrl(Vec<AMQPUri>);
 
 impl FromStr for BrokerUrl {
     type Err = BrokerError;
 
     fn from_str(s: &str) -> Result<Self, BrokerError> {
-        // The parser's message may repeat what was given; the password must not come back in it.
-        let mut uri: AMQPUri = s.trim().parse().map_err(|_| {
-            BrokerError::Url(
-                "must be amqp://account:password@host:port/vhost or amqps://…".to_owned(),
-            )
-        })?;
-        if s.contains("://[") || s.contains("@[") {
+        let uris: Vec<AMQPUri> = s.split(',').map(address).collect::<Result<_, _>>()?;
+        let same = |a: &AMQPUri, b: &AMQPUri| {
+            (&a.vhost, &a.authority.userinfo.username) == (&b.vhost, &b.authority.userinfo.username)
+        };
+        if uris.windows(2).any(|pair| !same(&pair[0], &pair[1])) {
             return Err(BrokerError::Url(
-                "an IPv6 address is not supported here; use a name that resolves to it".to_owned(),
+                "several addresses are nodes of one cluster, with the same account and virtual host"
+                    .to_owned(),
             ));
         }
-        // No path, and the path `/`, which AMQP reads as a virtual host without a name, mean the default one.
-        if uri.vhost.is_empty() {
-            uri.vhost = "/".to_owned();
+        if uris.len() > MAX_ADDRESSES {
+            return Err(BrokerError::Url(format!("at most {MAX_ADDRESSES} addresses")));
         }
-        uri.query.heartbeat = Some(uri.query.heartbeat.unwrap_or(HEARTBEAT_SECONDS));
-        Ok(Self(uri))
+        Ok(Self(uris))
     }
+}
+
+fn address(s: &str) -> Result<AMQPUri, BrokerError> {
+    // The parser's message may repeat what was given; the password must not come back in it.
+    let mut uri: AMQPUri = s.trim().parse().map_err(|_| {
+        BrokerError::Url(
+            "must be amqp://account:password@host:port/vhost or amqps://…, several with commas between (a comma in a \
+             password is %2C)"
+                .to_owned(),
+        )
+    })?;
+    if s.contains("://[") || s.contains("@[") {
+        return Err(BrokerError::Url(
+            "an IPv6 address is not supported here; use a name that resolves to it".to_owned(),
+        ));
+    }
+    // No path, and the path `/`, which AMQP reads as a virtual host without a name, mean the default one.
+    if uri.vhost.is_empty() {
+        uri.vhost = "/".to_owned();
+    }
+    uri.query.heartbeat = Some(uri.query.heartbeat.unwrap_or(HEARTBEAT_SECONDS));
+    Ok(uri)
 }
 
 impl BrokerUrl {
     /// The account that this logs in as.
     pub fn account(&self) -> &str {
-        &self.0.authority.userinfo.username
+        self.0.first().map_or("", |uri| &uri.authority.userinfo.username)
+    }
+
+    /// How many addresses there are.
+    fn addresses(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The `n`-th address, from the first again after the last.
+    fn nth(&self, n: usize) -> Self {
+        Self(self.0.iter().cycle().skip(n % self.0.len().max(1)).take(1).cloned().collect())
     }
 }
 
 impl fmt::Display for BrokerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let AMQPUri { scheme, authority, vhost, .. } = &self.0;
-        let vhost = vhost.strip_prefix('/').unwrap_or(vhost);
-        let account = &authority.userinfo.username;
-        write!(f, "{scheme}://{account}@{}:{}/{vhost}", authority.host, authority.port)
+        for (n, AMQPUri { scheme, authority, vhost, .. }) in self.0.iter().enumerate() {
+            let vhost = vhost.strip_prefix('/').unwrap_or(vhost);
+            let account = &authority.userinfo.username;
+            let comma = if n == 0 { "" } else { "," };
+            write!(f, "{comma}{scheme}://{account}@{}:{}/{vhost}", authority.host, authority.port)?;
+        }
+        Ok(())
     }
 }
 
@@ -95,6 +132,8 @@ impl fmt::Debug for BrokerUrl {
 #[derive(Clone, Debug)]
 pub struct BrokerConfig {
     pub url: BrokerUrl,
+    /// What the shared queues are that this process declares.
+    pub queues: QueueType,
     /// Shown in the management page, with what the connection is for: `agent rabbit-1`.
     pub name: String,
     /// The certificates (PEM) that the broker's is checked against, for `amqps`; none is trusted without.
@@ -283,15 +322,20 @@ struct Mender {
 impl Mender {
     async fn run(&self) {
         let mut attempt = 0;
+        // Clients spread over the nodes of a cluster, and go on to the next where one fails.
+        let nodes = self.config.url.addresses();
+        let mut node = rand::random_range(0..nodes.max(1));
         loop {
+            let broker = &self.config.url.nth(node);
             let reason = tokio::select! {
-                reason = self.once(&mut attempt) => reason,
+                reason = self.once(broker, &mut attempt) => reason,
                 () = self.stop.cancelled() => return,
             };
+            node = node.wrapping_add(1);
             add(&self.metrics.disconnects, 1);
             self.status.disconnected(&reason);
-            let wait = backoff(attempt, rand::random());
-            let (broker, connection) = (&self.config.url, self.purpose.what);
+            let wait = backoff(round(attempt, nodes), rand::random());
+            let connection = self.purpose.what;
             let retry_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
             if attempt.is_multiple_of(TOLD_EVERY) {
                 tracing::warn!(%broker, connection, %reason, retry_ms, "no connection to the broker");
@@ -308,9 +352,9 @@ impl Mender {
     }
 
     /// One connection from its beginning to the reason for its end.
-    async fn once(&self, attempt: &mut u32) -> String {
+    async fn once(&self, broker: &BrokerUrl, attempt: &mut u32) -> String {
         let (blocked_sender, blocked) = watch::channel(None);
-        let live = match self.connect(blocked).await {
+        let live = match self.connect(broker, blocked).await {
             Ok(live) => Arc::new(live),
             Err(error) => return with_remedy(error.report()),
         };
@@ -324,9 +368,7 @@ impl Mender {
             live.fail(reason.clone());
             return reason;
         }
-        tracing::info!(
-            broker = %self.config.url, connection = self.purpose.what, "connected to the broker"
-        );
+        tracing::info!(%broker, connection = self.purpose.what, "connected to the broker");
         add(&self.metrics.connects, 1);
         *attempt = 0;
         self.status.connected();
@@ -341,7 +383,11 @@ impl Mender {
         reason
     }
 
-    async fn connect(&self, blocked: watch::Receiver<Option<String>>) -> Result<Live, BrokerError> {
+    async fn connect(
+        &self,
+        broker: &BrokerUrl,
+        blocked: watch::Receiver<Option<String>>,
+    ) -> Result<Live, BrokerError> {
         let runtime = lapin::runtime::default_runtime().context("start", "the client")?;
         let name = format!("{} ({})", self.config.name, self.purpose.what);
         let properties = ConnectionProperties::default().with_connection_name(name.into());
@@ -349,7 +395,7 @@ impl Mender {
         // A second handle to the socket ends lapin's thread where the broker accepts and then says nothing.
         let handle: Arc<parking_lot::Mutex<Option<std::net::TcpStream>>> = Arc::default();
         let keep = Arc::clone(&handle);
-        let uri = self.config.url.0.clone();
+        let uri = broker.0.first().cloned().unwrap_or_default();
         let connect = Connection::connector(
             uri,
             runtime,
@@ -376,7 +422,7 @@ impl Mender {
         );
         match tokio::time::timeout(CALL_TIMEOUT, connect).await {
             Ok(connection) => Ok(Live {
-                connection: connection.context("connect to", &self.config.url.to_string())?,
+                connection: connection.context("connect to", &broker.to_string())?,
                 socket: handle.lock().take(),
                 blocked,
                 ended: CancellationToken::new(),
@@ -463,6 +509,11 @@ async fn probe(live: &Live) -> String {
     }
 }
 
+/// All nodes are tried before the wait grows.
+fn round(attempt: u32, nodes: usize) -> u32 {
+    attempt / u32::try_from(nodes.max(1)).unwrap_or(u32::MAX)
+}
+
 /// Grows from 100 ms to 3 s; `random` spreads it over its upper half.
 pub(crate) fn backoff(attempt: u32, random: u32) -> Duration {
     let full = FIRST_BACKOFF.saturating_mul(1 << attempt.min(10)).min(MAX_BACKOFF);
@@ -485,8 +536,33 @@ mod tests {
             let error = bad.parse::<BrokerUrl>().unwrap_err().to_string();
             assert!(error.starts_with("broker URL: ") && !error.contains("s3cret"), "{error}");
         }
-        let vhost = |s: &str| s.parse::<BrokerUrl>().unwrap().0.vhost;
+        let vhost = |s: &str| s.parse::<BrokerUrl>().unwrap().0.remove(0).vhost;
         assert_eq!([vhost("amqp://h"), vhost("amqp://h/"), vhost("amqp://h/x")], ["/", "/", "x"]);
+    }
+
+    #[test]
+    fn several_addresses_are_one_cluster() {
+        let url: BrokerUrl =
+            "amqp://n:s3cret@a:1,amqp://n:s3cret@b, amqps://n:s3cret@c/".parse().unwrap();
+        assert_eq!(url.to_string(), "amqp://n@a:1/,amqp://n@b:5672/,amqps://n@c:5671/");
+        let shown: Vec<String> = (0..4).map(|n| url.nth(n).to_string()).collect();
+        assert_eq!(
+            shown,
+            ["amqp://n@a:1/", "amqp://n@b:5672/", "amqps://n@c:5671/", "amqp://n@a:1/"]
+        );
+        assert_eq!(url.nth(usize::MAX).addresses(), 1);
+        for bad in [
+            "amqp://n:s3cret@a,amqp://m:s3cret@b",
+            "amqp://n:s3cret@a/x,amqp://n:s3cret@b/y",
+            "amqp://n:s3cret@a,",
+            "amqp://n:s3,cret@a",
+            &["amqp://n:s3cret@a"; MAX_ADDRESSES + 1].join(","),
+        ] {
+            let error = bad.parse::<BrokerUrl>().unwrap_err().to_string();
+            assert!(error.starts_with("broker URL: ") && !error.contains("s3cret"), "{error}");
+        }
+        assert_eq!([0, 1, 2, 3, 6].map(|attempt| round(attempt, 3)), [0, 0, 0, 1, 2]);
+        assert_eq!([0, 1, 2].map(|attempt| round(attempt, 1)), [0, 1, 2]);
     }
 
     #[test]

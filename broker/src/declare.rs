@@ -1,10 +1,11 @@
-//! Declares what a [`Topology`] lists.
+//! Declares what a [`Topology`] lists. What is there with other arguments [`crate::replace`] sees to.
 
 use futures::{StreamExt, TryStreamExt};
 use lapin::Channel;
 use lapin::options::{
     ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
+use lapin::types::FieldTable;
 
 use crate::connection::Live;
 use crate::error::BrokerError;
@@ -13,7 +14,9 @@ use crate::topology::{Queue, Topology};
 /// Calls under way at once on one channel.
 const CONCURRENCY: usize = 8;
 /// AMQP's PRECONDITION_FAILED: it is there with other arguments.
-const PRECONDITION_FAILED: u16 = 406;
+pub(crate) const PRECONDITION_FAILED: u16 = 406;
+/// AMQP's NOT_FOUND.
+const NOT_FOUND: u16 = 404;
 
 /// Idempotent. A failed call closes its channel, so it takes one of its own.
 pub(crate) async fn declare(live: &Live, topology: &Topology) -> Result<(), BrokerError> {
@@ -40,6 +43,10 @@ pub(crate) async fn declare_on(
     for queue in &topology.queues {
         declare_queue(live, channel, queue).await?;
     }
+    bind(live, channel, topology).await
+}
+
+async fn bind(live: &Live, channel: &Channel, topology: &Topology) -> Result<(), BrokerError> {
     futures::stream::iter(&topology.bindings)
         .map(Ok)
         .try_for_each_concurrent(CONCURRENCY, |binding| {
@@ -66,42 +73,70 @@ async fn declare_queue(live: &Live, channel: &Channel, queue: &Queue) -> Result<
     live.call("declare the queue", &queue.name, declare).await.map(|_| ())
 }
 
-/// Declares queues that hold only what readers can list again, replacing one that is there with other arguments (an
-/// earlier release's, or somebody's own).
-pub(crate) async fn declare_replacing(live: &Live, topology: &Topology) -> Result<(), BrokerError> {
-    match declare(live, topology).await {
-        Err(error) if error.code() == Some(PRECONDITION_FAILED) => {
-            for queue in &topology.queues {
-                tracing::warn!(queue = %queue.name, error = %error.report(), "replacing a queue");
-                delete(live, &queue.name).await?;
-            }
-            declare(live, topology).await
-        }
-        other => other,
-    }
-}
-
-/// Shared queues may hold what nothing can bring back, so other arguments than ours are borne, and told.
-pub(crate) async fn declare_bearing(live: &Live, topology: &Topology) -> Result<(), BrokerError> {
+/// What all share. A queue that is there with other arguments is left as it is, its bindings too: its reader replaces it.
+pub(crate) async fn declare_shared(live: &Live, topology: &Topology) -> Result<(), BrokerError> {
     let exchanges = Topology { exchanges: topology.exchanges.clone(), ..Topology::default() };
     declare(live, &exchanges).await?;
     for queue in &topology.queues {
-        let one = Topology { queues: vec![queue.clone()], ..Topology::default() };
-        match declare(live, &one).await {
+        match declare(live, &topology.only(&queue.name)).await {
             Err(error) if error.code() == Some(PRECONDITION_FAILED) => {
                 let error = error.report();
-                tracing::warn!(queue = %queue.name, %error, "a queue has other bounds than ours");
+                tracing::debug!(queue = %queue.name, %error, "to be replaced");
             }
             other => other?,
         }
     }
-    let bindings = Topology { bindings: topology.bindings.clone(), ..Topology::default() };
-    declare(live, &bindings).await
+    Ok(())
+}
+
+/// Messages that wait and consumers; `None` where there is no such queue.
+pub(crate) async fn counts(live: &Live, queue: &str) -> Result<Option<(u32, u32)>, BrokerError> {
+    let channel = live.channel().await?;
+    let options = QueueDeclareOptions { passive: true, ..Default::default() };
+    let declare = channel.queue_declare(queue.into(), options, FieldTable::default());
+    match live.call("look at the queue", queue, declare).await {
+        Ok(queue) => {
+            let counts = (queue.message_count(), queue.consumer_count());
+            let _ = channel.close(200, "".into()).await;
+            Ok(Some(counts))
+        }
+        Err(error) if error.code() == Some(NOT_FOUND) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// From now on nothing is routed to it but by its name. What is not bound is no error: RabbitMQ answers so.
+pub(crate) async fn unbind(live: &Live, topology: &Topology) -> Result<(), BrokerError> {
+    let channel = live.channel().await?;
+    for binding in &topology.bindings {
+        let unbind = channel.queue_unbind(
+            binding.queue.as_str().into(),
+            binding.exchange.into(),
+            binding.key.as_str().into(),
+            binding.arguments.clone(),
+        );
+        live.call("unbind the queue", &binding.queue, unbind).await?;
+    }
+    let _ = channel.close(200, "".into()).await;
+    Ok(())
 }
 
 /// A queue that is not there is no error: RabbitMQ answers so.
 pub(crate) async fn delete(live: &Live, queue: &str) -> Result<(), BrokerError> {
+    delete_with(live, queue, QueueDeleteOptions::default()).await
+}
+
+/// Only where nothing waits in it; not for quorum queues.
+pub(crate) async fn delete_if_empty(live: &Live, queue: &str) -> Result<(), BrokerError> {
+    delete_with(live, queue, QueueDeleteOptions { if_empty: true, ..Default::default() }).await
+}
+
+async fn delete_with(
+    live: &Live,
+    queue: &str,
+    options: QueueDeleteOptions,
+) -> Result<(), BrokerError> {
     let channel = live.channel().await?;
-    let delete = channel.queue_delete(queue.into(), QueueDeleteOptions::default());
+    let delete = channel.queue_delete(queue.into(), options);
     live.call("delete the queue", queue, delete).await.map(|_| ())
 }

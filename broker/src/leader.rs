@@ -17,7 +17,8 @@ use crate::connection::{BrokerConfig, Link, Live, Purpose};
 use crate::election::Word;
 use crate::error::BrokerError;
 use crate::status::{Metrics, StatusCell, add};
-use crate::{declare, topology};
+use crate::topology::QueueType;
+use crate::{declare, replace, topology};
 
 /// What waits for either side; pings are repeated, so what is more is dropped.
 const WAITING: usize = 64;
@@ -57,6 +58,7 @@ impl LeaderQueue {
         tasks: &Tasks,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let queues = config.queues;
         let purpose = Purpose { what: "leader", probe: true, replay: None };
         let link = Link::start(config, purpose, tasks, StatusCell::new(), Arc::clone(&metrics));
         let (out, heard) = mpsc::channel(WAITING);
@@ -65,6 +67,7 @@ impl LeaderQueue {
             link,
             name: name.to_owned(),
             me: me.to_owned(),
+            queues,
             out,
             said,
             metrics,
@@ -109,6 +112,7 @@ struct Place {
     link: Link,
     name: String,
     me: String,
+    queues: QueueType,
     out: mpsc::Sender<Heard>,
     said: mpsc::Receiver<Say>,
     metrics: Arc<Metrics>,
@@ -176,7 +180,8 @@ impl Place {
         if !self.connections.1.ptr_eq(&Arc::downgrade(live)) {
             self.connections = (self.connections.0 + 1, Arc::downgrade(live));
         }
-        declare::declare_replacing(live, &topology::leader(&self.name)).await?;
+        let line = topology::leader(&self.name, self.queues);
+        replace::declare_yielding(live, &line).await?;
         let own = topology::leader_replies(&self.name, &self.me, self.connections.0);
         declare::declare_on(live, channel, &own).await?;
         let replies = own.queues.first().map(|queue| queue.name.clone()).unwrap_or_default();

@@ -21,7 +21,8 @@ use crate::publish::Publisher;
 use crate::relay::Relay;
 use crate::session::{DeadLetters, Source};
 use crate::status::{FabricStatus, Metrics, StatusCell};
-use crate::{Delivery, ReplyTo, Subscriber, declare, rabbit, topology};
+use crate::topology::QueueType;
+use crate::{Delivery, ReplyTo, Subscriber, declare, rabbit, replace, topology};
 
 /// How often the shared topology and all nodes' queues are declared anew, so that what somebody deleted is back; also
 /// after every connect; of a node that says that its queue lost something at once. 1,000 nodes are 5,000 small calls.
@@ -39,6 +40,7 @@ pub struct ServerLink(Arc<Inner>);
 
 struct Inner {
     account: String,
+    queues: QueueType,
     tasks: Tasks,
     publish: Link,
     consume: Link,
@@ -58,9 +60,11 @@ impl ServerLink {
         let status = StatusCell::new();
         let metrics: Arc<Metrics> = Arc::default();
         let account = config.url.account().to_owned();
+        let queues = config.queues;
         let replay =
-            Arc::new(|live: Arc<Live>| -> std::pin::Pin<Box<dyn Future<Output = _> + Send>> {
-                Box::pin(async move { declare::declare_bearing(&live, &topology::shared()).await })
+            Arc::new(move |live: Arc<Live>| -> std::pin::Pin<Box<dyn Future<Output = _> + Send>> {
+                let shared = topology::shared(queues);
+                Box::pin(async move { declare::declare_shared(&live, &shared).await })
             });
         let purpose = Purpose { what: "publish", probe: false, replay: Some(replay) };
         let publish =
@@ -70,6 +74,7 @@ impl ServerLink {
         let consume = Link::start(config, purpose, tasks, StatusCell::new(), Arc::clone(&metrics));
         let link = Self(Arc::new(Inner {
             account,
+            queues,
             tasks: tasks.clone(),
             publisher: Arc::new(Publisher::new(publish.clone())),
             publish,
@@ -115,11 +120,16 @@ impl ServerLink {
     pub async fn declare_node(&self, node: &NodeName) -> Result<(), BrokerError> {
         self.0.nodes.lock().insert(node.clone());
         let live = self.0.publish.now()?;
-        let declared = declare::declare_replacing(&live, &topology::node(node)).await;
+        let declared = self.declare_on(&live, node).await;
         if declared.is_err() {
             self.0.changed.notify_one();
         }
         declared
+    }
+
+    async fn declare_on(&self, live: &Live, node: &NodeName) -> Result<(), BrokerError> {
+        let topology = topology::node(node, self.0.queues);
+        replace::declare_node(live, &topology, &self.0.account).await
     }
 
     /// Wants the queues of exactly these nodes from now on: what the server calls at its start. Declares in the
@@ -147,7 +157,7 @@ impl ServerLink {
     /// What comes to `warren.commands`: [`Delivery::Command`](crate::Delivery::Command)s, and
     /// [`Delivery::Down`](crate::Delivery::Down) while the broker is away.
     pub async fn commands(&self) -> Box<dyn Subscriber> {
-        self.read(Source::Commands(self.0.publish.clone())).await
+        self.read(Source::Commands(self.0.publish.clone(), self.0.queues)).await
     }
 
     async fn read(&self, source: Source) -> Box<dyn Subscriber> {
@@ -174,7 +184,7 @@ impl ServerLink {
     /// Hands on what nodes answer to commands, to the queues that the commands' senders named: a node may write to
     /// nobody's. Never ends.
     pub async fn hand_on_answers(&self) {
-        let mut answers = self.read(Source::Answers(self.0.publish.clone())).await;
+        let mut answers = self.read(Source::Answers(self.0.publish.clone(), self.0.queues)).await;
         loop {
             let Delivery::Command { body, publisher, reply, ack, .. } = answers.next().await else {
                 continue;
@@ -197,9 +207,10 @@ impl ServerLink {
 
     /// Has requests over AMQP done, until draining starts.
     pub async fn serve_api(&self, handler: Arc<dyn ApiHandler>) {
-        let Inner { account, consume, publish, metrics, tasks, .. } = &*self.0;
+        let Inner { account, queues, consume, publish, metrics, tasks, .. } = &*self.0;
         let service = Service {
             account: account.clone(),
+            queues: *queues,
             consume: consume.clone(),
             publish: publish.clone(),
             metrics: Arc::clone(metrics),
@@ -244,18 +255,21 @@ impl ServerLink {
                 true => self.0.nodes.lock().iter().cloned().collect(),
                 false => lost.into_iter().collect(),
             };
+            let queues = self.0.queues;
+            let shared = topology::shared(queues);
             // The replay has just declared what is shared.
-            if !is_new
-                && let Err(error) = declare::declare_bearing(&live, &topology::shared()).await
-            {
+            if !is_new && let Err(error) = declare::declare_shared(&live, &shared).await {
                 tracing::warn!(error = %error.report(), "the shared queues are not all there");
+            }
+            let dead = shared.only(topology::DEAD);
+            if let Err(error) = replace::replace_letters(&live, &dead, queues).await {
+                tracing::warn!(error = %error.report(), "the queue of dead letters is not as it should be");
             }
             futures::stream::iter(nodes)
                 .for_each_concurrent(HEAL_CONCURRENCY, |node| {
                     let live = &live;
                     async move {
-                        let topology = topology::node(&node);
-                        if let Err(error) = declare::declare_replacing(live, &topology).await {
+                        if let Err(error) = self.declare_on(live, &node).await {
                             tracing::warn!(%node, error = %error.report(), "a node's queue is not there");
                         }
                     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use lapin::Channel;
 use lapin::message::Delivery as Message;
-use lapin::options::{BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use tokio::sync::mpsc;
 use warren_api::{Revision, Shard};
@@ -26,8 +26,8 @@ use crate::envelope::{Incoming, decode, is_imitation};
 use crate::error::BrokerError;
 use crate::publish::Publisher;
 use crate::status::{Metrics, add, set};
-use crate::topology::{self, EVENTS, Topology};
-use crate::{Ack, Delivery, Heads, ReplyTo, Stream, declare};
+use crate::topology::{self, EVENTS, QueueType, Topology};
+use crate::{Ack, Delivery, Heads, ReplyTo, Stream, declare, replace};
 
 mod letter;
 mod settle;
@@ -62,13 +62,23 @@ pub(crate) enum Source {
         instance: String,
         resources: Vec<warren_api::GroupResource>,
     },
-    /// `warren.commands`: everything is a command. Declared by the replay of the link that is given.
-    Commands(Link),
+    /// `warren.commands`: everything is a command. Declared by the replay of the link that is given, and
+    /// replaced by whoever reads it.
+    Commands(Link, QueueType),
     /// `warren.replies`: what nodes answer, read as commands are. Declared likewise.
-    Answers(Link),
+    Answers(Link, QueueType),
 }
 
 impl Source {
+    /// Which shared queue it is, and who declares it.
+    fn shared(&self) -> Option<(Link, &'static str, QueueType)> {
+        match self {
+            Source::Commands(link, queues) => Some((link.clone(), topology::COMMANDS, *queues)),
+            Source::Answers(link, queues) => Some((link.clone(), topology::REPLIES, *queues)),
+            Source::Node { .. } | Source::Controller { .. } => None,
+        }
+    }
+
     fn interest(&self, node: Option<warren_api::NodeName>) -> Option<Interest> {
         match (self, node) {
             (Source::Controller { resources, .. }, _) => {
@@ -256,16 +266,14 @@ impl Session {
     ) -> Result<(), End> {
         let qos = channel.basic_qos(PREFETCH, BasicQosOptions::default());
         live.call("set the prefetch", "", qos).await?;
+        if let Some((declared, queue, queues)) = self.source.shared() {
+            wait_for(live, &declared, &self.out).await?;
+            self.settle(live, queue, queues).await?;
+        }
         let queue = match &self.source {
             Source::Node { queue } => queue.clone(),
-            Source::Commands(declared) => {
-                wait_for(live, declared, &self.out).await?;
-                topology::COMMANDS.to_owned()
-            }
-            Source::Answers(declared) => {
-                wait_for(live, declared, &self.out).await?;
-                topology::REPLIES.to_owned()
-            }
+            Source::Commands(..) => topology::COMMANDS.to_owned(),
+            Source::Answers(..) => topology::REPLIES.to_owned(),
             Source::Controller { name, instance, resources } => {
                 // The queue of a connection that the broker has not yet given up would be taken still.
                 let instance = match self.generation {
@@ -333,10 +341,7 @@ impl Session {
                     None => return Err(End::Lost(format!("the queue {queue:?} was deleted"))),
                 },
                 _ = give_back.tick(), if !self.returning.is_empty() => {
-                    for tag in std::mem::take(&mut self.returning) {
-                        let options = BasicNackOptions { requeue: true, ..Default::default() };
-                        channel.basic_nack(tag, options).await?;
-                    }
+                    self.returned(channel).await?;
                 }
                 _ = rebind.tick(), if self.own.is_some() => if let Some(topology) = &self.own {
                     declare::declare_on(live, channel, topology).await?;
@@ -344,6 +349,38 @@ impl Session {
                 () = out.closed() => return Ok(()),
             }
         }
+    }
+
+    /// The queue as it should be; what waits in one of another type is read first.
+    async fn settle(&mut self, live: &Live, queue: &str, queues: QueueType) -> Result<(), End> {
+        let wanted = topology::shared(queues).only(queue);
+        while let Some(old) = replace::settle(live, &wanted, queues).await? {
+            // RabbitMQ 3.10 fails on a channel that has known a queue of the same name and another type.
+            let channel = live.channel().await?;
+            self.empty(live, &channel, &old.queue).await?;
+            let _ = channel.close(200, "".into()).await;
+            replace::retire(live, &old).await?;
+        }
+        Ok(())
+    }
+
+    /// One after another until none waits, each settled before the next.
+    async fn empty(&mut self, live: &Live, channel: &Channel, queue: &str) -> Result<(), End> {
+        let out = self.out.clone();
+        while let Some(message) = replace::get(live, channel, queue).await? {
+            self.delivered(channel, queue, message).await?;
+            while !self.held.is_empty() {
+                tokio::select! {
+                    () = live.ended() => return Err(End::Lost(live.reason())),
+                    Some(tell) = self.told.recv() => self.told(channel, queue, tell).await?,
+                    () = tokio::time::sleep(RETURN_AFTER), if !self.returning.is_empty() => {
+                        self.returned(channel).await?;
+                    }
+                    () = out.closed() => return Err(End::Gone),
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn delivered(

@@ -65,9 +65,33 @@ pub const ANSWER_QUEUE_BYTES: u32 = 32 << 20;
 pub const LEADER_QUEUE_MESSAGES: u32 = 100;
 pub const LEADER_QUEUE_BYTES: u32 = 256 << 10;
 pub const LEADER_MESSAGE_MILLIS: u32 = 1_000;
+/// A quorum queue counts how often a message came back, and RabbitMQ 4 gives up after 20 where nothing is said. A reader
+/// that cannot store returns one four times a second: this is 40 minutes of a full disk. Then it is a dead letter.
+pub const DELIVERY_LIMIT: u32 = 10_000;
 /// Dead letters are for people to look at; the oldest go first.
 pub const DEAD_QUEUE_MESSAGES: u32 = 10_000;
 pub const DEAD_QUEUE_BYTES: u32 = 32 << 20;
+
+/// What keeps the messages of the queues that are shared: node queues, the queues of commands, requests, answers and dead
+/// letters, the leader's. Queues of one connection are classic by their nature.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QueueType {
+    /// On one node of the broker.
+    #[default]
+    Classic,
+    /// Replicated by Raft to (three) nodes of a RabbitMQ cluster.
+    Quorum,
+}
+
+impl QueueType {
+    /// RabbitMQ's word.
+    pub fn name(self) -> &'static str {
+        match self {
+            QueueType::Classic => "classic",
+            QueueType::Quorum => "quorum",
+        }
+    }
+}
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exchange {
@@ -99,8 +123,37 @@ pub struct Topology {
     pub bindings: Vec<Binding>,
 }
 
+impl Topology {
+    /// One of its queues, with what is bound to it.
+    pub fn only(&self, queue: &str) -> Topology {
+        Topology {
+            exchanges: Vec::new(),
+            queues: self.queues.iter().filter(|q| q.name == queue).cloned().collect(),
+            bindings: self.bindings.iter().filter(|b| b.queue == queue).cloned().collect(),
+        }
+    }
+
+    /// The same queues and bindings under other names: what takes the messages while those are replaced.
+    pub fn in_between(&self) -> Topology {
+        let mut other = self.clone();
+        other.exchanges.clear();
+        for queue in &mut other.queues {
+            queue.name = in_between(&queue.name);
+        }
+        for binding in &mut other.bindings {
+            binding.queue = in_between(&binding.queue);
+        }
+        other
+    }
+}
+
+/// `warren.commands.moving`
+fn in_between(queue: &str) -> String {
+    bounded(format!("{queue}.moving"))
+}
+
 /// What all share; the server declares it.
-pub fn shared() -> Topology {
+pub fn shared(queues: QueueType) -> Topology {
     let exchange = |name, kind| Exchange { name, kind };
     let binding = |queue: &str, exchange, key: &str, arguments| Binding {
         queue: queue.to_owned(),
@@ -110,16 +163,23 @@ pub fn shared() -> Topology {
     };
     let of_nodes =
         |queue, what| binding(queue, REPLIES, &format!("*.{what}"), FieldTable::default());
-    let mut commands = bounds(COMMAND_QUEUE_MESSAGES, COMMAND_QUEUE_BYTES, "reject-publish");
-    dead_letter_to(&mut commands);
-    let mut api = bounds(API_QUEUE_MESSAGES, API_QUEUE_BYTES, "reject-publish");
+    let mut commands =
+        bounds(queues, COMMAND_QUEUE_MESSAGES, COMMAND_QUEUE_BYTES, "reject-publish");
+    dead_letter_to(&mut commands, queues, "at-least-once");
+    let mut api = bounds(queues, API_QUEUE_MESSAGES, API_QUEUE_BYTES, "reject-publish");
     api.insert("x-message-ttl".into(), AMQPValue::LongLongInt(API_QUEUE_TTL_MS.into()));
     // What overflows a node's queue is dead-lettered by the broker as well, and must not drown what people should see:
-    // only what was refused goes on to the queue.
-    let mut refused = FieldTable::default();
-    refused.insert("x-match".into(), text("any-with-x"));
-    refused.insert("x-first-death-reason".into(), text("rejected"));
+    // all else goes on to the queue, or `at-least-once` would keep it where it was.
+    let died = |reason: &str| {
+        let mut of = FieldTable::default();
+        of.insert("x-match".into(), text("any-with-x"));
+        of.insert("x-first-death-reason".into(), text(reason));
+        of
+    };
+    let mut refused = died("rejected");
     refused.insert("x-reason".into(), AMQPValue::Void);
+    let queue =
+        |name: &str, arguments| Queue { name: name.to_owned(), exclusive: false, arguments };
     Topology {
         exchanges: vec![
             exchange(EVENTS, ExchangeKind::Topic),
@@ -129,22 +189,16 @@ pub fn shared() -> Topology {
             exchange(REPLIES, ExchangeKind::Topic),
         ],
         queues: vec![
-            Queue { name: COMMANDS.to_owned(), exclusive: false, arguments: commands },
-            Queue {
-                name: DEAD.to_owned(),
-                exclusive: false,
-                arguments: bounds(DEAD_QUEUE_MESSAGES, DEAD_QUEUE_BYTES, "drop-head"),
-            },
-            Queue {
-                name: REPLIES.to_owned(),
-                exclusive: false,
-                arguments: bounds(ANSWER_QUEUE_MESSAGES, ANSWER_QUEUE_BYTES, "drop-head"),
-            },
-            Queue { name: API.to_owned(), exclusive: false, arguments: api },
+            queue(COMMANDS, commands),
+            queue(DEAD, bounds(queues, DEAD_QUEUE_MESSAGES, DEAD_QUEUE_BYTES, "drop-head")),
+            queue(REPLIES, bounds(queues, ANSWER_QUEUE_MESSAGES, ANSWER_QUEUE_BYTES, "drop-head")),
+            queue(API, api),
         ],
         bindings: vec![
             binding(COMMANDS, COMMANDS, "#", FieldTable::default()),
             binding(DEAD, DEAD, "", refused),
+            binding(DEAD, DEAD, "", died("delivery_limit")),
+            binding(DEAD, DEAD, "", died("expired")),
             of_nodes(DEAD, REFUSED),
             of_nodes(REPLIES, ANSWER),
             binding(API, API, "", FieldTable::default()),
@@ -153,10 +207,10 @@ pub fn shared() -> Topology {
 }
 
 /// A node's queue; the server declares it when the Node is created.
-pub fn node(node: &NodeName) -> Topology {
+pub fn node(node: &NodeName, queues: QueueType) -> Topology {
     let name = node_queue(node);
-    let mut arguments = bounds(NODE_QUEUE_MESSAGES, NODE_QUEUE_BYTES, "drop-head");
-    dead_letter_to(&mut arguments);
+    let mut arguments = bounds(queues, NODE_QUEUE_MESSAGES, NODE_QUEUE_BYTES, "drop-head");
+    dead_letter_to(&mut arguments, queues, "at-most-once");
     Topology {
         exchanges: Vec::new(),
         bindings: bind(&name, node_keys(node)),
@@ -166,7 +220,8 @@ pub fn node(node: &NodeName) -> Topology {
 
 /// A controller process' queue; the process declares it.
 pub fn controller(queue: String, resources: &[GroupResource]) -> Topology {
-    let arguments = bounds(CONTROLLER_QUEUE_MESSAGES, CONTROLLER_QUEUE_BYTES, "drop-head");
+    let arguments =
+        bounds(QueueType::Classic, CONTROLLER_QUEUE_MESSAGES, CONTROLLER_QUEUE_BYTES, "drop-head");
     Topology {
         exchanges: Vec::new(),
         bindings: bind(&queue, controller_keys(resources)),
@@ -175,9 +230,9 @@ pub fn controller(queue: String, resources: &[GroupResource]) -> Topology {
 }
 
 /// The queue by which processes of a name find out who leads; each of them declares it.
-pub fn leader(name: &str) -> Topology {
+pub fn leader(name: &str, queues: QueueType) -> Topology {
     let queue = leader_queue(name);
-    let mut arguments = leader_bounds();
+    let mut arguments = leader_bounds(queues);
     arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
     let binding = Binding {
         queue: queue.clone(),
@@ -200,13 +255,17 @@ pub fn leader_replies(name: &str, me: &str, generation: u64) -> Topology {
         Binding { queue: queue.clone(), exchange: LEADER, key, arguments: FieldTable::default() };
     Topology {
         exchanges: Vec::new(),
-        queues: vec![Queue { name: queue, exclusive: true, arguments: leader_bounds() }],
+        queues: vec![Queue {
+            name: queue,
+            exclusive: true,
+            arguments: leader_bounds(QueueType::Classic),
+        }],
         bindings: vec![binding],
     }
 }
 
-fn leader_bounds() -> FieldTable {
-    let mut arguments = bounds(LEADER_QUEUE_MESSAGES, LEADER_QUEUE_BYTES, "drop-head");
+fn leader_bounds(queues: QueueType) -> FieldTable {
+    let mut arguments = bounds(queues, LEADER_QUEUE_MESSAGES, LEADER_QUEUE_BYTES, "drop-head");
     let millis = AMQPValue::LongLongInt(LEADER_MESSAGE_MILLIS.into());
     arguments.insert("x-message-ttl".into(), millis);
     arguments
@@ -222,17 +281,25 @@ fn bind(queue: &str, keys: Vec<String>) -> Vec<Binding> {
     keys.into_iter().map(binding).collect()
 }
 
-fn bounds(messages: u32, bytes: u32, overflow: &str) -> FieldTable {
+fn bounds(queues: QueueType, messages: u32, bytes: u32, overflow: &str) -> FieldTable {
     let mut arguments = FieldTable::default();
-    arguments.insert("x-queue-type".into(), text("classic"));
+    arguments.insert("x-queue-type".into(), text(queues.name()));
+    if queues == QueueType::Quorum {
+        let limit = AMQPValue::LongLongInt(DELIVERY_LIMIT.into());
+        arguments.insert("x-delivery-limit".into(), limit);
+    }
     arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(messages.into()));
     arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(bytes.into()));
     arguments.insert("x-overflow".into(), text(overflow));
     arguments
 }
 
-fn dead_letter_to(arguments: &mut FieldTable) {
+/// `strategy` is a quorum queue's; `at-least-once` needs an overflow that rejects.
+fn dead_letter_to(arguments: &mut FieldTable, queues: QueueType, strategy: &str) {
     arguments.insert("x-dead-letter-exchange".into(), text(DEAD));
+    if queues == QueueType::Quorum {
+        arguments.insert("x-dead-letter-strategy".into(), text(strategy));
+    }
 }
 
 fn text(text: &str) -> AMQPValue {

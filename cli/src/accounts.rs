@@ -5,7 +5,7 @@ use base64::Engine;
 use serde_json::Value;
 use warren_api::NodeName;
 use warren_broker::accounts::{Account, definitions, password_hash};
-use warren_broker::{BrokerConfig, BrokerUrl, RabbitFabric};
+use warren_broker::{BrokerConfig, BrokerUrl, QueueType, RabbitFabric};
 use warren_client::Connection;
 use warren_process::Tasks;
 
@@ -48,29 +48,44 @@ pub(crate) fn broker_config(
     account: &Account,
     what: &str,
 ) -> Result<BrokerConfig> {
-    Ok(BrokerConfig { url: complete(data, url, account)?, name: what.to_owned(), ca_pem: None })
+    Ok(BrokerConfig {
+        url: complete(data, url, account)?,
+        queues: QueueType::default(),
+        name: what.to_owned(),
+        ca_pem: None,
+    })
 }
 
-/// An address as given on the command line, completed with this part's account and password where it names none.
+/// An address as given on the command line, completed with this part's account and password where it names none; of
+/// several, each.
 fn complete(data: &DataDir, url: &str, account: &Account) -> Result<BrokerUrl> {
+    let addresses: Vec<String> =
+        url.split(',').map(|one| complete_one(data, one.trim(), account)).collect::<Result<_>>()?;
+    addresses.join(",").parse().context("--broker")
+}
+
+fn complete_one(data: &DataDir, url: &str, account: &Account) -> Result<String> {
     let Some((scheme, rest)) = url.split_once("://") else {
-        bail!("--broker: {url:?} is not of the form amqp://host:port");
+        // Of a password with a comma in it, nothing is shown.
+        let url = url.rsplit('@').next().unwrap_or_default();
+        bail!(
+            "--broker: {url:?} is not of the form amqp://host:port; several are given with commas between, and a comma in \
+             a password is %2C"
+        );
     };
-    let url = if names_account(url) {
-        url.to_owned()
-    } else {
-        let name = account.name();
-        let path = data.broker().join(format!("{name}.password"));
-        let password = read_optional(&path)?.with_context(|| {
-            format!(
-                "--broker names no account, and {} is not there; give amqp://account:password@host:port, or make \
-                 accounts with `warren init`",
-                path.display()
-            )
-        })?;
-        format!("{scheme}://{name}:{}@{rest}", password.trim())
-    };
-    url.parse().context("--broker")
+    if names_account(url) {
+        return Ok(url.to_owned());
+    }
+    let name = account.name();
+    let path = data.broker().join(format!("{name}.password"));
+    let password = read_optional(&path)?.with_context(|| {
+        format!(
+            "--broker names no account, and {} is not there; give amqp://account:password@host:port, or make accounts with \
+             `warren init`",
+            path.display()
+        )
+    })?;
+    Ok(format!("{scheme}://{name}:{}@{rest}", password.trim()))
 }
 
 /// Whose messages are events: the server's account, or the one account that an address names for all parts. An address
@@ -87,9 +102,10 @@ pub(crate) fn fabric(
     url: &str,
     account: &Account,
     what: &str,
+    queues: QueueType,
     tasks: &Tasks,
 ) -> Result<RabbitFabric> {
-    let config = broker_config(data, url, account, what)?;
+    let config = BrokerConfig { queues, ..broker_config(data, url, account, what)? };
     Ok(RabbitFabric::new(config, server_account(url, account), tasks))
 }
 
@@ -221,5 +237,13 @@ mod tests {
         assert_eq!(complete("amqp://127.0.0.1:5672").unwrap().account(), "server");
         assert_eq!(complete("amqp://a:b@127.0.0.1:5672").unwrap().account(), "a");
         assert!(complete("127.0.0.1").is_err());
+        let several = complete("amqp://a.example,amqp://b.example:5673").unwrap();
+        assert_eq!(
+            several.to_string(),
+            "amqp://server@a.example:5672/,amqp://server@b.example:5673/"
+        );
+        let mixed = complete("amqp://a.example,amqp://x:y@b.example").unwrap_err();
+        assert!(format!("{mixed:#}").contains("the same account"), "{mixed:#}");
+        assert!(complete("amqp://a.example,").unwrap_err().to_string().contains("commas"));
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use warren_apiserver::{AddressRange, Server};
+use warren_broker::QueueType;
 use warren_process::{Backoff, LogFormat, Tasks};
 
 use crate::files::{DataDir, Lock};
@@ -34,6 +35,24 @@ pub(crate) struct CommonArgs {
 enum LogStyle {
     Text,
     Json,
+}
+
+/// What the shared queues at the broker are.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum BrokerQueues {
+    /// On one node of the broker.
+    Classic,
+    /// Replicated in a RabbitMQ cluster.
+    Quorum,
+}
+
+impl From<BrokerQueues> for QueueType {
+    fn from(queues: BrokerQueues) -> Self {
+        match queues {
+            BrokerQueues::Classic => QueueType::Classic,
+            BrokerQueues::Quorum => QueueType::Quorum,
+        }
+    }
 }
 
 /// Runs a role until a signal or until a part of it ends that must not end.

@@ -27,7 +27,7 @@ use chaos::schedule::{From, Round, Schedule};
 use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
-use warren_broker::{BrokerConfig, RabbitFabric};
+use warren_broker::{BrokerConfig, QueueType, RabbitFabric};
 use warren_process::Tasks;
 use warren_tests::cluster::Route;
 use warren_tests::proxy::Proxy;
@@ -180,7 +180,12 @@ impl World {
     /// By way of `warren.api`.
     fn client_by_broker(&self) -> kube::Client {
         let url = self.rabbit.amqp_url("admin").parse().unwrap();
-        let config = BrokerConfig { url, name: "a client".to_owned(), ca_pem: None };
+        let config = BrokerConfig {
+            url,
+            name: "a client".to_owned(),
+            ca_pem: None,
+            queues: QueueType::default(),
+        };
         warren_client::over_amqp(RabbitFabric::new(config, "server", &self.tasks).api())
     }
 

@@ -6,6 +6,7 @@ mod fabric {
     pub mod accounts;
     pub mod faults;
     pub mod heads;
+    pub mod queues;
     pub mod running;
     pub mod world;
 }

@@ -20,7 +20,8 @@ use super::{ApiAnswer, ApiHandler, Asked, codec};
 use crate::connection::{Link, Live, TOLD_EVERY, backoff};
 use crate::error::BrokerError;
 use crate::status::{Metrics, add, set};
-use crate::topology;
+use crate::topology::QueueType;
+use crate::{replace, topology};
 
 /// Requests in our hands, all accounts together; the rest waits in the queue. More than two accounts may have at a time,
 /// so that one that floods leaves room.
@@ -32,6 +33,7 @@ const DRAIN: Duration = Duration::from_millis(700);
 
 pub(crate) struct Service {
     pub(crate) account: String,
+    pub(crate) queues: QueueType,
     /// To read; and to answer, which also declares.
     pub(crate) consume: Link,
     pub(crate) publish: Link,
@@ -112,6 +114,15 @@ impl State<'_> {
 
     async fn read(&mut self, live: &Live, attempt: &mut u32) -> Result<String, BrokerError> {
         let channel = live.channel().await?;
+        let queues = self.service.queues;
+        let wanted = topology::shared(queues).only(topology::API);
+        while let Some(old) = replace::settle(live, &wanted, queues).await? {
+            // RabbitMQ 3.10 fails on a channel that has known a queue of the same name and another type.
+            let empties = live.channel().await?;
+            self.empty(live, &empties, &old.queue).await?;
+            let _ = empties.close(200, "".into()).await;
+            replace::retire(live, &old).await?;
+        }
         let qos = channel.basic_qos(PREFETCH, BasicQosOptions::default());
         live.call("set the prefetch", topology::API, qos).await?;
         let consume = channel.basic_consume(
@@ -138,6 +149,26 @@ impl State<'_> {
                 },
             }
         }
+    }
+
+    /// One after another until none waits, each answered before the next.
+    async fn empty(
+        &mut self,
+        live: &Live,
+        channel: &Channel,
+        queue: &str,
+    ) -> Result<(), BrokerError> {
+        while let Some(message) = replace::get(live, channel, queue).await? {
+            self.arrived(message);
+            while !self.doing.is_empty() || !self.sending.is_empty() {
+                tokio::select! {
+                    () = live.ended() => return Err(BrokerError::Disconnected(live.reason())),
+                    Some(done) = self.doing.join_next(), if !self.doing.is_empty() => self.finished(done),
+                    Some(_) = self.sending.join_next(), if !self.sending.is_empty() => {}
+                }
+            }
+        }
+        Ok(())
     }
 
     fn arrived(&mut self, mut message: Message) {

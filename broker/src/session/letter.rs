@@ -42,7 +42,10 @@ impl Letter {
         account: &str,
     ) -> lapin::BasicProperties {
         let text = |s: &str| AMQPValue::LongString(LongString::from(s));
-        let mut headers = self.properties.headers().clone().unwrap_or_default();
+        let mut headers = self.properties.headers().clone().unwrap_or_default().inner().clone();
+        // Ours alone to say.
+        headers.remove("x-user-id");
+        let mut headers = FieldTable::from(headers);
         // A cut on a character's border: the header must stay small and readable.
         let reason: String = reason.chars().take(1_000).collect();
         headers.insert("x-reason".into(), text(&reason));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lapin::options::BasicAckOptions;
+use lapin::options::{BasicAckOptions, BasicNackOptions};
 
 use super::*;
 
@@ -146,6 +146,17 @@ impl Session {
             }
             *self.counts.entry(content).or_default() += 1;
         }
+    }
+
+    /// What was given back goes back to its queue.
+    pub(super) async fn returned(&mut self, channel: &Channel) -> Result<(), End> {
+        for tag in std::mem::take(&mut self.returning) {
+            self.held.remove(&tag);
+            let options = BasicNackOptions { requeue: true, ..Default::default() };
+            channel.basic_nack(tag, options).await?;
+        }
+        set(&self.metrics.open_deliveries, self.held.len() as u64);
+        Ok(())
     }
 
     /// The connection is gone; the broker gives all of it again.

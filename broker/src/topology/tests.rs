@@ -115,7 +115,7 @@ proptest! {
 
 #[test]
 fn what_leaders_use_is_bounded_and_the_controllers_own() {
-    let (shared, own) = (leader("x"), leader_replies("x", "host_1", 2));
+    let (shared, own) = (leader("x", QueueType::Classic), leader_replies("x", "host_1", 2));
     let mut names = vec![LEADER.to_owned()];
     for queue in shared.queues.iter().chain(&own.queues) {
         names.push(queue.name.clone());
@@ -140,4 +140,68 @@ fn what_leaders_use_is_bounded_and_the_controllers_own() {
     assert!(shared.queues.iter().all(single) && !own.queues.iter().any(single));
     let long = leader_replies(&"n".repeat(200), &"i".repeat(253), u64::MAX);
     assert!(long.queues[0].name.len() <= MAX_NAME_BYTES && long.bindings[0].key.len() <= 255);
+}
+
+/// What is shared and for one node, as RabbitMQ is told.
+fn told(queues: QueueType) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::new();
+    let node = NodeName("n".into());
+    for topology in [shared(queues), super::node(&node, queues), leader("x", queues)] {
+        for queue in topology.queues {
+            assert!(!queue.exclusive);
+            let _ = write!(out, "{}:", queue.name);
+            for (name, value) in queue.arguments.inner() {
+                let value = match value {
+                    AMQPValue::LongString(text) => text.to_string(),
+                    AMQPValue::LongLongInt(number) => number.to_string(),
+                    AMQPValue::Boolean(is) => is.to_string(),
+                    other => format!("{other:?}"),
+                };
+                let _ = write!(out, " {}={value}", name.as_str().trim_start_matches("x-"));
+            }
+            out.push('\n');
+        }
+    }
+    out
+}
+
+#[test]
+fn bounds_of_both_types() {
+    expect![[r#"
+        warren.commands: dead-letter-exchange=warren.dead max-length=10000 max-length-bytes=67108864 overflow=reject-publish queue-type=classic
+        warren.dead: max-length=10000 max-length-bytes=33554432 overflow=drop-head queue-type=classic
+        warren.replies: max-length=10000 max-length-bytes=33554432 overflow=drop-head queue-type=classic
+        warren.api: max-length=10000 max-length-bytes=67108864 message-ttl=60000 overflow=reject-publish queue-type=classic
+        node.n: dead-letter-exchange=warren.dead max-length=10000 max-length-bytes=33554432 overflow=drop-head queue-type=classic
+        controllers.x.leader: max-length=100 max-length-bytes=262144 message-ttl=1000 overflow=drop-head queue-type=classic single-active-consumer=true
+    "#]]
+    .assert_eq(&told(QueueType::Classic));
+    expect![[r#"
+        warren.commands: dead-letter-exchange=warren.dead dead-letter-strategy=at-least-once delivery-limit=10000 max-length=10000 max-length-bytes=67108864 overflow=reject-publish queue-type=quorum
+        warren.dead: delivery-limit=10000 max-length=10000 max-length-bytes=33554432 overflow=drop-head queue-type=quorum
+        warren.replies: delivery-limit=10000 max-length=10000 max-length-bytes=33554432 overflow=drop-head queue-type=quorum
+        warren.api: delivery-limit=10000 max-length=10000 max-length-bytes=67108864 message-ttl=60000 overflow=reject-publish queue-type=quorum
+        node.n: dead-letter-exchange=warren.dead dead-letter-strategy=at-most-once delivery-limit=10000 max-length=10000 max-length-bytes=33554432 overflow=drop-head queue-type=quorum
+        controllers.x.leader: delivery-limit=10000 max-length=100 max-length-bytes=262144 message-ttl=1000 overflow=drop-head queue-type=quorum single-active-consumer=true
+    "#]]
+    .assert_eq(&told(QueueType::Quorum));
+}
+
+#[test]
+fn what_is_in_between_is_the_same_under_another_name() {
+    let all = shared(QueueType::Quorum);
+    for queue in &all.queues {
+        let one = all.only(&queue.name);
+        let other = one.in_between();
+        assert_eq!((one.queues.len(), one.bindings.is_empty()), (1, false), "{}", queue.name);
+        assert_eq!(other.queues[0].name, format!("{}.moving", queue.name));
+        assert!(is_reserved(&other.queues[0].name));
+        assert_eq!(other.queues[0].arguments, queue.arguments);
+        assert!(other.bindings.iter().zip(&one.bindings).all(|(a, b)| {
+            a.queue == other.queues[0].name
+                && (a.exchange, &a.key, &a.arguments) == (b.exchange, &b.key, &b.arguments)
+        }));
+        assert_eq!(other.bindings.len(), one.bindings.len());
+    }
 }

@@ -17,8 +17,8 @@ use warren_agent::runtime::simulated::Simulation;
 use warren_agent::server::{ServerError, ServerSettings};
 use warren_agent::{Agent, AgentDeps, Config};
 use warren_apiserver::AddressRange;
-use warren_broker::Fabric;
 use warren_broker::accounts::Account;
+use warren_broker::{Fabric, QueueType};
 use warren_client::Connection;
 use warren_process::trace::Trace;
 use warren_process::{Metrics, SystemClock, Tasks};
@@ -58,7 +58,7 @@ pub(crate) struct Args {
     #[arg(long, env = "WARREN_SERVER", value_name = "URL")]
     server: Option<String>,
     /// RabbitMQ, as amqp://host:port; account and password come from the data folder unless the address has them.
-    /// Without it changes come by HTTP watch.
+    /// Of a RabbitMQ cluster several, with commas between. Without it changes come by HTTP watch.
     #[arg(long, env = "WARREN_BROKER", value_name = "URL")]
     broker: Option<String>,
     /// Requests go by the broker as well: neither a kubeconfig nor a certificate nor a way to the API is needed, and there
@@ -109,7 +109,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let metrics = Metrics::new();
         let account = Account::Node(warren_api::NodeName(name.as_str().into()));
         let broker = args.broker.as_deref().map(|url| {
-            crate::accounts::fabric(&data, url, &account, &format!("agent {name}"), &tasks)
+            // It declares none.
+            let queues = QueueType::default();
+            crate::accounts::fabric(&data, url, &account, &format!("agent {name}"), queues, &tasks)
         });
         let broker = broker.transpose()?;
         if let Some(counted) = broker.clone() {

@@ -8,7 +8,7 @@ use warren_apiserver::{
 };
 use warren_process::Tasks;
 
-use super::{CommonArgs, claim, names_of, url_of};
+use super::{BrokerQueues, CommonArgs, claim, names_of, url_of};
 use crate::files::DataDir;
 use crate::init::{Identities, identities, kubeconfigs};
 
@@ -33,8 +33,19 @@ pub(crate) struct ServerArgs {
     pub(crate) bind: SocketAddr,
     /// RabbitMQ, as amqp://host:port; account and password come from the data folder unless the address has them. The
     /// broker learns of those accounts from <data>/broker/rabbitmq/definitions.json (rabbitmqctl import_definitions).
+    /// Of a RabbitMQ cluster several, with commas between: where one is lost, the next is tried.
     #[arg(long, env = "WARREN_BROKER", value_name = "URL")]
     pub(crate) broker: Option<String>,
+    /// What the queues of nodes, commands, requests, answers and dead letters are: quorum for a RabbitMQ cluster. One that is
+    /// there and is something else is replaced; what is in it is read first.
+    #[arg(
+        long,
+        env = "WARREN_BROKER_QUEUES",
+        value_name = "TYPE",
+        value_enum,
+        default_value = "classic"
+    )]
+    pub(crate) broker_queues: BrokerQueues,
     /// More names or addresses in the API's certificate.
     #[arg(long = "san", value_name = "NAME")]
     pub(crate) names: Vec<String>,
@@ -100,7 +111,9 @@ pub(crate) async fn start(
     });
     if let Some(url) = &args.broker {
         let account = warren_broker::accounts::Account::Server;
-        config.broker = Some(crate::accounts::broker_config(data, url, &account, "apiserver")?);
+        let broker = crate::accounts::broker_config(data, url, &account, "apiserver")?;
+        let queues = args.broker_queues.into();
+        config.broker = Some(warren_broker::BrokerConfig { queues, ..broker });
     }
     Server::start(config, tasks)
         .await

@@ -10,7 +10,7 @@ use warren_client::{Campaign, Connection, Leadership, Place};
 use warren_controllers::Config;
 use warren_process::Tasks;
 
-use super::CommonArgs;
+use super::{BrokerQueues, CommonArgs};
 use crate::files::DataDir;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -26,9 +26,18 @@ pub(crate) struct Args {
     #[arg(long, env = "WARREN_SERVER", value_name = "URL")]
     server: Option<String>,
     /// RabbitMQ, as amqp://host:port; account and password come from the data folder unless the address has them.
-    /// Without it changes come by HTTP watch.
+    /// Of a RabbitMQ cluster several, with commas between. Without it changes come by HTTP watch.
     #[arg(long, env = "WARREN_BROKER", value_name = "URL")]
     broker: Option<String>,
+    /// What the leader's queue is, as the API server is told for the others.
+    #[arg(
+        long,
+        env = "WARREN_BROKER_QUEUES",
+        value_name = "TYPE",
+        value_enum,
+        default_value = "classic"
+    )]
+    broker_queues: BrokerQueues,
     /// Requests go by the broker as well: neither a kubeconfig nor a way to the API is needed.
     #[arg(long, env = "WARREN_AMQP_ONLY", requires = "broker", conflicts_with_all = ["kubeconfig", "server"])]
     amqp_only: bool,
@@ -75,10 +84,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let instance = format!("{:016x}", rand::random::<u64>());
         let host = crate::pki::hostname().unwrap_or_else(|| "localhost".to_owned());
         let identity = format!("{host}_{instance}");
-        let broker = args
-            .broker
-            .as_deref()
-            .map(|url| crate::accounts::fabric(&data, url, &account, "controllers", &tasks));
+        let broker = args.broker.as_deref().map(|url| {
+            let queues = args.broker_queues.into();
+            crate::accounts::fabric(&data, url, &account, "controllers", queues, &tasks)
+        });
         let broker = broker.transpose()?;
         let queue = broker.as_ref().filter(|_| args.leader_elect);
         let queue = queue.map(|fabric| fabric.leader_queue(QUEUE, &identity));

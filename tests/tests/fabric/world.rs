@@ -12,8 +12,8 @@ use tokio::sync::{Notify, watch};
 use warren_api::{GroupResource, NodeName, ObjectKey, Revision, Shard, Uid};
 use warren_broker::consume::reason;
 use warren_broker::{
-    BrokerConfig, Delivery, Event, EventType, Fabric, Heads, Outbox, RabbitFabric, ServerLink,
-    Stream, Subscriber, Subscription,
+    BrokerConfig, Delivery, Event, EventType, Fabric, Heads, Outbox, QueueType, RabbitFabric,
+    ServerLink, Stream, Subscriber, Subscription,
 };
 use warren_process::Tasks;
 use warren_tests::RabbitMq;
@@ -151,6 +151,7 @@ pub fn config(rabbit: &RabbitMq, account: &str, name: &str) -> BrokerConfig {
         url: rabbit.amqp_url(account).parse().unwrap(),
         name: name.to_owned(),
         ca_pem: None,
+        queues: QueueType::default(),
     }
 }
 
@@ -160,12 +161,17 @@ impl World {
     }
 
     pub fn with(rabbit: &RabbitMq, journal: Arc<Journal>) -> Self {
+        Self::of_type(rabbit, journal, QueueType::default())
+    }
+
+    pub fn of_type(rabbit: &RabbitMq, journal: Arc<Journal>, queues: QueueType) -> Self {
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .with_test_writer()
             .try_init();
         let tasks = Tasks::new();
-        let server = ServerLink::start(config(rabbit, "server", "apiserver"), &tasks);
+        let config = BrokerConfig { queues, ..config(rabbit, "server", "apiserver") };
+        let server = ServerLink::start(config, &tasks);
         let relay = server.relay();
         let (outbox, shutdown) = (Arc::clone(&journal), tasks.shutdown().clone());
         tasks.spawn("relay", async move { relay.run(outbox, shutdown).await });

@@ -1,0 +1,374 @@
+//! Queues that are there with other arguments than ours, another type above all, are replaced without loss.
+//!
+//! AMQP cannot change or rename a queue, and a message that somebody else published cannot be published again with its
+//! `user_id`. So what is shared is replaced by its own reader: another queue takes what comes ([`Topology::in_between`]), the
+//! reader empties the old one as it reads ever ([`settle`], [`retire`]), the new one is declared, and the one in between is
+//! emptied in turn. Whatever is killed meanwhile, the next `settle` goes on from what it finds. Nothing is lost; what comes
+//! while two queues are bound comes twice, which readers of commands and requests know by its id or content.
+
+use std::time::Duration;
+
+use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::{AMQPValue, FieldTable, LongString};
+use lapin::{BasicProperties, Channel, Confirmation};
+
+use crate::connection::Live;
+use crate::declare::{self, PRECONDITION_FAILED};
+use crate::error::BrokerError;
+use crate::topology::{self, QueueType, Topology};
+
+/// What a node's queue still held for the node, and an event did not, among the dead letters.
+const REPLACED: &str = "the node's queue was replaced before the node had read this; send it again";
+/// A queue in use by somebody is looked at again after this.
+const IN_USE_PAUSE: Duration = Duration::from_millis(100);
+
+/// A queue to which nothing is routed any more, but by its name.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Old {
+    pub(crate) queue: String,
+    /// Where its messages belong now.
+    pub(crate) into: String,
+    is_classic: bool,
+}
+
+/// What is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// As we want it; perhaps we have just made it.
+    Ours,
+    /// Something else, of a type that only a reply code's text may tell.
+    Other { is_classic: bool },
+}
+
+/// What comes next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// All is as it should be.
+    Done,
+    /// Declare and bind the one in between, unbind the queue, and empty it.
+    PutAside { is_classic: bool },
+    /// The queue is there and bound: unbind the one in between, and empty it.
+    TakeBack,
+}
+
+/// Pure.
+pub(crate) fn next(found: Found, in_between: bool) -> Step {
+    match (found, in_between) {
+        (Found::Other { is_classic }, _) => Step::PutAside { is_classic },
+        (Found::Ours, true) => Step::TakeBack,
+        (Found::Ours, false) => Step::Done,
+    }
+}
+
+/// Sees to one queue and its bindings. `Some`: empty that queue, [`retire`] it, and call again.
+pub(crate) async fn settle(
+    live: &Live,
+    wanted: &Topology,
+    queues: QueueType,
+) -> Result<Option<Old>, BrokerError> {
+    let Some(queue) = wanted.queues.first() else { return Ok(None) };
+    let other = wanted.in_between();
+    let Some(moving) = other.queues.first() else { return Ok(None) };
+    let found = match declare::declare(live, wanted).await {
+        Ok(()) => Found::Ours,
+        Err(error) if error.code() == Some(PRECONDITION_FAILED) => {
+            Found::Other { is_classic: says_classic(&error.report()) }
+        }
+        Err(error) => return Err(error),
+    };
+    let in_between = declare::counts(live, &moving.name).await?.is_some();
+    match next(found, in_between) {
+        Step::Done => Ok(None),
+        Step::PutAside { is_classic } => {
+            tracing::info!(queue = %queue.name, becomes = queues.name(), "replacing a queue");
+            match declare::declare(live, &other).await {
+                // Left by an attempt with yet other arguments: it takes messages all the same.
+                Err(error) if error.code() == Some(PRECONDITION_FAILED) => {
+                    let bindings = Topology { queues: Vec::new(), ..other.clone() };
+                    declare::declare(live, &bindings).await?;
+                }
+                other => other?,
+            }
+            declare::unbind(live, wanted).await?;
+            Ok(Some(Old { queue: queue.name.clone(), into: moving.name.clone(), is_classic }))
+        }
+        Step::TakeBack => {
+            declare::unbind(live, &other).await?;
+            let is_classic = queues == QueueType::Classic;
+            Ok(Some(Old { queue: moving.name.clone(), into: queue.name.clone(), is_classic }))
+        }
+    }
+}
+
+/// What became of a queue that was emptied.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Retired {
+    Gone,
+    /// Something came by its name: empty it again.
+    Filled,
+    /// Somebody reads it still: what is in that reader's hands would be lost with it.
+    InUse,
+}
+
+/// Deletes it where nothing is in it and nobody reads it. Of a quorum queue the broker deletes nothing "if empty", so what is
+/// put into it by its name between a look and the deletion, about a millisecond, goes with it.
+async fn try_retire(live: &Live, old: &Old) -> Result<Retired, BrokerError> {
+    let counts = declare::counts(live, &old.queue).await?;
+    let verdict = verdict(counts);
+    if verdict != Retired::Gone || counts.is_none() {
+        return Ok(verdict);
+    }
+    if !old.is_classic {
+        return declare::delete(live, &old.queue).await.map(|()| Retired::Gone);
+    }
+    match declare::delete_if_empty(live, &old.queue).await {
+        Err(error) if error.code() == Some(PRECONDITION_FAILED) => Ok(Retired::Filled),
+        other => other.map(|()| Retired::Gone),
+    }
+}
+
+/// Of messages that wait, and of readers.
+fn verdict(counts: Option<(u32, u32)>) -> Retired {
+    match counts {
+        None | Some((0, 0)) => Retired::Gone,
+        Some((0, _)) => Retired::InUse,
+        Some(_) => Retired::Filled,
+    }
+}
+
+/// The same for a queue of whose readers there can be one only, ourselves: an earlier connection of ours, perhaps of a process
+/// that was killed or cut off, which the broker gives up within two heartbeats.
+pub(crate) async fn retire(live: &Live, old: &Old) -> Result<(), BrokerError> {
+    while try_retire(live, old).await? == Retired::InUse {
+        tracing::debug!(queue = %old.queue, "read by somebody still");
+        tokio::time::sleep(IN_USE_PAUSE).await;
+    }
+    Ok(())
+}
+
+fn says_classic(error: &str) -> bool {
+    error.contains("current is 'classic'")
+}
+
+/// For a queue of dead letters, which nobody reads: whose they are stands in a header.
+pub(crate) async fn replace_letters(
+    live: &Live,
+    wanted: &Topology,
+    queues: QueueType,
+) -> Result<(), BrokerError> {
+    while let Some(old) = settle(live, wanted, queues).await? {
+        let channel = confirming(live).await?;
+        while let Some(message) = get(live, &channel, &old.queue).await? {
+            put(live, &channel, "", &old.into, &message.data, letter(&message.properties, true))
+                .await?;
+            ack(&channel, message.delivery_tag).await?;
+        }
+        let _ = channel.close(200, "".into()).await;
+        // Somebody looks at the letters, and may for long.
+        if try_retire(live, &old).await? == Retired::InUse {
+            tracing::info!(queue = %old.queue, "not replaced yet: somebody reads it");
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// A node's queue. Its events are listed by its reader, which the heads tell what it missed; what people put there by hand, and
+/// the node has not read, becomes a dead letter.
+pub(crate) async fn declare_node(
+    live: &Live,
+    topology: &Topology,
+    server_account: &str,
+) -> Result<(), BrokerError> {
+    match declare::declare(live, topology).await {
+        Err(error) if error.code() == Some(PRECONDITION_FAILED) => {
+            for queue in &topology.queues {
+                tracing::info!(queue = %queue.name, why = %error.report(), "replacing a queue");
+                rescue(live, &queue.name, server_account).await?;
+                declare::delete(live, &queue.name).await?;
+            }
+            declare::declare(live, topology).await
+        }
+        other => other,
+    }
+}
+
+async fn rescue(live: &Live, queue: &str, server_account: &str) -> Result<(), BrokerError> {
+    let channel = confirming(live).await?;
+    while let Some(message) = get(live, &channel, queue).await? {
+        let user = message.properties.user_id().as_ref().map(|user| user.as_str().to_owned());
+        let is_event = message.exchange.as_str() == topology::EVENTS
+            && user.as_deref() == Some(server_account);
+        if !is_event {
+            let letter = letter(&message.properties, false);
+            let mut headers = letter.headers().clone().unwrap_or_default();
+            headers.insert("x-reason".into(), text(REPLACED));
+            headers.insert("x-origin".into(), text(queue));
+            let letter = letter.with_headers(headers);
+            put(live, &channel, topology::DEAD, "", &message.data, letter).await?;
+        }
+        ack(&channel, message.delivery_tag).await?;
+    }
+    let _ = channel.close(200, "".into()).await;
+    Ok(())
+}
+
+/// A queue that several processes declare, of which none may take it from the others: replaced where nobody reads it, else
+/// taken as it is. What is in it is good for a second only.
+pub(crate) async fn declare_yielding(live: &Live, topology: &Topology) -> Result<(), BrokerError> {
+    let error = match declare::declare(live, topology).await {
+        Err(error) if error.code() == Some(PRECONDITION_FAILED) => error.report(),
+        other => return other,
+    };
+    for queue in &topology.queues {
+        let in_use = declare::counts(live, &queue.name).await?.is_some_and(|(_, users)| users > 0);
+        if in_use {
+            tracing::info!(queue = %queue.name, why = %error, "others use this queue as it is");
+            let bindings = Topology { queues: Vec::new(), ..topology.clone() };
+            return declare::declare(live, &bindings).await;
+        }
+        tracing::info!(queue = %queue.name, why = %error, "replacing a queue");
+        declare::delete(live, &queue.name).await?;
+    }
+    declare::declare(live, topology).await
+}
+
+async fn confirming(live: &Live) -> Result<Channel, BrokerError> {
+    let channel = live.channel().await?;
+    let select = channel.confirm_select(ConfirmSelectOptions::default());
+    live.call("ask for confirms", "", select).await?;
+    Ok(channel)
+}
+
+/// The next message that waits, unacknowledged.
+pub(crate) async fn get(
+    live: &Live,
+    channel: &Channel,
+    queue: &str,
+) -> Result<Option<lapin::message::Delivery>, BrokerError> {
+    let get = channel.basic_get(queue.into(), BasicGetOptions::default());
+    Ok(live.call("get from", queue, get).await?.map(|message| message.delivery))
+}
+
+async fn ack(channel: &Channel, tag: u64) -> Result<(), BrokerError> {
+    let acked = channel.basic_ack(tag, BasicAckOptions::default()).await;
+    acked.map_err(|error| BrokerError::Disconnected(error.to_string()))
+}
+
+/// As it came, but for the account that the broker vouched for: we may vouch for ourselves alone. Of what somebody sent it
+/// moves into a header, which nobody else may have set; a letter that gives a reason has it there already.
+fn letter(properties: &BasicProperties, by_server: bool) -> BasicProperties {
+    let mut headers = properties.headers().clone().unwrap_or_default().inner().clone();
+    let is_letter = by_server && headers.contains_key("x-reason");
+    if !is_letter {
+        headers.remove("x-user-id");
+        if let Some(user) = properties.user_id() {
+            headers.insert("x-user-id".into(), text(user.as_str()));
+        }
+    }
+    let mut letter =
+        BasicProperties::default().with_headers(FieldTable::from(headers)).with_delivery_mode(2);
+    if let Some(id) = properties.message_id() {
+        letter = letter.with_message_id(id.clone());
+    }
+    if let Some(kind) = properties.content_type() {
+        letter = letter.with_content_type(kind.clone());
+    }
+    letter
+}
+
+/// Waits for the confirm; an error where the broker did not take it.
+async fn put(
+    live: &Live,
+    channel: &Channel,
+    exchange: &str,
+    key: &str,
+    body: &[u8],
+    properties: BasicProperties,
+) -> Result<(), BrokerError> {
+    let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+    let publish = async {
+        channel.basic_publish(exchange.into(), key.into(), options, body, properties).await?.await
+    };
+    match live.call("move a message to", key, publish).await? {
+        Confirmation::Ack(None) => Ok(()),
+        _ => Err(BrokerError::Publish {
+            exchange: exchange.to_owned(),
+            key: key.to_owned(),
+            reason: "not taken".to_owned(),
+        }),
+    }
+}
+
+fn text(text: &str) -> AMQPValue {
+    AMQPValue::LongString(LongString::from(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    /// The queue, the one in between, and whether each holds what was accepted: from every state that a kill can leave, all
+    /// comes to a reader, and the queue that is wanted is alone in the end.
+    #[test]
+    fn a_replacement_goes_on_from_wherever_it_was_left() {
+        let steps = |mut found: Found, mut in_between: bool| {
+            let mut steps = Vec::new();
+            loop {
+                let step = next(found, in_between);
+                match step {
+                    Step::Done => return steps,
+                    // Emptied and deleted; the next look declares it anew.
+                    Step::PutAside { .. } => (found, in_between) = (Found::Ours, true),
+                    Step::TakeBack => in_between = false,
+                }
+                steps.push(step);
+            }
+        };
+        let other = Found::Other { is_classic: true };
+        let table = [(Found::Ours, false), (Found::Ours, true), (other, false), (other, true)];
+        let shown = table.map(|(found, moving)| format!("{:?}", steps(found, moving)));
+        expect![[r#"
+            []
+            [TakeBack]
+            [PutAside { is_classic: true }, TakeBack]
+            [PutAside { is_classic: true }, TakeBack]"#]]
+        .assert_eq(&shown.join("\n"));
+    }
+
+    #[test]
+    fn a_letter_says_who_wrote_the_message_and_nobody_else_does() {
+        let user = |letter: &BasicProperties| {
+            let headers = letter.headers().clone().unwrap_or_default();
+            headers.inner().get("x-user-id").map(|user| format!("{user:?}"))
+        };
+        let mut forged = FieldTable::default();
+        forged.insert("x-user-id".into(), text("admin"));
+        forged.insert("x-reason".into(), text("mine"));
+        let sent = BasicProperties::default().with_headers(forged);
+        assert_eq!(user(&letter(&sent, false)), None);
+        let signed = sent.clone().with_user_id("eve".into());
+        assert_eq!(user(&letter(&signed, false)), Some(format!("{:?}", text("eve"))));
+        // What has the server's or a node's reason already.
+        assert_eq!(user(&letter(&signed, true)), Some(format!("{:?}", text("admin"))));
+        assert!(letter(&signed, true).user_id().is_none());
+    }
+
+    #[test]
+    fn what_somebody_has_in_hand_is_not_deleted() {
+        let table = [None, Some((0, 0)), Some((0, 1)), Some((1, 0)), Some((1, 1))];
+        let shown = table.map(|counts| format!("{:?}", verdict(counts)));
+        assert_eq!(shown, ["Gone", "Gone", "InUse", "Filled", "Filled"]);
+    }
+
+    #[test]
+    fn the_broker_may_tell_the_type() {
+        let text = "inequivalent arg 'x-queue-type' for queue 'q': received 'quorum' but current is 'classic'";
+        assert!(says_classic(text));
+        assert!(!says_classic(
+            "inequivalent arg 'x-delivery-limit': received none but current is 3"
+        ));
+    }
+}
