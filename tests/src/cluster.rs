@@ -11,7 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::kubectl::{self, Output};
-use crate::rabbitmq::RabbitMq;
+use crate::rabbitmq::{RabbitMq, RabbitMqCluster};
 use crate::running::Running;
 use crate::wait::until_some;
 
@@ -162,6 +162,26 @@ impl Cluster {
     /// # Panics
     /// Where it does not start.
     pub async fn start_rabbitmq(&mut self) -> RabbitMq {
+        let (definitions, passwords) = self.accounts();
+        let rabbit = RabbitMq::start_with(&definitions, passwords).await.expect("RabbitMQ starts");
+        self.options.broker = Some(format!("amqp://127.0.0.1:{}", rabbit.amqp_port()));
+        rabbit
+    }
+
+    /// The same on three nodes of one cluster.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    pub async fn start_rabbitmq_cluster(&mut self) -> RabbitMqCluster {
+        let (definitions, passwords) = self.accounts();
+        let started = RabbitMqCluster::start_with(&definitions, passwords).await;
+        let rabbits = started.expect("the RabbitMQ cluster starts");
+        self.options.broker = Some(rabbits.addresses());
+        rabbits
+    }
+
+    /// The definitions that `warren init` makes, and the passwords.
+    fn accounts(&self) -> (Value, Vec<(String, String)>) {
         self.init();
         let broker = self.data_dir().join("broker");
         let read = |path: &Path| std::fs::read_to_string(path).expect("what init made");
@@ -173,9 +193,8 @@ impl Cluster {
             let password = read(&broker.join(format!("{name}.password"))).trim().to_owned();
             (name, password)
         });
-        let rabbit = RabbitMq::start_with(&definitions, passwords).await.expect("RabbitMQ starts");
-        self.options.broker = Some(format!("amqp://127.0.0.1:{}", rabbit.amqp_port()));
-        rabbit
+        let passwords = passwords.collect();
+        (definitions, passwords)
     }
 
     /// From the role's next start on.

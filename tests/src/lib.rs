@@ -24,6 +24,6 @@ pub use disk::Disk;
 pub use docker::Dockerd;
 pub use http::Http;
 pub use kubectl::Output;
-pub use rabbitmq::RabbitMq;
+pub use rabbitmq::{RabbitMq, RabbitMqCluster};
 pub use space::Space;
 pub use wait::{until, until_some};

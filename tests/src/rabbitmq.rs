@@ -17,9 +17,16 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+pub use self::cluster::RabbitMqCluster;
+
+mod cluster;
+
+/// Names a program that runs another RabbitMQ's: `tests/rabbitmq4`, which has RabbitMQ 4. It must become what it runs.
+const IN: &str = "RABBITMQ_IN";
 /// Where Debian's package has the script that runs as whoever calls it; the one in the path changes the user.
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 const CONTROL: &str = "/usr/lib/rabbitmq/bin/rabbitmqctl";
+const QUEUES: &str = "/usr/lib/rabbitmq/bin/rabbitmq-queues";
 /// A cold start on two busy cores.
 const STARTS_WITHIN: Duration = Duration::from_secs(240);
 const LOOK: Duration = Duration::from_millis(100);
@@ -31,7 +38,10 @@ pub struct RabbitMq {
     management: u16,
     dist: u16,
     epmd_port: u16,
-    epmd: Child,
+    /// Not where it uses another's.
+    epmd: Option<Child>,
+    /// More arguments for Erlang.
+    erlang: &'static str,
     server: Option<Child>,
     passwords: BTreeMap<String, String>,
 }
@@ -62,8 +72,24 @@ impl RabbitMq {
         definitions: &Value,
         passwords: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self> {
+        let [amqp, epmd_port] = free_ports()?;
+        let passwords = passwords.into_iter().collect();
+        let mut broker = Self::prepare(definitions, passwords, amqp, epmd_port, "")?;
+        broker.epmd = Some(epmd(epmd_port)?);
+        broker.restart().await?;
+        Ok(broker)
+    }
+
+    /// Its folder, and no process yet. `more` is configuration.
+    fn prepare(
+        definitions: &Value,
+        passwords: BTreeMap<String, String>,
+        amqp: u16,
+        epmd_port: u16,
+        more: &str,
+    ) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("warren-rabbitmq-").tempdir()?;
-        let [amqp, management, dist, epmd_port] = free_ports()?;
+        let [management, dist] = free_ports()?;
         let at = |name: &str| folder.path().join(name);
         std::fs::write(at("definitions.json"), definitions.to_string())?;
         std::fs::write(at("enabled_plugins"), "[rabbitmq_management].\n")?;
@@ -74,30 +100,27 @@ impl RabbitMq {
              load_definitions = {}\n\
              disk_free_limit.absolute = 50MB\n\
              collect_statistics_interval = 1000\n\
-             log.file.level = info\n",
+             log.file.level = info\n\
+             {more}",
             at("definitions.json").display()
         );
         std::fs::write(at("rabbitmq.conf"), config)?;
-        // In the foreground and by itself, so that it can be ended by its process id.
-        let epmd = Command::new("epmd")
-            .args(["-port", &epmd_port.to_string(), "-address", "127.0.0.1"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("start epmd")?;
-        let mut broker = Self {
+        Ok(Self {
             folder,
             amqp,
             management,
             dist,
             epmd_port,
-            epmd,
+            epmd: None,
+            erlang: "",
             server: None,
-            passwords: passwords.into_iter().collect(),
-        };
-        broker.restart().await?;
-        Ok(broker)
+            passwords,
+        })
+    }
+
+    /// `warren-test-<port>@localhost`
+    pub fn node_name(&self) -> String {
+        node_name(self.amqp)
     }
 
     /// `amqp://account:password@127.0.0.1:port/%2f`
@@ -134,6 +157,22 @@ impl RabbitMq {
             signal_group(&server, "KILL");
             let _ = server.wait();
         }
+    }
+
+    /// Ends it as an operator does, and waits until it has.
+    pub async fn stop(&mut self) -> Result<()> {
+        if let Some(server) = &mut self.server {
+            signal_group(server, "TERM");
+            let start = Instant::now();
+            while server.try_wait()?.is_none() {
+                if start.elapsed() > STARTS_WITHIN {
+                    bail!("rabbitmq-server does not end");
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        self.server = None;
+        Ok(())
     }
 
     /// Stops the process where it stands (`true`), or lets it go on.
@@ -240,11 +279,20 @@ impl RabbitMq {
 
     /// `rabbitmqctl` on this broker: `ctl(&["set_vm_memory_high_watermark", "0"])`.
     pub async fn ctl(&self, args: &[&str]) -> Result<String> {
-        let mut command = self.command(CONTROL);
+        self.tool(CONTROL, args).await
+    }
+
+    /// `rabbitmq-queues` on this broker.
+    pub async fn queues(&self, args: &[&str]) -> Result<String> {
+        self.tool(QUEUES, args).await
+    }
+
+    async fn tool(&self, tool: &str, args: &[&str]) -> Result<String> {
+        let mut command = self.command(tool);
         command.args(args);
         let output = tokio::task::spawn_blocking(move || command.output()).await??;
         if !output.status.success() {
-            bail!("rabbitmqctl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+            bail!("{tool} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
@@ -265,9 +313,14 @@ impl RabbitMq {
 
     fn command(&self, program: &str) -> Command {
         let at = |name: &str| self.folder.path().join(name);
-        let mut command = Command::new(program);
+        let mut command = self::program(program);
         command
             .env_clear()
+            .envs(
+                ["RABBITMQ4_TREE", "TMPDIR"]
+                    .into_iter()
+                    .filter_map(|name| Some((name, std::env::var_os(name)?))),
+            )
             .env(
                 "PATH",
                 std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/bin".into()),
@@ -276,7 +329,7 @@ impl RabbitMq {
             .env("LANG", "C.UTF-8")
             // Makes the script become the broker, so that the child is the broker.
             .env("RUNNING_UNDER_SYSTEMD", "1")
-            .env("RABBITMQ_NODENAME", format!("warren-test-{}@localhost", self.amqp))
+            .env("RABBITMQ_NODENAME", self.node_name())
             .env("RABBITMQ_NODE_PORT", self.amqp.to_string())
             .env("RABBITMQ_DIST_PORT", self.dist.to_string())
             .env("ERL_EPMD_PORT", self.epmd_port.to_string())
@@ -286,7 +339,10 @@ impl RabbitMq {
             .env("RABBITMQ_CONFIG_FILE", at("rabbitmq"))
             .env("RABBITMQ_CONF_ENV_FILE", at("no-such-file"))
             .env("RABBITMQ_ENABLED_PLUGINS_FILE", at("enabled_plugins"))
-            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+sbwt none +sbwtdcpu none +sbwtdio none")
+            .env(
+                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
+                format!("+sbwt none +sbwtdcpu none +sbwtdio none {}", self.erlang),
+            )
             .current_dir(self.folder.path());
         command
     }
@@ -302,8 +358,37 @@ impl RabbitMq {
 impl Drop for RabbitMq {
     fn drop(&mut self) {
         self.kill9();
-        let _ = self.epmd.kill();
-        let _ = self.epmd.wait();
+        if let Some(epmd) = &mut self.epmd {
+            let _ = epmd.kill();
+            let _ = epmd.wait();
+        }
+    }
+}
+
+fn node_name(amqp: u16) -> String {
+    format!("warren-test-{amqp}@localhost")
+}
+
+/// In the foreground and by itself, so that it can be ended by its process id.
+fn epmd(port: u16) -> Result<Child> {
+    program("epmd")
+        .args(["-port", &port.to_string(), "-address", "127.0.0.1"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("start epmd")
+}
+
+/// One of RabbitMQ's programs.
+fn program(name: &str) -> Command {
+    match std::env::var_os(IN).filter(|path| !path.is_empty()) {
+        Some(within) => {
+            let mut command = Command::new(within);
+            command.arg(name);
+            command
+        }
+        None => Command::new(name),
     }
 }
 
