@@ -10,6 +10,8 @@ use warren_api::{GroupResource, NodeName, Revision, Shard};
 
 use crate::{Event, Heads, Stream};
 
+pub mod watch;
+
 /// Streams that a reader remembers: one for each resource, or a node's. Beyond the bound all is forgotten and listed again.
 pub const MAX_STREAMS: usize = 10_000;
 /// Deliveries that may come again after a lost connection; above the prefetch, so that none is forgotten.

@@ -18,8 +18,8 @@ pub(crate) use self::letter::DeadLetters;
 use self::letter::Letter;
 use self::settle::Held;
 pub(crate) use self::settle::Tell;
-use self::watch::Watch;
 use crate::connection::{Link, Live, State, TOLD_EVERY, backoff};
+use crate::consume::watch::{LOOK_EVERY, Watch};
 use crate::consume::{Dropped, Interest, Reader, Relist, Verdict, reason};
 use crate::dedup::{Deduplicator, Fingerprint, Said, fingerprint};
 use crate::envelope::{Incoming, decode, is_imitation};
@@ -108,7 +108,11 @@ pub(crate) struct Session {
     last_relist: Option<Instant>,
     /// Connections of which the reader was told, and may answer with heads.
     connection: u64,
+    /// What the watch's times are since.
+    began: Instant,
     watch: Watch,
+    /// Something was lost: the bindings may be.
+    rebinds: bool,
     /// The queue that this reader declares itself.
     own: Option<Topology>,
 }
@@ -174,7 +178,9 @@ impl Session {
             counts: HashMap::new(),
             last_relist: None,
             connection: 0,
-            watch: Watch::new(),
+            began: Instant::now(),
+            watch: Watch::new(false, Duration::ZERO),
+            rebinds: false,
             own: None,
         }
     }
@@ -295,7 +301,8 @@ impl Session {
         );
         let mut consumer = live.call("consume", &queue, consume).await?;
         *attempt = 0;
-        self.watch = Watch::new();
+        self.watch = self.watched();
+        self.rebinds = false;
         match &mut self.reader {
             None => {}
             Some(reader) if ready.is_some() => {
@@ -318,11 +325,11 @@ impl Session {
         let mut rebind = tokio::time::interval(REBIND_EVERY);
         rebind.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         rebind.reset();
-        let mut look = tokio::time::interval(watch::LOOK_EVERY);
+        let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let out = self.out.clone();
         loop {
-            if std::mem::take(&mut self.watch.rebind) {
+            if std::mem::take(&mut self.rebinds) {
                 rebind.reset_immediately();
             }
             tokio::select! {
@@ -334,7 +341,7 @@ impl Session {
                 delivery = consumer.next() => match delivery {
                     Some(Ok(message)) => {
                         live.heard();
-                        self.watch.came();
+                        self.watch.came(self.began.elapsed());
                         self.delivered(channel, &queue, message).await?;
                     }
                     Some(Err(error)) => return Err(error.into()),
