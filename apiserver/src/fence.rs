@@ -12,7 +12,7 @@ use warren_store::Expected;
 use crate::api::Api;
 use crate::authn::User;
 use crate::authz::{self, Facts};
-use crate::cache::{Cache, Entry};
+use crate::cache::Cache;
 use crate::request::{ResourceRequest, Verb};
 
 /// The fence of a write, if its sender set one. Only whoever could take the Lease may name it: the answer tells of it.
@@ -55,9 +55,11 @@ fn checked(fence: &Fence, cache: &Cache) -> Result<(ObjectKey, Expected), Status
     let key = fence.key();
     let entry = cache.get(&key.resource, &key.namespace, &key.name);
     match entry {
-        Some(entry) if holds(fence, &entry) => Ok((key, Expected::Revision(entry.revision()))),
+        Some(entry) if holds(fence, entry.body()) => {
+            Ok((key, Expected::Revision(entry.revision())))
+        }
         Some(entry) => {
-            let spec = spec(&entry);
+            let spec = spec(entry.body());
             let (term, holder) = (spec.lease_transitions, spec.holder_identity);
             let now = match holder.as_str() {
                 "" => "nobody holds it".to_owned(),
@@ -78,8 +80,9 @@ fn over(fence: &Fence, now: &str) -> Status {
     status
 }
 
-fn holds(fence: &Fence, entry: &Entry) -> bool {
-    let Spec { holder_identity, lease_transitions } = spec(entry);
+/// Whether the Lease says that the sender leads.
+pub(crate) fn holds(fence: &Fence, lease: &[u8]) -> bool {
+    let Spec { holder_identity, lease_transitions } = spec(lease);
     holder_identity == fence.holder && lease_transitions == fence.term
 }
 
@@ -91,11 +94,11 @@ struct Spec {
 }
 
 /// Every write of a leader asks this, so the rest of the Lease is not read.
-fn spec(entry: &Entry) -> Spec {
+fn spec(lease: &[u8]) -> Spec {
     #[derive(serde::Deserialize)]
     struct Lease {
         #[serde(default)]
         spec: Spec,
     }
-    serde_json::from_slice::<Lease>(entry.body()).map(|lease| lease.spec).unwrap_or_default()
+    serde_json::from_slice::<Lease>(lease).map(|lease| lease.spec).unwrap_or_default()
 }

@@ -2,8 +2,9 @@
 //! pipeline, from an intent to the object that is committed.
 
 use jiff::Timestamp;
-use warren_api::{Kind, Object, Status, Subresource};
+use warren_api::{Fence, Kind, Object, Status, Subresource};
 
+use crate::fence;
 use crate::prepare::{self, DeleteOptions, Outcome, Scene};
 
 /// An intent's place and time.
@@ -29,6 +30,12 @@ pub enum Propagation {
     Background,
     Foreground,
     Orphan,
+}
+
+/// Whether a write of this fence may be committed, as the Lease stands.
+#[doc(hidden)]
+pub fn holds(fence: &Fence, lease: Option<&[u8]>) -> bool {
+    lease.is_some_and(|lease| fence::holds(fence, lease))
 }
 
 impl Intent<'_> {

@@ -5,6 +5,8 @@
 
 mod campaign;
 mod fence;
+#[doc(hidden)]
+pub mod lease;
 
 use std::future::Future;
 use std::sync::Arc;

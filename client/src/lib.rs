@@ -22,6 +22,8 @@ pub use fallback::Fallback;
 pub use hops::answer_questions;
 pub use http_fabric::HttpFabric;
 pub use informer::{Cached, Change, Index, Informer};
+#[doc(hidden)]
+pub use leader::lease;
 pub use leader::{Campaign, Leadership, Place, Turn};
 pub use meta::MetaObject;
 pub use set::InformerSet;

@@ -9,11 +9,11 @@ use http::Request;
 use k8s_openapi::api::coordination::v1::Lease as LeaseObject;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior};
-use warren_broker::election::{Action, Election, Input, Lease, Timing};
+use warren_broker::election::{Action, Election, Input, Timing};
 use warren_broker::{Heard, LeaderQueue};
 use warren_process::{Clock, Shutdown, SystemClock, Tasks};
 
-use super::{Leadership, Shared};
+use super::{Leadership, Shared, lease};
 
 const TICK: Duration = Duration::from_millis(100);
 /// For an operation on the Lease; an API that takes longer is away.
@@ -22,8 +22,6 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 const JITTER: Duration = Duration::from_millis(100);
 /// How long workers may finish what they have begun before the Lease is given back.
 const FINISH_WITHIN: Duration = Duration::from_secs(2);
-/// For clients that know Leases and not us.
-const LEASE_SECONDS: i32 = 15;
 
 /// Where a Lease is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,13 +166,13 @@ impl Run {
                 self.shared.step_down();
             }
             Action::Done => {}
-            Action::Read => self.operate(None),
-            Action::Take(lease) => {
-                tracing::info!(term = lease.term, "taking the lease over");
-                self.operate(Some(taken(&lease, true)));
+            operation
+            @ (Action::Read | Action::Take(_) | Action::Renew(_) | Action::Release(_)) => {
+                if let Action::Take(lease) = &operation {
+                    tracing::info!(term = lease.term, "taking the lease over");
+                }
+                self.operate(lease::change(&operation, &micros()));
             }
-            Action::Renew(lease) => self.operate(Some(taken(&lease, false))),
-            Action::Release(lease) => self.operate(Some(released(&lease))),
         }
     }
 
@@ -244,23 +242,6 @@ fn micros() -> String {
     SystemClock.now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
 }
 
-fn taken(lease: &Lease, anew: bool) -> Value {
-    let now = micros();
-    let mut change =
-        json!({"metadata": {"resourceVersion": lease.version}, "spec": {"renewTime": now}});
-    if anew {
-        change["spec"] = json!({
-            "holderIdentity": lease.holder, "leaseTransitions": lease.term, "acquireTime": now,
-            "renewTime": now, "leaseDurationSeconds": LEASE_SECONDS,
-        });
-    }
-    change
-}
-
-fn released(lease: &Lease) -> Value {
-    json!({"metadata": {"resourceVersion": lease.version}, "spec": {"holderIdentity": null}})
-}
-
 /// Reads the Lease, or changes the version that the change names; an empty one is a Lease that is to be made.
 async fn operate(client: &kube::Client, place: &Place, change: Option<Value>) -> Input {
     let Place { namespace, name } = place;
@@ -281,24 +262,16 @@ async fn operate(client: &kube::Client, place: &Place, change: Option<Value>) ->
     };
     let Ok(request) = request else { return Input::Failed };
     match client.request::<LeaseObject>(request).await {
-        Ok(lease) => Input::Lease(read(lease)),
-        Err(kube::Error::Api(status)) if status.code == 404 && is_read => {
-            Input::Lease(Lease::default())
-        }
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Input::Conflict,
+        Ok(lease) => Input::Lease(lease::read(lease)),
         Err(error) => {
-            tracing::debug!(%error, "an operation on the lease failed");
-            Input::Failed
+            let input = match &error {
+                kube::Error::Api(status) => lease::refused(status.code, is_read),
+                _ => Input::Failed,
+            };
+            if input == Input::Failed {
+                tracing::debug!(%error, "an operation on the lease failed");
+            }
+            input
         }
-    }
-}
-
-fn read(lease: LeaseObject) -> Lease {
-    let spec = lease.spec.unwrap_or_default();
-    let transitions = spec.lease_transitions.unwrap_or(0);
-    Lease {
-        holder: spec.holder_identity.filter(|holder| !holder.is_empty()),
-        term: u64::try_from(transitions).unwrap_or(0),
-        version: lease.metadata.resource_version.unwrap_or_default(),
     }
 }
