@@ -72,11 +72,18 @@ pub struct Agent {
     updates: BTreeMap<Arc<str>, Update>,
     /// A status is on its way.
     pub writing: bool,
-    /// Everything up to here was in the list that was read last.
     pub todo: Vec<Todo>,
     pub registered: bool,
     /// Heartbeats failed, and others may have taken the node for lost.
     pub silent: bool,
+    /// The heartbeat that is next, whether one is under way, and whether the next is wanted at once.
+    pub beat: u64,
+    pub beating: bool,
+    pub soon: bool,
+    /// The queue lost something, and the server was not told yet.
+    pub lost: bool,
+    /// What the server said of the node's streams, for the feed.
+    pub told: Option<String>,
     backoffs: Backoffs,
 }
 
@@ -98,6 +105,11 @@ impl Agent {
             todo: Vec::new(),
             registered: false,
             silent: true,
+            beat: 0,
+            beating: false,
+            soon: false,
+            lost: false,
+            told: None,
             backoffs: Backoffs::default(),
         }
     }

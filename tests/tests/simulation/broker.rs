@@ -11,6 +11,8 @@ const PREFETCH: usize = 16;
 
 struct Queue {
     bindings: Vec<String>,
+    /// The words of each.
+    patterns: Vec<Vec<String>>,
     /// By the order of publication, which is also where a delivery goes that comes back.
     ready: BTreeMap<u64, Arc<Message>>,
     bound: usize,
@@ -45,24 +47,26 @@ impl Broker {
         Self { up: true, ..Self::default() }
     }
 
-    /// Declares a queue and its bindings, or mends them. Whether it is new.
-    pub fn declare(
-        &mut self,
-        name: &str,
-        keys: Vec<String>,
-        exclusive: bool,
-        bound: usize,
-    ) -> bool {
-        let is_new = !self.queues.contains_key(name);
-        let queue = self.queues.entry(name.to_owned()).or_insert_with(|| Queue {
+    /// Declares a queue and its bindings, or mends them.
+    pub fn declare(&mut self, name: &str, keys: &[String], exclusive: bool, bound: usize) {
+        let made = || Queue {
             bindings: Vec::new(),
+            patterns: Vec::new(),
             ready: BTreeMap::new(),
             bound,
             consumer: None,
             exclusive,
-        });
-        queue.bindings = keys;
-        is_new
+        };
+        if !self.queues.contains_key(name) {
+            self.queues.insert(name.to_owned(), made());
+        }
+        if let Some(queue) = self.queues.get_mut(name)
+            && queue.bindings != keys
+        {
+            let words = |key: &String| key.split('.').map(str::to_owned).collect();
+            queue.patterns = keys.iter().map(words).collect();
+            queue.bindings = keys.to_vec();
+        }
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -85,6 +89,7 @@ impl Broker {
     pub fn unbind(&mut self, name: &str) {
         if let Some(queue) = self.queues.get_mut(name) {
             queue.bindings.clear();
+            queue.patterns.clear();
         }
     }
 
@@ -99,10 +104,11 @@ impl Broker {
     pub fn publish(&mut self, message: &Arc<Message>, mut refuses: impl FnMut() -> bool) -> bool {
         let mut keys = vec![message.routing_key.clone()];
         keys.extend(copies(message));
+        let keys: Vec<Vec<&str>> = keys.iter().map(|key| key.split('.').collect()).collect();
         self.published += 1;
         let mut whole = true;
         for queue in self.queues.values_mut() {
-            if !queue.bindings.iter().any(|b| keys.iter().any(|key| matches(b, key))) {
+            if !queue.patterns.iter().any(|p| keys.iter().any(|key| matches(p, key))) {
                 continue;
             }
             if refuses() {
@@ -168,18 +174,15 @@ fn copies(message: &Message) -> Vec<String> {
 }
 
 /// AMQP's topic rule: `*` is one word, `#` any number.
-fn matches(binding: &str, key: &str) -> bool {
-    fn words(binding: &[&str], key: &[&str]) -> bool {
-        match (binding.split_first(), key.split_first()) {
-            (None, None) => true,
-            (Some((&"#", rest)), _) => {
-                words(rest, key) || key.split_first().is_some_and(|(_, key)| words(binding, key))
-            }
-            (Some((word, rest)), Some((first, key))) => {
-                (*word == "*" || word == first) && words(rest, key)
-            }
-            _ => false,
+fn matches(binding: &[String], key: &[&str]) -> bool {
+    match (binding.split_first(), key.split_first()) {
+        (None, None) => true,
+        (Some((word, rest)), _) if word == "#" => {
+            matches(rest, key) || key.split_first().is_some_and(|(_, key)| matches(binding, key))
         }
+        (Some((word, rest)), Some((first, key))) => {
+            (word == "*" || word == first) && matches(rest, key)
+        }
+        _ => false,
     }
-    words(&binding.split('.').collect::<Vec<_>>(), &key.split('.').collect::<Vec<_>>())
 }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use warren_api::{GroupResource, NodeName, Revision};
 use warren_broker::Event;
+use warren_broker::envelope::{Incoming, Message, decode};
+use warren_broker::relay::MAX_ATTEMPTS;
 
 use super::machine::running;
 use super::process::{Heard, resources};
@@ -68,6 +70,53 @@ impl Shadow {
     }
 }
 
+/// What the broker has said of the relay's messages, from outside the relay.
+#[derive(Default)]
+pub struct Told {
+    sent: BTreeMap<u64, Incoming>,
+    refusals: BTreeMap<Revision, u32>,
+    /// Confirmed, or refused as often as the relay tries.
+    settled: BTreeSet<Revision>,
+    floor: Revision,
+}
+
+impl Told {
+    /// Tags of a connection begin at 1.
+    pub fn sent(&mut self, tag: u64, message: &Message) {
+        let body = bytes::Bytes::from(message.body.clone());
+        let incoming = decode(&message.properties, &body).expect("the server's own message");
+        self.sent.insert(tag, incoming);
+    }
+
+    pub fn confirmed(&mut self, tag: u64, acked: bool) {
+        match self.sent.remove(&tag) {
+            Some(Incoming::Event(event)) => {
+                let refusals = self.refusals.entry(event.revision).or_default();
+                *refusals += u32::from(!acked);
+                if acked || *refusals >= MAX_ATTEMPTS {
+                    self.settled.insert(event.revision);
+                }
+            }
+            Some(Incoming::Floor { floor, .. }) => self.floor = self.floor.max(floor),
+            None => {}
+        }
+    }
+
+    /// The first revision that the cursor must not pass.
+    pub fn advances(&mut self, to: Revision, passed: Vec<Revision>) -> Option<Revision> {
+        let open = |at: &Revision| *at > self.floor && !self.settled.contains(at);
+        let open = passed.into_iter().find(open);
+        self.settled = self.settled.split_off(&Revision(to.0 + 1));
+        self.refusals = self.refusals.split_off(&Revision(to.0 + 1));
+        open
+    }
+
+    /// Another process or database: revisions may come again.
+    pub fn forget(&mut self) {
+        *self = Self::default();
+    }
+}
+
 impl World {
     /// After something has changed in a node's runtime.
     pub fn check_runs(&mut self, node: usize, uid: &Arc<str>) {
@@ -94,8 +143,13 @@ impl World {
         }
     }
 
-    /// Everything is as the server has it; the first thing that is not.
+    /// Everything is as the server has it, and runs; the first thing that is not so.
     pub fn difference(&self) -> Option<String> {
+        self.stale().or_else(|| (0..self.agents.len()).find_map(|node| self.difference_of(node)))
+    }
+
+    /// All is published, and every reader has it as the server has; the first thing that is not so.
+    pub fn stale(&self) -> Option<String> {
         let server = &self.server;
         if self.server.cursor != server.disk.last {
             let (cursor, last) = (server.cursor, server.disk.last);
@@ -118,7 +172,24 @@ impl World {
                 }
             }
         }
-        (0..self.agents.len()).find_map(|node| self.difference_of(node))
+        (0..self.agents.len()).find_map(|node| self.stale_at(node))
+    }
+
+    fn stale_at(&self, node: usize) -> Option<String> {
+        let name = &self.agents[node].node;
+        let bound = NodeName(name.as_str().into());
+        let keep = &self.machines[node].keep;
+        let pods = self.server.list(&GroupResource::new("", "pods"), Some(&bound));
+        let mut known = BTreeSet::new();
+        for (key, stored) in &pods {
+            let uid = stored.object.str_at(&["metadata", "uid"]);
+            known.insert(uid);
+            if keep.get(uid) != Some(&stored.body) {
+                return Some(format!("{name} has not kept {key} as it is at {}", stored.revision));
+            }
+        }
+        let kept = keep.keys().find(|uid| !known.contains(&***uid));
+        kept.map(|uid| format!("{name} keeps {uid}, which is not its own"))
     }
 
     fn difference_of(&self, node: usize) -> Option<String> {
@@ -131,9 +202,6 @@ impl World {
             let object = &stored.object;
             let uid = object.str_at(&["metadata", "uid"]);
             known.insert(uid.to_owned());
-            if machine.keep.get(uid) != Some(&stored.body) {
-                return Some(format!("{name} has not kept {key} as it is at {}", stored.revision));
-            }
             if object.is_being_deleted() {
                 return Some(format!("{key} does not end on {name}"));
             }
@@ -151,10 +219,6 @@ impl World {
                 "Running" => {}
                 _ => return Some(format!("{key} runs on {name} and is {phase:?}")),
             }
-        }
-        let kept = machine.keep.keys().find(|uid| !known.contains(*uid));
-        if let Some(uid) = kept {
-            return Some(format!("{name} keeps {uid}, which is not its own"));
         }
         let foreign = machine.pods.iter().find(|(uid, _)| !known.contains(&***uid));
         foreign.map(|(uid, (pod, _))| format!("{name} has {pod} ({uid}), which is not its own"))
@@ -187,16 +251,14 @@ impl World {
                 return Some(format!("{key} has no node"));
             }
         }
-        for (key, stored) in self.server.list(&GroupResource::new("apps", "replicasets"), None) {
-            let owner = stored
-                .object
-                .at(&["metadata", "ownerReferences"])
-                .and_then(|o| o[0]["uid"].as_str());
-            let owners = self.server.list(&GroupResource::new("apps", "deployments"), None);
-            if !owners.iter().any(|(_, o)| Some(o.object.str_at(&["metadata", "uid"])) == owner) {
-                return Some(format!("{key} outlives its owner"));
-            }
-        }
-        None
+        let all = &self.server.disk.objects;
+        let uids: BTreeSet<&str> =
+            all.values().map(|stored| stored.object.str_at(&["metadata", "uid"])).collect();
+        let orphan = all.iter().find(|(_, stored)| {
+            let owners = stored.object.at(&["metadata", "ownerReferences"]);
+            let owner = owners.and_then(|owners| owners[0]["uid"].as_str());
+            owner.is_some_and(|owner| !uids.contains(owner))
+        });
+        orphan.map(|(key, _)| format!("{key} outlives its owner"))
     }
 }

@@ -4,14 +4,20 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::json;
-use warren_api::{GroupResource, ObjectKey, Revision};
+use warren_api::{Fence, GroupResource, NodeName, ObjectKey, Revision};
+use warren_broker::heads::Asked;
 use warren_controllers::plan::{Resource, Target, Write};
 
 use super::agent::Todo;
 use super::machine::Op;
-use super::process::Process;
-use super::server::{Answer, Request};
+use super::process::{Process, Sent};
+use super::server::{Answer, OVER, Request};
 use super::world::{Caller, Happens, Token, World};
+
+/// Nodes that say that their queues lost something are collected for so long.
+const LOST_PAUSE: u64 = 250;
+/// Where a broker comes back, many want to know.
+const ASK_JITTER: u64 = 500;
 
 impl World {
     fn is_cut_off(&self, caller: Caller) -> bool {
@@ -22,25 +28,35 @@ impl World {
         }
     }
 
-    pub fn ask(&mut self, caller: Caller, request: Request, token: Token) {
-        let (run, term) = match caller {
-            Caller::Node(node) => (self.agents[node].run, None),
-            Caller::Process(process) => {
-                let term = self.processes[process].term;
-                let names = !matches!(token, Token::Lead);
-                (self.processes[process].run, term.filter(|_| names))
-            }
-            Caller::Person => (0, None),
+    pub fn ask(&mut self, caller: Caller, request: Request, token: Token, fence: Option<Fence>) {
+        let run = match caller {
+            Caller::Node(node) => self.agents[node].run,
+            Caller::Process(process) => self.processes[process].run,
+            Caller::Person => 0,
         };
-        let later = self.rng.range(1, 10);
-        self.after(later, Happens::Arrives { caller, run, term, request, token });
+        let mut later = self.rng.range(1, 10);
+        if fence.is_some() && self.now < self.calm_at && self.rng.chance(10) {
+            // Long enough for another to lead by then.
+            later += self.rng.range(500, 6_000);
+            self.count("writes of a leader that come late");
+        }
+        self.after(later, Happens::Arrives { caller, run, fence, request, token });
+    }
+
+    /// What a leader has decided.
+    fn send(&mut self, process: usize, sent: Sent) {
+        let Sent { work, plan, term, request } = sent;
+        // Reads are not fenced.
+        let writes = !matches!(request, Request::Get(_));
+        let fence = writes.then(|| self.candidates[process].fence(term));
+        self.ask(Caller::Process(process), request, Token::Step { work, plan, term }, fence);
     }
 
     pub fn arrives(
         &mut self,
         caller: Caller,
         run: u64,
-        term: Option<u64>,
+        fence: Option<Fence>,
         request: Request,
         token: Token,
     ) {
@@ -49,11 +65,15 @@ impl World {
         if self.server.up && !self.is_cut_off(caller) {
             let now = super::world::timestamp(self.now);
             let before = self.server.disk.last;
-            answer = self.server.handle(&request, term, now);
+            answer = self.server.handle(&request, fence.as_ref(), now);
+            if let Some(wrong) = self.server.wrong.take() {
+                self.violate(wrong);
+            }
             later = self.rng.range(1, 10);
             self.count("requests");
             if self.server.disk.last > before {
                 let at = self.server.disk.last;
+                self.wrote_at = self.now;
                 self.say(|| format!("{at}: {caller:?} {}", told(&request)));
                 self.declare_nodes();
                 self.wake_relay();
@@ -61,7 +81,12 @@ impl World {
                 let text = format!("refused with {code} {message}: {caller:?} {}", told(&request));
                 self.say(|| text);
             }
-            if let Request::Beat(node) = &request {
+            if let Request::Beat { node, asked } = &request {
+                if let Some(Asked::Node { name, lost: true }) =
+                    asked.as_ref().and_then(|asked| Asked::parse(asked).ok())
+                {
+                    self.after(LOST_PAUSE, Happens::LooksAt(name));
+                }
                 for process in 0..self.processes.len() {
                     if !self.is_cut_off(Caller::Process(process))
                         && !self.processes[process].stopped
@@ -118,14 +143,23 @@ impl World {
                 }
                 self.after(pause, Happens::WriteStatus { node, run });
             }
-            (Token::Beat, Answer::Done { .. }) => {
+            (Token::Beat { .. }, Answer::Told(heads)) => {
+                if let Some(heads) = heads {
+                    self.agents[node].told = Some(heads.clone());
+                    self.after(0, Happens::NodeTold { node, run });
+                }
+                self.beats_again(node, true);
                 if !self.agents[node].registered {
                     self.register(node);
                 } else if std::mem::take(&mut self.agents[node].silent) {
                     self.ready(node);
                 }
             }
-            (Token::Beat, _) => self.agents[node].silent = true,
+            (Token::Beat { lost }, _) => {
+                self.agents[node].silent = true;
+                self.agents[node].lost |= lost;
+                self.beats_again(node, false);
+            }
             (Token::Register, Answer::Done { .. }) => {
                 self.agents[node].registered = true;
                 self.agents[node].silent = false;
@@ -158,7 +192,7 @@ impl World {
                 "conditions": self.conditions(node)}});
         let resource = Resource::of::<Node>();
         let write = Write::Create { resource, namespace: String::new(), object };
-        self.ask(Caller::Node(node), Request::Write(write), Token::Register);
+        self.ask(Caller::Node(node), Request::Write(write), Token::Register, None);
     }
 
     /// The node's own word for its condition.
@@ -172,11 +206,11 @@ impl World {
         let patch = json!({"status": {"conditions": self.conditions(node)}});
         let write =
             Write::Patch { target, subresource: Some("status"), resource_version: None, patch };
-        self.ask(Caller::Node(node), Request::Write(write), Token::Ready);
+        self.ask(Caller::Node(node), Request::Write(write), Token::Ready, None);
     }
 
-    pub fn beat(&mut self, node: usize, run: u64) {
-        if !self.is_agent(node, run) {
+    pub fn beat(&mut self, node: usize, run: u64, beat: u64) {
+        if !self.is_agent(node, run) || self.agents[node].beat != beat {
             return;
         }
         let name = self.agents[node].node.clone();
@@ -191,9 +225,39 @@ impl World {
         if self.agents[node].registered && self.server.up && !self.readers[node].cut_off {
             self.agents[node].registered = self.server.disk.objects.contains_key(&key);
         }
-        self.ask(Caller::Node(node), Request::Beat(name), Token::Beat);
-        let next = self.rng.range(9_500, 10_000);
-        self.after(next, Happens::Beat { node, run });
+        let agent = &mut self.agents[node];
+        let lost = std::mem::take(&mut agent.lost);
+        agent.beating = true;
+        let asked = Asked::Node { name: NodeName(name.as_str().into()), lost };
+        let wanted = self.readers[node].session.up || lost;
+        let asked = wanted.then(|| asked.to_string());
+        let request = Request::Beat { node: name, asked };
+        self.ask(Caller::Node(node), request, Token::Beat { lost }, None);
+    }
+
+    fn beats_again(&mut self, node: usize, answered: bool) {
+        let pause = match (std::mem::take(&mut self.agents[node].soon), answered) {
+            (true, _) => self.rng.range(0, ASK_JITTER),
+            (_, true) => self.rng.range(9_500, 10_000),
+            // A fifth of the heartbeat.
+            (_, false) => 2_000,
+        };
+        let agent = &mut self.agents[node];
+        (agent.beating, agent.beat) = (false, agent.beat + 1);
+        let (run, beat) = (agent.run, agent.beat);
+        self.after(pause, Happens::Beat { node, run, beat });
+    }
+
+    /// The node wants to know where its streams stand, with its next heartbeat and that now. `lost`: the server looks at
+    /// its queue.
+    pub fn ask_soon(&mut self, node: usize, lost: bool) {
+        let agent = &mut self.agents[node];
+        agent.lost |= lost;
+        agent.told = None;
+        agent.soon = true;
+        if !agent.beating && agent.up {
+            self.beats_again(node, true);
+        }
     }
 
     /// Carries out what the agent has decided.
@@ -213,8 +277,7 @@ impl World {
                         takes = takes.min(u64::try_from(left).unwrap_or(0));
                     }
                     let boot = self.machines[node].boot;
-                    let what = told_op(&op);
-                    self.say(|| format!("n{node} will {what} for {uid} in {takes} ms"));
+                    self.say(|| format!("n{node} will {} for {uid} in {takes} ms", told_op(&op)));
                     self.after(takes, Happens::Runtime { node, boot, run, uid, op });
                 }
                 Todo::Wake { uid, at } => {
@@ -232,7 +295,7 @@ impl World {
     pub fn write_status(&mut self, node: usize) {
         if let Some((uid, request)) = self.agents[node].take() {
             let delete = matches!(request, Request::Status { delete: true, .. });
-            self.ask(Caller::Node(node), request, Token::Status { uid, delete });
+            self.ask(Caller::Node(node), request, Token::Status { uid, delete }, None);
         }
     }
 
@@ -301,37 +364,6 @@ impl World {
 
     // Controllers.
 
-    /// The broker makes one consumer the active one; it writes its term before it acts.
-    pub fn elect(&mut self) {
-        let alive = |world: &Self, process: usize| {
-            world.processes[process].up
-                && world.readers[world.agents.len() + process].session.connected
-        };
-        if self.broker.up {
-            if self.active.is_some_and(|active| !alive(self, active)) {
-                self.active = None;
-            }
-            if self.active.is_none() {
-                let standing: Vec<usize> =
-                    (0..self.processes.len()).filter(|p| alive(self, *p)).collect();
-                self.active = self.rng.pick(&standing).copied();
-                if let Some(active) = self.active {
-                    self.count("elections");
-                    self.say(|| format!("process {active} is the active consumer"));
-                }
-            }
-        }
-        if let Some(active) = self.active
-            && self.processes[active].term.is_none()
-            && !self.processes[active].stopped
-        {
-            let request =
-                Request::Lead { holder: active + 10 * self.processes[active].run as usize };
-            self.ask(Caller::Process(active), request, Token::Lead);
-        }
-        self.after(500, Happens::Elect);
-    }
-
     pub fn decide(&mut self, process: usize, run: u64) {
         if self.processes[process].run != run || !self.processes[process].acts() {
             return;
@@ -341,8 +373,8 @@ impl World {
         }
         let (now, ms) = (super::world::timestamp(self.now), self.now);
         let (send, again) = self.processes[process].decide(now, ms);
-        for (work, request) in send {
-            self.ask(Caller::Process(process), request, Token::Step(work));
+        for sent in send {
+            self.send(process, sent);
         }
         for (work, after) in again {
             self.after(after.max(1), Happens::Again { process, run, work });
@@ -352,19 +384,18 @@ impl World {
     fn process_answered(&mut self, process: usize, token: Token, answer: &Answer) {
         let run = self.processes[process].run;
         match token {
-            Token::Lead => {
-                if let Answer::Term(term) = answer
-                    && self.active == Some(process)
-                {
-                    self.say(|| format!("process {process} leads with term {term}"));
-                    self.processes[process].lead(*term);
-                    self.after(1, Happens::Decide { process, run });
-                }
+            Token::Lease { is_read } => self.lease_answered(process, is_read, answer),
+            Token::Heads { ask } => {
+                self.heads_answered(self.agents.len() + process, run, ask, answer);
             }
-            Token::Step(work) => {
-                let (next, again) = self.processes[process].answered(&work, answer, self.now);
-                if let Some(request) = next {
-                    self.ask(Caller::Process(process), request, Token::Step(work.clone()));
+            Token::Step { work, plan, term } => {
+                if matches!(answer, Answer::Refused { message, .. } if message == OVER) {
+                    self.term_is_over(process, term);
+                }
+                let (next, again) =
+                    self.processes[process].answered((&work, plan), answer, self.now);
+                if let Some(sent) = next {
+                    self.send(process, sent);
                 }
                 if let Some(after) = again {
                     let after = after + self.rng.range(0, 20);
@@ -383,6 +414,7 @@ impl World {
         let run = self.processes[process].run + 1;
         self.processes[process] = Process::new(run);
         self.forget(reader);
+        self.stand(process);
         self.after(1, Happens::Connect(reader));
     }
 
@@ -392,6 +424,7 @@ impl World {
         this.busy = false;
         this.listing = None;
         this.listed_once = false;
+        this.ask += 1;
         this.shadow.forget();
     }
 }

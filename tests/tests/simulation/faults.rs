@@ -1,6 +1,7 @@
 //! What people do, and what goes wrong. All of it is drawn from the seed.
 
 use serde_json::{Value, json};
+use warren_broker::election::Input;
 use warren_controllers::plan::{Resource, Target, Write};
 
 use super::agent::Agent;
@@ -30,6 +31,7 @@ pub enum Fault {
     DiskErrors,
     ControllersKilled(usize),
     ControllersStopped(usize),
+    ControllersLeave(usize),
     ClockJumps(usize),
 }
 
@@ -54,6 +56,7 @@ impl Fault {
             Fault::DiskErrors => "fault: disk errors",
             Fault::ControllersKilled(_) => "fault: controllers killed",
             Fault::ControllersStopped(_) => "fault: controllers stopped",
+            Fault::ControllersLeave(_) => "controllers told to end",
             Fault::ClockJumps(_) => "fault: clock jumps",
         }
     }
@@ -81,6 +84,7 @@ impl World {
             Fault::DiskErrors,
             Fault::ControllersKilled(0),
             Fault::ControllersStopped(0),
+            Fault::ControllersLeave(0),
             Fault::ClockJumps(0),
         ];
         if self.rng.chance(125) {
@@ -96,7 +100,7 @@ impl World {
 
     pub fn accident(&mut self) {
         if self.now >= self.calm_at {
-            return self.calm();
+            return self.say(|| "calm".to_owned());
         }
         let next = self.rng.range(100, 5_000);
         self.after(next, Happens::Accident);
@@ -116,6 +120,7 @@ impl World {
             Fault::ClockJumps(_) => Fault::ClockJumps(node),
             Fault::ControllersKilled(_) => Fault::ControllersKilled(process),
             Fault::ControllersStopped(_) => Fault::ControllersStopped(process),
+            Fault::ControllersLeave(_) => Fault::ControllersLeave(process),
             other => other,
         };
         self.strike(fault);
@@ -134,13 +139,11 @@ impl World {
             }
             Fault::BindingsRemoved(reader) => {
                 self.broker.unbind(&self.readers[reader].session.queue.clone());
-                mended = Some(self.rng.range(100, 10_000));
             }
             Fault::QueueDeleted(reader) => {
                 let queue = self.readers[reader].session.queue.clone();
                 self.broker.delete(&queue);
                 self.lose_connection(reader);
-                mended = Some(self.rng.range(100, 10_000));
             }
             Fault::Refusals => {
                 self.nacks = true;
@@ -149,6 +152,7 @@ impl World {
             Fault::BrokerDown if self.broker.up => {
                 self.broker.up = false;
                 (0..self.readers.len()).for_each(|reader| self.lose_connection(reader));
+                (0..self.processes.len()).for_each(|process| self.leave_line(process));
                 self.relay_lost();
                 mended = Some(self.rng.range(50, 15_000));
             }
@@ -192,6 +196,9 @@ impl World {
             Fault::CutOff(reader) if !self.readers[reader].cut_off => {
                 self.readers[reader].cut_off = true;
                 self.lose_connection(reader);
+                if let Some(process) = self.process_of(reader) {
+                    self.leave_line(process);
+                }
                 mended = Some(self.rng.range(100, LONGEST));
             }
             Fault::DiskErrors => {
@@ -199,15 +206,20 @@ impl World {
                 mended = Some(self.rng.range(500, 10_000));
             }
             Fault::ControllersKilled(process) if self.processes[process].up => {
-                self.processes[process].up = false;
-                self.lose_connection(self.agents.len() + process);
+                self.end_process(process);
                 mended = Some(self.rng.range(50, 10_000));
             }
             Fault::ControllersStopped(process) if !self.processes[process].stopped => {
                 self.processes[process].stopped = true;
-                // The broker misses its heartbeats.
                 self.lose_connection(self.agents.len() + process);
+                // So long the broker serves who does not read.
+                let (missed, run) = (self.rng.range(1_000, 20_000), self.processes[process].run);
+                self.after(missed, Happens::Missed { process, run });
                 mended = Some(self.rng.range(500, 20_000));
+            }
+            Fault::ControllersLeave(process) => {
+                let run = self.processes[process].run;
+                self.inform(process, run, Input::Leave);
             }
             Fault::ClockJumps(node) => {
                 let skew = self.rng.range(0, 240_000) as i64 - 120_000;
@@ -224,22 +236,16 @@ impl World {
     pub fn mended(&mut self, fault: Fault) {
         self.say(|| format!("mended: {fault:?}"));
         match fault {
-            Fault::BindingsRemoved(reader) | Fault::QueueDeleted(reader) => {
-                self.declare_nodes();
-                let session = &self.readers[reader].session;
-                if session.own && self.broker.has(&session.queue) {
-                    let (queue, keys) = (session.queue.clone(), session.keys.clone());
-                    self.broker.declare(&queue, keys, true, self.bound);
-                }
-            }
             Fault::Refusals => self.nacks = false,
             Fault::BrokerDown => self.broker.up = true,
-            Fault::ConnectionLost(reader) => self.lose_connection(reader),
             Fault::ServerKilled | Fault::Restored if !self.server.up => {
                 self.server.up = true;
                 self.relay.run += 1;
+                let run = self.relay.run;
+                self.after(60_000, Happens::Heals { run });
                 self.relay.core = warren_broker::relay::Core::new("server", self.server.cursor);
                 self.relay.waiting = None;
+                self.relay.told.forget();
                 self.after(1, Happens::RelayConnects);
             }
             Fault::AgentKilled(node) | Fault::Rebooted(node) | Fault::StateLost(node)
@@ -253,7 +259,7 @@ impl World {
                 self.agents[node].start(&self.machines[node], now);
                 self.carry_out(node);
                 self.after(1, Happens::Connect(node));
-                self.after(5, Happens::Beat { node, run });
+                self.after(5, Happens::Beat { node, run, beat: 0 });
                 self.after(60_000, Happens::Look { node, run });
             }
             Fault::CutOff(reader) => self.readers[reader].cut_off = false,
@@ -262,28 +268,16 @@ impl World {
                 self.restart_process(process);
             }
             Fault::ControllersStopped(process) => {
-                self.processes[process].stopped = false;
+                if !std::mem::take(&mut self.processes[process].stopped) {
+                    return;
+                }
                 let (reader, run) = (self.agents.len() + process, self.processes[process].run);
+                self.wakes(process);
                 self.after(0, Happens::Work { reader, run });
                 self.after(1, Happens::Decide { process, run });
             }
             Fault::ClockJumps(node) => self.machines[node].skew = 0,
             _ => {}
-        }
-    }
-
-    /// People and accidents have an end. What is broken is mended; each reader's connection is lost once more, because
-    /// nothing but a later event shows a loss on a queue.
-    fn calm(&mut self) {
-        self.say(|| "calm".to_owned());
-        let later = LONGEST;
-        self.after(later, Happens::Mended(Fault::BrokerDown));
-        for reader in 0..self.readers.len() {
-            self.after(later, Happens::Mended(Fault::BindingsRemoved(reader)));
-        }
-        for reader in 0..self.readers.len() {
-            let at = later + 1_000 + self.rng.range(0, 1_000);
-            self.after(at, Happens::Mended(Fault::ConnectionLost(reader)));
         }
     }
 
@@ -308,7 +302,7 @@ impl World {
         };
         if let Some(write) = write {
             self.count("wishes of people");
-            self.ask(Caller::Person, Request::Write(write), Token::Forget);
+            self.ask(Caller::Person, Request::Write(write), Token::Forget, None);
         }
     }
 

@@ -41,6 +41,10 @@ pub enum Work {
 
 /// A plan that is being carried out.
 struct Running {
+    /// An answer to another plan of the same key is none to this.
+    id: u64,
+    /// In which it was decided.
+    term: u64,
     steps: VecDeque<Request>,
     revisions: BTreeMap<String, Revision>,
     exists: bool,
@@ -55,8 +59,16 @@ struct Expected {
     until: u64,
 }
 
-/// What to send for each key, and when to look at which again.
-pub type Decided = (Vec<(Work, Request)>, Vec<(Work, u64)>);
+/// What is sent for a plan.
+pub struct Sent {
+    pub work: Work,
+    pub plan: u64,
+    pub term: u64,
+    pub request: Request,
+}
+
+/// What to send, and when to look at which key again.
+pub type Decided = (Vec<Sent>, Vec<(Work, u64)>);
 
 type Dirty = Arc<Mutex<BTreeSet<Work>>>;
 /// What the informers' handlers heard: plural, namespace, name, and the revision that is there now.
@@ -82,6 +94,7 @@ pub struct Process {
     expected: BTreeMap<Work, Vec<Expected>>,
     missing: BTreeMap<String, Timestamp>,
     assumed: BTreeMap<String, String>,
+    plans: u64,
     pub decisions: u64,
 }
 
@@ -261,6 +274,7 @@ impl Process {
             expected: BTreeMap::new(),
             missing: BTreeMap::new(),
             assumed: BTreeMap::new(),
+            plans: 0,
             decisions: 0,
         }
     }
@@ -332,6 +346,13 @@ impl Process {
         dirty.extend([Work::PodGc, Work::Schedule]);
     }
 
+    /// Another leads. What was decided is written no more.
+    pub fn step_down(&mut self) {
+        self.term = None;
+        self.running.clear();
+        self.assumed.clear();
+    }
+
     fn seen(&self, plural: &str) -> Option<Revision> {
         match plural {
             "deployments" => self.deployments.informer().seen(),
@@ -346,11 +367,22 @@ impl Process {
     /// Decides about all keys that are marked and may be decided now: what to send for each, and when to look again.
     pub fn decide(&mut self, now: Timestamp, ms: u64) -> Decided {
         let (mut send, mut again) = (Vec::new(), Vec::new());
-        if !self.acts() {
-            return (send, again);
-        }
+        let Some(term) = self.term.filter(|_| self.acts()) else { return (send, again) };
         // What is gone may have left something behind.
         let marked = std::mem::take(&mut *self.dirty.lock());
+        if marked.is_empty() {
+            return (send, again);
+        }
+        let (deployments, replica_sets) = (sorted(&self.deployments), sorted(&self.replica_sets));
+        let (jobs, pods, nodes) = (sorted(&self.jobs), sorted(&self.pods), sorted(&self.nodes));
+        let seen = Seen {
+            now,
+            deployments: &deployments,
+            replica_sets: &replica_sets,
+            jobs: &jobs,
+            pods: &pods,
+            nodes: &nodes,
+        };
         for work in marked {
             let waits = self.expected.get(&work).is_some_and(|all| {
                 let open = |e: &Expected| {
@@ -364,11 +396,13 @@ impl Process {
             }
             self.expected.remove(&work);
             self.decisions += 1;
-            let running = self.plan(&work, now, ms);
+            let running = self.plan(&work, &seen);
             match running {
-                Ok(running) => {
-                    if let Some(first) = running.steps.front() {
-                        send.push((work.clone(), first.clone()));
+                Ok(mut running) => {
+                    if let Some(request) = running.steps.front().cloned() {
+                        self.plans += 1;
+                        (running.id, running.term) = (self.plans, term);
+                        send.push(Sent { work: work.clone(), plan: self.plans, term, request });
                         self.running.insert(work, running);
                     }
                 }
@@ -380,17 +414,8 @@ impl Process {
     }
 
     /// `Err` where there is nothing to do, with the time after which to look again.
-    fn plan(&mut self, work: &Work, now: Timestamp, ms: u64) -> Result<Running, Option<u64>> {
-        let (deployments, replica_sets) = (sorted(&self.deployments), sorted(&self.replica_sets));
-        let (jobs, pods, nodes) = (sorted(&self.jobs), sorted(&self.pods), sorted(&self.nodes));
-        let seen = Seen {
-            now,
-            deployments: &deployments,
-            replica_sets: &replica_sets,
-            jobs: &jobs,
-            pods: &pods,
-            nodes: &nodes,
-        };
+    fn plan(&mut self, work: &Work, seen: &Seen<'_>) -> Result<Running, Option<u64>> {
+        let (now, pods, nodes) = (seen.now, seen.pods, seen.nodes);
         let plan = match work {
             Work::Deployment(namespace, name) => seen.deployment(&Key::new(namespace, name)),
             Work::ReplicaSet(namespace, name) => seen.replica_set(&Key::new(namespace, name)),
@@ -442,6 +467,8 @@ impl Process {
                     return Err(None);
                 }
                 return Ok(Running {
+                    id: 0,
+                    term: 0,
                     steps,
                     revisions: BTreeMap::new(),
                     exists: false,
@@ -450,16 +477,23 @@ impl Process {
                 });
             }
             Work::Collect(plural, namespace, name) => {
-                return self.ask_for_owner(plural, namespace, name, &seen).ok_or(None);
+                return self.ask_for_owner(plural, namespace, name, seen).ok_or(None);
             }
         };
-        let _ = ms;
         let again = plan.again_after.map(|after| after.as_millis() as u64);
         if plan.steps.is_empty() {
             return Err(again);
         }
         let steps = writes(&plan);
-        Ok(Running { steps, revisions: BTreeMap::new(), exists: false, again, collects: None })
+        Ok(Running {
+            id: 0,
+            term: 0,
+            steps,
+            revisions: BTreeMap::new(),
+            exists: false,
+            again,
+            collects: None,
+        })
     }
 
     /// Where the cache has no owner of that uid, the API is asked.
@@ -488,6 +522,8 @@ impl Process {
         }
         let key = ObjectKey::new(GroupResource::new(group, owners), namespace, owner.name.as_str());
         Some(Running {
+            id: 0,
+            term: 0,
             steps: [Request::Get(key)].into(),
             revisions: BTreeMap::new(),
             exists: false,
@@ -499,10 +535,13 @@ impl Process {
     /// The answer to the first step of a plan: the next step, and when to look at the key again.
     pub fn answered(
         &mut self,
-        work: &Work,
+        (work, plan): (&Work, u64),
         answer: &Answer,
         ms: u64,
-    ) -> (Option<Request>, Option<u64>) {
+    ) -> (Option<Sent>, Option<u64>) {
+        if self.running.get(work).is_none_or(|running| running.id != plan) {
+            return (None, None);
+        }
         let Some(mut running) = self.running.remove(work) else { return (None, None) };
         let Some(request) = running.steps.pop_front() else { return (None, None) };
         let retry = match (&request, answer) {
@@ -539,12 +578,7 @@ impl Process {
                 running.exists = true;
                 None
             }
-            (_, Answer::Refused { code: 409 | 404, message }) => {
-                if message == "the term is over" {
-                    self.term = None;
-                }
-                Some(20)
-            }
+            (_, Answer::Refused { code: 409 | 404, .. }) => Some(20),
             _ => Some(1_000),
         };
         if let Some(after) = retry {
@@ -572,9 +606,9 @@ impl Process {
         {
             *version = newest.to_string();
         }
-        let next = next.clone();
+        let (request, term, work) = (next.clone(), running.term, work.clone());
         self.running.insert(work.clone(), running);
-        (Some(next), None)
+        (Some(Sent { work, plan, term, request }), None)
     }
 
     fn collected(

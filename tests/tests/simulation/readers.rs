@@ -1,16 +1,26 @@
 //! What readers do: connect, take deliveries one after another, list, acknowledge.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use warren_agent::desired::Effect;
-use warren_api::{GroupResource, NodeName};
-use warren_broker::{Event, EventType};
+use warren_api::{GroupResource, NodeName, Shard};
+use warren_broker::consume::reason;
+use warren_broker::consume::watch::LOOK_EVERY;
+use warren_broker::heads::Asked;
+use warren_broker::{Event, EventType, Heads, Stream};
 
 use super::broker::Delivery;
 use super::process::{Heard, resources};
+use super::server::{Answer, Request};
 use super::session::Item;
-use super::world::{Happens, List, Listing, World};
+use super::world::{Caller, Happens, List, Listing, Token, World};
+
+/// Between two questions of informers where their streams stand.
+const ASK_EVERY: u64 = 10_000;
+/// Between two declarations of a queue of one's own.
+const REBIND_EVERY: u64 = 10_000;
 
 impl World {
     pub fn connect(&mut self, reader: usize) {
@@ -26,17 +36,21 @@ impl World {
             // A name of its own for each connection, which the broker has not given up yet.
             let base = session.queue.split('~').next().unwrap_or_default().to_owned();
             session.queue = format!("{base}~{}", session.generation + 1);
-            let keys = session.keys.clone();
-            self.broker.declare(&session.queue, keys, true, self.bound);
+            self.broker.declare(&session.queue, &session.keys, true, self.bound);
         }
         there = there && self.broker.consume(&session.queue, session.generation + 1);
         if !there {
             let later = self.rng.range(100, 2_000);
             return self.after(later, Happens::Connect(reader));
         }
-        session.connect();
-        let queue = session.queue.clone();
+        let now = Duration::from_millis(self.now);
+        session.connect(now);
+        let (queue, own, generation) = (session.queue.clone(), session.own, session.generation);
         self.say(|| format!("reader {reader} consumes {queue}"));
+        if own {
+            self.after(REBIND_EVERY, Happens::Rebinds { reader, generation });
+        }
+        self.after_heads(reader);
         self.push(&queue);
         self.after(1, Happens::Work { reader, run });
     }
@@ -52,18 +66,23 @@ impl World {
         self.count("connections lost");
         let later = self.rng.range(20, 1_500);
         self.after(later, Happens::Connect(reader));
+        let run = self.run_of(reader);
+        self.after(0, Happens::Work { reader, run });
     }
 
     pub fn delivered(&mut self, reader: usize, generation: u64, delivery: &Delivery) {
-        let run = self.run_of(reader);
+        let (run, now) = (self.run_of(reader), self.elapsed());
         let session = &mut self.readers[reader].session;
         if !session.connected || session.generation != generation {
             return;
         }
-        if session.delivered(delivery) {
+        if session.delivered(delivery, now) {
             let (queue, tag) = (session.queue.clone(), delivery.tag);
             let later = self.rng.range(1, 6);
             self.after(later, Happens::Settle { queue, generation, tag });
+        }
+        if let Some(wrong) = self.readers[reader].session.wrong.take() {
+            self.violate(wrong);
         }
         self.count("delivered");
         self.after(0, Happens::Work { reader, run });
@@ -85,7 +104,28 @@ impl World {
                 let takes = self.rng.range(0, 4);
                 self.after(takes, Happens::Worked { reader, run, event, generation, tag });
             }
+            Item::Down => {
+                this.busy = false;
+                this.session.up = false;
+                if self.process_of(reader).is_none() {
+                    // It may be the queue alone that is gone; the server declares it anew.
+                    self.ask_soon(reader, true);
+                }
+                self.after(0, Happens::Work { reader, run });
+            }
+            Item::Reconnected(connection) => {
+                this.busy = false;
+                (this.session.known, this.session.up) = (connection, true);
+                self.count("reconnections that need no list at once");
+                match self.process_of(reader) {
+                    None => self.ask_soon(reader, false),
+                    // What was asked before says nothing of what this connection missed.
+                    Some(_) => self.asks_after(reader, 0, 500),
+                }
+                self.after(0, Happens::Work { reader, run });
+            }
             Item::Relist(relist) => {
+                this.session.up = true;
                 let first = !std::mem::replace(&mut this.listed_once, true);
                 let node = self.process_of(reader).is_none();
                 let mut wanted: Vec<GroupResource> =
@@ -95,13 +135,18 @@ impl World {
                 } else if wanted.is_empty() {
                     wanted = resources();
                 }
+                if first && !node {
+                    self.asks_after(reader, ASK_EVERY * 4 / 5, ASK_EVERY);
+                }
+                if node && relist.reason == reason::HEAD {
+                    self.ask_soon(reader, true);
+                }
                 let (reason, at_least) = (relist.reason, relist.at_least);
                 self.say(|| format!("reader {reader} lists: {reason}, at least {at_least}"));
-                self.count("relists");
+                self.count(reason_told(reason));
                 let this = &mut self.readers[reader];
                 let pending = wanted.iter().cloned().collect();
-                let at = warren_api::Revision(u64::MAX);
-                this.listing = Some(Listing { relist, pending, at, attempt: 0 });
+                this.listing = Some(Listing { relist, pending, at: Vec::new(), attempt: 0 });
                 let jitter = if first || node { 0 } else { self.rng.range(0, 500) };
                 wanted.sort();
                 wanted.dedup();
@@ -118,7 +163,13 @@ impl World {
         if !self.is_run(reader, run) {
             return;
         }
-        let answered = self.server.up && !self.readers[reader].cut_off && !self.rng.chance(20);
+        let Some(at_least) = self.readers[reader].listing.as_ref().map(|l| l.relist.at_least)
+        else {
+            return;
+        };
+        let old = self.server.disk.last < at_least && self.process_of(reader).is_some();
+        let answered =
+            self.server.up && !self.readers[reader].cut_off && !self.rng.chance(20) && !old;
         if !answered {
             let Some(listing) = &mut self.readers[reader].listing else { return };
             listing.attempt += 1;
@@ -166,14 +217,22 @@ impl World {
             }
         }
         let Some(listing) = &mut self.readers[reader].listing else { return };
-        listing.at = listing.at.min(list.revision);
+        listing.at.push((list.resource.clone(), list.revision));
         listing.pending.remove(&list.resource);
         if !listing.pending.is_empty() {
             return;
         }
         let Some(Listing { relist, at, .. }) = self.readers[reader].listing.take() else { return };
-        if self.process_of(reader).is_none() {
-            self.readers[reader].session.listed(&relist.streams, at);
+        let node = self.process_of(reader).is_none();
+        let session = &mut self.readers[reader].session;
+        if node {
+            at.iter().for_each(|(_, at)| session.listed(&relist.streams, *at));
+        } else {
+            let oldest = at.iter().map(|(_, at)| *at).min().filter(|_| relist.streams.is_empty());
+            oldest.into_iter().for_each(|at| session.listed(&[], at));
+            for (resource, at) in at {
+                session.listed(&[Stream { resource, shard: Shard::Every }], at);
+            }
         }
         self.readers[reader].busy = false;
         self.after(0, Happens::Work { reader, run });
@@ -275,5 +334,121 @@ impl World {
                 self.violate(format!("process {process}: {wrong}"));
             }
         }
+    }
+
+    // Where the streams stand.
+
+    fn asks_after(&mut self, reader: usize, low: u64, high: u64) {
+        let later = self.rng.range(low, high);
+        let this = &mut self.readers[reader];
+        this.ask += 1;
+        let (ask, run) = (this.ask, self.run_of(reader));
+        self.after(later, Happens::Asks { reader, run, ask });
+    }
+
+    /// Informers ask while they wait for a delivery.
+    pub fn asks(&mut self, reader: usize, run: u64, ask: u64) {
+        let Some(process) = self.process_of(reader) else { return };
+        let this = &self.readers[reader];
+        if !self.is_run(reader, run) || this.ask != ask {
+            return;
+        }
+        if this.busy || !this.session.up || self.processes[process].stopped {
+            return self.after(50, Happens::Asks { reader, run, ask });
+        }
+        let asked = Asked::Resources(resources()).to_string();
+        self.ask(Caller::Process(process), Request::Heads(asked), Token::Heads { ask }, None);
+    }
+
+    pub fn heads_answered(&mut self, reader: usize, run: u64, ask: u64, answer: &Answer) {
+        match answer {
+            Answer::Told(Some(heads)) => self.told(reader, run, ask, heads.clone()),
+            _ => {
+                let wait = self.rng.range(50, 1_000);
+                self.after(wait, Happens::Asks { reader, run, ask });
+            }
+        }
+    }
+
+    /// The answer is read while a delivery is waited for.
+    pub fn told(&mut self, reader: usize, run: u64, ask: u64, heads: String) {
+        if !self.is_run(reader, run) || self.readers[reader].ask != ask {
+            return;
+        }
+        if self.readers[reader].busy {
+            return self.after(5, Happens::Told { reader, run, ask, heads });
+        }
+        self.heads(reader, &heads);
+        self.asks_after(reader, ASK_EVERY * 4 / 5, ASK_EVERY);
+    }
+
+    /// As the agent's feed: what came with a heartbeat is read while a delivery is waited for.
+    pub fn node_told(&mut self, node: usize, run: u64) {
+        if !self.is_agent(node, run) || self.agents[node].told.is_none() {
+            return;
+        }
+        if self.readers[node].busy {
+            return self.after(5, Happens::NodeTold { node, run });
+        }
+        if let Some(heads) = self.agents[node].told.take() {
+            self.heads(node, &heads);
+        }
+    }
+
+    fn heads(&mut self, reader: usize, heads: &str) {
+        let heads = Heads::parse(heads).expect("the server tells as readers read it");
+        let now = self.elapsed();
+        let session = &mut self.readers[reader].session;
+        session.heads(session.known, Some(heads), now);
+        self.count("heads told");
+        self.after_heads(reader);
+    }
+
+    /// What the session does after it was told.
+    fn after_heads(&mut self, reader: usize) {
+        let run = self.run_of(reader);
+        let session = &mut self.readers[reader].session;
+        let generation = session.generation;
+        if std::mem::take(&mut session.rebinds) && session.own {
+            self.after(1, Happens::Rebinds { reader, generation });
+        }
+        let session = &mut self.readers[reader].session;
+        if session.waits() && !std::mem::replace(&mut session.looks, true) {
+            let later = LOOK_EVERY.as_millis() as u64;
+            self.after(later, Happens::LooksAtHeads { reader, generation });
+        }
+        self.after(0, Happens::Work { reader, run });
+    }
+
+    pub fn looks_at_heads(&mut self, reader: usize, generation: u64) {
+        let now = self.elapsed();
+        let session = &mut self.readers[reader].session;
+        session.looks = false;
+        if session.waits() && session.generation == generation {
+            session.look(now);
+        }
+        self.after_heads(reader);
+    }
+
+    /// A queue of one's own is declared anew, as somebody may have deleted its bindings.
+    pub fn rebinds(&mut self, reader: usize, generation: u64) {
+        let session = &self.readers[reader].session;
+        if session.connected && session.generation == generation && self.broker.has(&session.queue)
+        {
+            self.broker.declare(&session.queue, &session.keys, true, self.bound);
+            self.after(REBIND_EVERY, Happens::Rebinds { reader, generation });
+        }
+    }
+}
+
+fn reason_told(reason: &str) -> &'static str {
+    match reason {
+        reason::START => "relists: start",
+        reason::RECONNECTED => "relists: reconnected",
+        reason::GAP => "relists: gap",
+        reason::HEAD => "relists: head",
+        reason::EPOCH => "relists: newer epoch",
+        reason::FLOOR => "relists: floor",
+        _ => "relists: other",
     }
 }

@@ -9,16 +9,21 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use smallvec::SmallVec;
 use warren_api::{
-    GroupResource, Kind, NodeName, Object, ObjectKey, Registry, Revision, Shard, Subresource, Uid,
-    patch, schema,
+    Fence, GroupResource, Kind, NodeName, Object, ObjectKey, Registry, Revision, Shard,
+    Subresource, Uid, patch, schema,
 };
 use warren_apiserver::restored::{Hold, Waits};
-use warren_apiserver::simulation::{Intent, Prepared, Propagation};
-use warren_broker::{Event, EventType, Stream};
-use warren_controllers::plan::{Target, Write};
+use warren_apiserver::simulation::{Intent, Prepared, Propagation, holds};
+use warren_broker::heads::Asked;
+use warren_broker::{Event, EventType, Heads, Stream};
+use warren_controllers::plan::{Resource, Target, Write};
 
 /// What a restore adds to the revision.
 const RESTORE_STEP: u64 = 1_000_000_000;
+/// Namespace and name of the controllers' Lease.
+pub const LEASE: (&str, &str) = ("kube-system", "warren-controllers");
+/// How a write of a term that is over is answered.
+pub const OVER: &str = "the term is over";
 
 #[derive(Clone)]
 pub struct Stored {
@@ -58,12 +63,15 @@ pub enum Request {
     },
     /// Whether there is an object of this uid: `(uid, is being deleted)` of what has the name.
     Get(ObjectKey),
-    /// A node's heartbeat.
-    Beat(String),
-    /// Takes the lead, or renews it.
-    Lead {
-        holder: usize,
+    /// A node's heartbeat, which may ask where the node's streams stand.
+    Beat {
+        node: String,
+        asked: Option<String>,
     },
+    /// Where the streams stand.
+    Heads(String),
+    /// Reads the controllers' Lease, or changes it.
+    Lease(Option<Value>),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -73,7 +81,9 @@ pub enum Answer {
         going: bool,
     },
     Found(Option<(String, bool)>),
-    Term(u64),
+    /// Where the streams stand, if that was asked.
+    Told(Option<String>),
+    Object(Bytes),
     Refused {
         code: u16,
         message: String,
@@ -88,10 +98,12 @@ pub struct Server {
     /// The cursor that is not on disk yet.
     pub cursor: Revision,
     uids: u64,
-    /// Who leads since which term.
-    pub leader: Option<(usize, u64)>,
     pub commits: u64,
     pub fenced: u64,
+    /// Epoch, term and holder of the last write of a leader.
+    led: (u64, u64, String),
+    /// What must not be.
+    pub wrong: Option<String>,
     /// Nodes that there are: the server declares their queues.
     pub nodes: BTreeSet<String>,
     restored: Timestamp,
@@ -140,22 +152,55 @@ impl Server {
             disk,
             cursor: Revision(0),
             uids: 0,
-            leader: None,
             commits: 0,
             fenced: 0,
+            led: (0, 0, String::new()),
+            wrong: None,
             nodes: BTreeSet::new(),
             restored: Timestamp::UNIX_EPOCH,
         }
     }
 
-    pub fn handle(&mut self, request: &Request, term: Option<u64>, now: Timestamp) -> Answer {
-        // A write that names a term is refused when another one leads.
-        if let (Some(term), Some((_, newest))) = (term, self.leader)
-            && term < newest
-        {
-            self.fenced += 1;
-            return no(409, "the term is over");
+    pub fn handle(&mut self, request: &Request, fence: Option<&Fence>, now: Timestamp) -> Answer {
+        if let Some(fence) = fence {
+            let lease = self.disk.objects.get(&fence.key());
+            if !holds(fence, lease.map(|stored| &*stored.body)) {
+                self.fenced += 1;
+                return no(409, OVER);
+            }
         }
+        let before = self.disk.last;
+        let answer = self.answer(request, now);
+        if let Some(fence) = fence
+            && self.disk.last > before
+        {
+            self.check_term(fence);
+        }
+        answer
+    }
+
+    /// What a leader wrote was of the term that the Lease says, and terms do not come again.
+    fn check_term(&mut self, fence: &Fence) {
+        let lease = self.disk.objects.get(&fence.key()).map(|stored| &stored.object);
+        let term = lease.and_then(|l| l.at(&["spec", "leaseTransitions"])?.as_u64());
+        let holder = lease.map(|lease| lease.str_at(&["spec", "holderIdentity"]));
+        if term != Some(fence.term) || holder != Some(&*fence.holder) {
+            self.wrong.get_or_insert(format!(
+                "{fence} wrote {}, where {holder:?} holds the Lease at {term:?}",
+                self.disk.last
+            ));
+        }
+        let (epoch, last, who) = &self.led;
+        if *epoch == self.disk.epoch
+            && (fence.term < *last || fence.term == *last && fence.holder != *who)
+        {
+            let wrong = format!("{fence} wrote {}, after {who} at {last}", self.disk.last);
+            self.wrong.get_or_insert(wrong);
+        }
+        self.led = (self.disk.epoch, fence.term, fence.holder.clone());
+    }
+
+    fn answer(&mut self, request: &Request, now: Timestamp) -> Answer {
         match request {
             Request::Write(write) => self.write(write, now),
             Request::Status { target, patch, delete } => {
@@ -173,15 +218,55 @@ impl Server {
                 let uid = stored.object.str_at(&["metadata", "uid"]).to_owned();
                 (uid, stored.object.is_being_deleted())
             })),
-            Request::Beat(_) => Answer::Done { revision: None, going: false },
-            Request::Lead { holder } => {
-                let term = match self.leader {
-                    Some((known, term)) if known == *holder => term,
-                    other => other.map_or(0, |(_, term)| term) + 1,
-                };
-                self.leader = Some((*holder, term));
-                Answer::Term(term)
+            Request::Beat { asked, .. } => {
+                Answer::Told(asked.as_ref().map(|asked| self.heads(asked)))
             }
+            Request::Heads(asked) => Answer::Told(Some(self.heads(asked))),
+            Request::Lease(change) => self.lease(change.as_ref(), now),
+        }
+    }
+
+    /// As the API tells of its streams, and as it writes that down.
+    fn heads(&self, asked: &str) -> String {
+        let asked = Asked::parse(asked).expect("readers ask as the server reads it");
+        let wanted = |stream: &Stream| match &asked {
+            Asked::Node { name, .. } => match &stream.shard {
+                Shard::All => true,
+                Shard::Node(of) => of == name,
+                _ => false,
+            },
+            Asked::Resources(all) => stream.shard == Shard::Every && all.contains(&stream.resource),
+        };
+        let heads = self.disk.heads.iter().filter(|(stream, _)| wanted(stream));
+        let streams = heads.map(|(stream, head)| (stream.clone(), *head)).collect();
+        Heads { epoch: self.disk.epoch, published: self.cursor, streams }.to_string()
+    }
+
+    fn lease(&mut self, change: Option<&Value>, now: Timestamp) -> Answer {
+        let resource =
+            Resource { api_version: "coordination.k8s.io/v1".into(), plural: "leases".into() };
+        let (namespace, name) = LEASE;
+        let target = Target {
+            resource,
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid: String::new(),
+        };
+        let answer = match change {
+            Some(change) if change["metadata"]["resourceVersion"] == "" => {
+                let object = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+                    "metadata": {"name": name, "namespace": namespace}, "spec": change["spec"]});
+                self.create(&target, &object, now)
+            }
+            Some(change) => self.update(&target, None, now, |old| {
+                patch::merge(old, change).map_err(|error| error.to_string())
+            }),
+            None => Answer::Done { revision: None, going: false },
+        };
+        match (answer, self.disk.objects.get(&key_of(&target))) {
+            (Answer::Done { .. }, Some(stored)) => Answer::Object(stored.body.clone()),
+            (Answer::Done { .. }, None) => no(404, "NotFound"),
+            (refused, _) => refused,
         }
     }
 
@@ -388,6 +473,12 @@ impl Server {
         }
         let newer = self.disk.history.range(Revision(after.0 + 1)..);
         Ok(newer.take(limit).map(|(_, event)| (**event).clone()).collect())
+    }
+
+    /// The revisions after one and up to another that are in the history.
+    pub fn between(&self, after: Revision, to: Revision) -> Vec<Revision> {
+        let range = Revision(after.0 + 1)..=to.max(Revision(after.0 + 1));
+        self.disk.history.range(range).map(|(at, _)| *at).filter(|at| *at <= to).collect()
     }
 
     /// The objects of a resource, of one node where it is given.

@@ -1,20 +1,35 @@
 //! A reader's connection to its queue: what `warren-broker`'s session does around the real consumer rule, and what waits in
 //! the reader's hands. Its process goes on with what it has read when the connection is lost.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use warren_api::Revision;
-use warren_broker::consume::{Interest, Reader, Relist, Verdict};
+use warren_broker::consume::watch::{Finding, Watch};
+use warren_broker::consume::{Interest, Reader, Relist, Verdict, reason};
 use warren_broker::envelope::{Incoming, decode};
-use warren_broker::{Event, Stream};
+use warren_broker::{Event, Heads, Stream};
 
 use super::broker::Delivery;
 
 pub enum Item {
-    Event { event: Arc<Event>, generation: u64, tag: u64 },
+    Event {
+        event: Arc<Event>,
+        generation: u64,
+        tag: u64,
+    },
     Relist(Relist),
+    /// The connection is there again, with its number: heads are asked for.
+    Reconnected(u64),
+    Down,
+}
+
+/// What the reader tells its session, which hears it while it is connected.
+enum Tell {
+    Listed(Vec<Stream>, Revision),
+    Heads(u64, Option<Heads>),
 }
 
 pub struct Session {
@@ -28,12 +43,28 @@ pub struct Session {
     pub inbox: VecDeque<Item>,
     /// When the last delivery under way arrives: they come in order.
     pub arrival: u64,
+    /// The last connection that the reader has heard of, and whether it is there as far as it knows.
+    pub known: u64,
+    pub up: bool,
+    /// Something was lost: the bindings may be.
+    pub rebinds: bool,
+    /// It is looked at the heads that are awaited.
+    pub looks: bool,
     interest: Interest,
     reader: Reader,
     held: BTreeMap<u64, Revision>,
+    tells: Vec<Tell>,
+    /// What the reader has done with; within a database's life revisions do not come again.
+    done: BTreeSet<Revision>,
+    /// What must not be.
+    pub wrong: Option<String>,
     started: bool,
-    pub relists: u64,
+    connection: u64,
+    watch: Watch,
     pub gaps: u64,
+    /// Losses that the heads have shown, and lists that they have saved.
+    pub behind: u64,
+    pub whole: u64,
 }
 
 impl Session {
@@ -46,12 +77,22 @@ impl Session {
             generation: 0,
             inbox: VecDeque::new(),
             arrival: 0,
+            known: 0,
+            up: false,
+            rebinds: false,
+            looks: false,
             reader: Reader::new(interest.clone()),
             interest,
             held: BTreeMap::new(),
+            tells: Vec::new(),
+            done: BTreeSet::new(),
+            wrong: None,
             started: false,
-            relists: 0,
+            connection: 0,
+            watch: Watch::new(own, Duration::ZERO),
             gaps: 0,
+            behind: 0,
+            whole: 0,
         }
     }
 
@@ -60,32 +101,51 @@ impl Session {
         self.reader = Reader::new(self.interest.clone());
         self.inbox.clear();
         self.held.clear();
+        self.tells.clear();
+        self.done.clear();
         self.connected = false;
         self.started = false;
+        self.up = false;
+        (self.connection, self.known) = (0, 0);
     }
 
-    pub fn connect(&mut self) {
+    pub fn connect(&mut self, now: Duration) {
         self.generation += 1;
         self.connected = true;
         self.held.clear();
-        let reason =
-            if std::mem::replace(&mut self.started, true) { "reconnected" } else { "start" };
-        let relist = self.reader.connected(reason);
-        self.relist(relist);
+        self.rebinds = false;
+        self.watch = Watch::new(self.own, now);
+        if !std::mem::replace(&mut self.started, true) {
+            let relist = self.reader.connected(reason::START);
+            self.relist(relist);
+        } else if let Some(relist) = self.reader.reconnected() {
+            self.relist(relist);
+        } else {
+            self.connection += 1;
+            self.watch.ask();
+            self.inbox.push_back(Item::Reconnected(self.connection));
+        }
+        for tell in std::mem::take(&mut self.tells) {
+            match tell {
+                Tell::Listed(streams, at) => self.listed(&streams, at),
+                Tell::Heads(connection, heads) => self.heads(connection, heads, now),
+            }
+        }
     }
 
     pub fn lost(&mut self) {
         self.connected = false;
         self.held.clear();
+        self.inbox.push_back(Item::Down);
     }
 
     fn relist(&mut self, relist: Relist) {
-        self.relists += 1;
         self.inbox.push_back(Item::Relist(relist));
     }
 
     /// Whether the delivery is acknowledged at once.
-    pub fn delivered(&mut self, delivery: &Delivery) -> bool {
+    pub fn delivered(&mut self, delivery: &Delivery, now: Duration) -> bool {
+        self.watch.came(now);
         let (generation, tag) = (self.generation, delivery.tag);
         let body = Bytes::from(delivery.message.body.clone());
         match decode(&delivery.message.properties, &body) {
@@ -97,6 +157,11 @@ impl Session {
                 if let Verdict::Relist(relist) = verdict {
                     self.gaps += u64::from(!relist.streams.is_empty());
                     self.relist(relist);
+                }
+                if self.done.contains(&event.revision) {
+                    let (at, queue) = (event.revision, &self.queue);
+                    self.wrong =
+                        Some(format!("{queue}: {at} is handed on again, after it was done with"));
                 }
                 self.held.insert(tag, event.revision);
                 self.inbox.push_back(Item::Event { event: Arc::new(event), generation, tag });
@@ -119,13 +184,50 @@ impl Session {
         }
         let Some(revision) = self.held.remove(&tag) else { return false };
         self.reader.confirmed(revision);
+        self.done.insert(revision);
         true
     }
 
     pub fn listed(&mut self, streams: &[Stream], at: Revision) {
+        if !self.connected {
+            return self.tells.push(Tell::Listed(streams.to_vec(), at));
+        }
         if let Some(relist) = self.reader.listed(streams, at) {
             self.gaps += 1;
             self.relist(relist);
+        }
+    }
+
+    /// The reader hands on what the server said after a connection that it knew of.
+    pub fn heads(&mut self, connection: u64, heads: Option<Heads>, now: Duration) {
+        if !self.connected {
+            return self.tells.push(Tell::Heads(connection, heads));
+        }
+        if connection == self.connection {
+            let finding = self.watch.told(&mut self.reader, heads, now);
+            self.found(finding);
+        }
+    }
+
+    pub fn waits(&self) -> bool {
+        self.connected && self.watch.waits()
+    }
+
+    pub fn look(&mut self, now: Duration) {
+        let finding = self.watch.look(&mut self.reader, self.held.is_empty(), now);
+        self.found(finding);
+    }
+
+    fn found(&mut self, finding: Finding) {
+        match finding {
+            Finding::Nothing => {}
+            Finding::Whole => self.whole += 1,
+            Finding::Unknown(relist) => self.relist(relist),
+            Finding::Lost(relist) => {
+                self.rebinds = true;
+                self.behind += 1;
+                self.relist(relist);
+            }
         }
     }
 }

@@ -3,24 +3,29 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use warren_api::{GroupResource, NodeName, Revision};
+use warren_api::{Fence, GroupResource, NodeName, Revision};
 use warren_broker::consume::{Interest, Relist};
+use warren_broker::election::Word;
 use warren_broker::envelope::Message;
 use warren_broker::relay::{Action, Core};
 use warren_broker::{Event, topology};
 
 use super::agent::Agent;
 use super::broker::{Broker, Delivery};
-use super::check::Shadow;
+use super::check::{Shadow, Told};
 use super::faults::Fault;
+use super::leading::Candidate;
 use super::machine::{Machine, Op};
 use super::process::{Process, Work, resources};
 use super::rng::Rng;
 use super::server::{Answer, Disk, Request, Server};
 use super::session::Session;
 
+/// How often the server declares all nodes' queues anew.
+const HEAL_EVERY: u64 = 60_000;
 /// What of the trace is kept.
 const TRACE: usize = 400;
 
@@ -35,11 +40,12 @@ pub enum Caller {
 #[derive(Clone, Debug)]
 pub enum Token {
     Status { uid: Arc<str>, delete: bool },
-    Beat,
+    Beat { lost: bool },
     Register,
     Ready,
-    Step(Work),
-    Lead,
+    Step { work: Work, plan: u64, term: u64 },
+    Lease { is_read: bool },
+    Heads { ask: u64 },
     Forget,
 }
 
@@ -47,32 +53,162 @@ pub enum Happens {
     // The relay and the broker.
     Pump,
     RelayConnects,
-    Publish { generation: u64, tag: u64, message: Arc<Message> },
-    Confirm { generation: u64, tag: u64, acked: bool },
-    Read { run: u64, after: Revision, limit: usize },
-    CursorOnDisk { run: u64 },
+    Publish {
+        generation: u64,
+        tag: u64,
+        message: Arc<Message>,
+    },
+    Confirm {
+        generation: u64,
+        tag: u64,
+        acked: bool,
+    },
+    Read {
+        run: u64,
+        after: Revision,
+        limit: usize,
+    },
+    CursorOnDisk {
+        run: u64,
+    },
     // Readers.
     Connect(usize),
-    Deliver { reader: usize, generation: u64, delivery: Delivery },
-    Settle { queue: String, generation: u64, tag: u64 },
-    Work { reader: usize, run: u64 },
-    Worked { reader: usize, run: u64, event: Arc<Event>, generation: u64, tag: u64 },
-    List { reader: usize, run: u64, resource: GroupResource },
-    Listed { reader: usize, run: u64, list: List },
+    Deliver {
+        reader: usize,
+        generation: u64,
+        delivery: Delivery,
+    },
+    Settle {
+        queue: String,
+        generation: u64,
+        tag: u64,
+    },
+    Work {
+        reader: usize,
+        run: u64,
+    },
+    Worked {
+        reader: usize,
+        run: u64,
+        event: Arc<Event>,
+        generation: u64,
+        tag: u64,
+    },
+    List {
+        reader: usize,
+        run: u64,
+        resource: GroupResource,
+    },
+    Listed {
+        reader: usize,
+        run: u64,
+        list: List,
+    },
+    /// Informers ask where their streams stand.
+    Asks {
+        reader: usize,
+        run: u64,
+        ask: u64,
+    },
+    Told {
+        reader: usize,
+        run: u64,
+        ask: u64,
+        heads: String,
+    },
+    NodeTold {
+        node: usize,
+        run: u64,
+    },
+    LooksAtHeads {
+        reader: usize,
+        generation: u64,
+    },
+    Rebinds {
+        reader: usize,
+        generation: u64,
+    },
+    /// The server declares a node's queue anew, or all of them.
+    LooksAt(NodeName),
+    Heals {
+        run: u64,
+    },
     // Requests.
-    Arrives { caller: Caller, run: u64, term: Option<u64>, request: Request, token: Token },
-    Answered { caller: Caller, run: u64, request: Request, token: Token, answer: Answer },
+    Arrives {
+        caller: Caller,
+        run: u64,
+        fence: Option<Fence>,
+        request: Request,
+        token: Token,
+    },
+    Answered {
+        caller: Caller,
+        run: u64,
+        request: Request,
+        token: Token,
+        answer: Answer,
+    },
     // Nodes.
-    Runtime { node: usize, boot: u64, run: u64, uid: Arc<str>, op: Op },
-    Ends { node: usize, boot: u64, uid: Arc<str>, id: Arc<str>, code: i32 },
-    Wake { node: usize, run: u64, uid: Arc<str> },
-    Beat { node: usize, run: u64 },
-    WriteStatus { node: usize, run: u64 },
-    Look { node: usize, run: u64 },
+    Runtime {
+        node: usize,
+        boot: u64,
+        run: u64,
+        uid: Arc<str>,
+        op: Op,
+    },
+    Ends {
+        node: usize,
+        boot: u64,
+        uid: Arc<str>,
+        id: Arc<str>,
+        code: i32,
+    },
+    Wake {
+        node: usize,
+        run: u64,
+        uid: Arc<str>,
+    },
+    Beat {
+        node: usize,
+        run: u64,
+        beat: u64,
+    },
+    WriteStatus {
+        node: usize,
+        run: u64,
+    },
+    Look {
+        node: usize,
+        run: u64,
+    },
     // Controllers.
-    Decide { process: usize, run: u64 },
-    Again { process: usize, run: u64, work: Work },
-    Elect,
+    Decide {
+        process: usize,
+        run: u64,
+    },
+    Again {
+        process: usize,
+        run: u64,
+        work: Work,
+    },
+    Tick {
+        process: usize,
+        run: u64,
+    },
+    Queues {
+        process: usize,
+        run: u64,
+        generation: u64,
+    },
+    Word {
+        to: Option<String>,
+        word: Word,
+    },
+    /// The broker gives up the connections of a process that was stopped.
+    Missed {
+        process: usize,
+        run: u64,
+    },
     // People and accidents.
     People,
     Accident,
@@ -89,7 +225,7 @@ pub struct List {
 pub struct Listing {
     pub relist: Relist,
     pub pending: BTreeSet<GroupResource>,
-    pub at: Revision,
+    pub at: Vec<(GroupResource, Revision)>,
     pub attempt: u32,
 }
 
@@ -101,6 +237,8 @@ pub struct Reader {
     pub cut_off: bool,
     pub shadow: Shadow,
     pub listed_once: bool,
+    /// Counts what is asked about the streams: the last one counts.
+    pub ask: u64,
 }
 
 pub struct Relay {
@@ -114,13 +252,15 @@ pub struct Relay {
     pub waiting: Option<Revision>,
     pub arrival: u64,
     pub pumping: bool,
+    pub told: Told,
 }
 
 pub struct World {
     pub rng: Rng,
     pub now: u64,
     sequence: u64,
-    future: BTreeMap<(u64, u64), Happens>,
+    /// Boxed, as what happens is moved about here.
+    future: BTreeMap<(u64, u64), Box<Happens>>,
     pub server: Server,
     pub relay: Relay,
     pub broker: Broker,
@@ -128,9 +268,12 @@ pub struct World {
     pub machines: Vec<Machine>,
     pub agents: Vec<Agent>,
     pub processes: Vec<Process>,
-    /// Which process the broker has made the active consumer.
-    pub active: Option<usize>,
+    pub candidates: Vec<Candidate>,
+    /// Which processes consume the leader's queue: the first is the active consumer.
+    pub line: Vec<usize>,
     pub backup: Option<Disk>,
+    /// When something was committed last.
+    pub wrote_at: u64,
     /// Until then there are people and accidents.
     pub calm_at: u64,
     pub enabled: Vec<Fault>,
@@ -182,6 +325,7 @@ impl World {
             waiting: None,
             arrival: 0,
             pumping: false,
+            told: Told::default(),
         };
         let calm_at = rng.range(5_000, 30_000);
         let mut world = Self {
@@ -195,9 +339,11 @@ impl World {
             readers,
             machines,
             agents,
+            candidates: (0..processes.len()).map(|p| Candidate::new(p, 0, 0, 0)).collect(),
             processes,
-            active: None,
+            line: Vec::new(),
             backup: None,
+            wrote_at: 0,
             calm_at,
             enabled: Vec::new(),
             nacks: false,
@@ -219,10 +365,11 @@ impl World {
         for node in 0..nodes {
             let now = world.node_time(node);
             world.agents[node].start(&world.machines[node], now);
-            world.after(10 + node as u64, Happens::Beat { node, run: 0 });
+            world.after(10 + node as u64, Happens::Beat { node, run: 0, beat: 0 });
             world.after(60_000, Happens::Look { node, run: 0 });
         }
-        world.after(50, Happens::Elect);
+        (0..world.processes.len()).for_each(|process| world.stand(process));
+        world.after(HEAL_EVERY, Happens::Heals { run: 0 });
         world.after(600, Happens::People);
         world.after(1_500, Happens::Accident);
         world
@@ -234,7 +381,7 @@ impl World {
 
     pub fn at(&mut self, at: u64, what: Happens) {
         self.sequence += 1;
-        self.future.insert((at.max(self.now), self.sequence), what);
+        self.future.insert((at.max(self.now), self.sequence), Box::new(what));
     }
 
     pub fn count(&mut self, what: &'static str) {
@@ -259,6 +406,10 @@ impl World {
         timestamp(0) + SignedDuration::from_millis(self.now as i64 + self.machines[node].skew)
     }
 
+    pub fn elapsed(&self) -> Duration {
+        Duration::from_millis(self.now)
+    }
+
     /// One thing happens. `false` where it would be later than `until`.
     pub fn step(&mut self, until: u64) -> bool {
         let Some((&(at, sequence), _)) = self.future.first_key_value() else { return false };
@@ -268,7 +419,7 @@ impl World {
         let Some(what) = self.future.remove(&(at, sequence)) else { return false };
         self.now = at;
         *self.counts.entry("steps").or_default() += 1;
-        self.happens(what);
+        self.happens(*what);
         true
     }
 
@@ -281,6 +432,7 @@ impl World {
             }
             Happens::Confirm { generation, tag, acked } => {
                 if self.relay.connected && self.relay.generation == generation {
+                    self.relay.told.confirmed(tag, acked);
                     if acked {
                         self.relay.core.acked(tag, false);
                     } else {
@@ -313,8 +465,25 @@ impl World {
             }
             Happens::List { reader, run, resource } => self.list(reader, run, resource),
             Happens::Listed { reader, run, list } => self.listed(reader, run, &list),
-            Happens::Arrives { caller, run, term, request, token } => {
-                self.arrives(caller, run, term, request, token);
+            Happens::Asks { reader, run, ask } => self.asks(reader, run, ask),
+            Happens::Told { reader, run, ask, heads } => self.told(reader, run, ask, heads),
+            Happens::NodeTold { node, run } => self.node_told(node, run),
+            Happens::LooksAtHeads { reader, generation } => {
+                self.looks_at_heads(reader, generation);
+            }
+            Happens::Rebinds { reader, generation } => self.rebinds(reader, generation),
+            Happens::LooksAt(name) => {
+                let node = self.agents.iter().position(|agent| *agent.node == *name.0);
+                node.into_iter().for_each(|node| self.declare_node(node));
+            }
+            Happens::Heals { run } => {
+                if run == self.relay.run {
+                    self.declare_nodes();
+                    self.after(HEAL_EVERY, Happens::Heals { run });
+                }
+            }
+            Happens::Arrives { caller, run, fence, request, token } => {
+                self.arrives(caller, run, fence, request, token);
             }
             Happens::Answered { caller, run, request, token, answer } => {
                 self.answered(caller, run, &request, token, &answer);
@@ -328,7 +497,7 @@ impl World {
                     self.step_pod(node, &uid);
                 }
             }
-            Happens::Beat { node, run } => self.beat(node, run),
+            Happens::Beat { node, run, beat } => self.beat(node, run, beat),
             Happens::WriteStatus { node, run } => {
                 if self.is_agent(node, run) {
                     self.write_status(node);
@@ -349,7 +518,14 @@ impl World {
                     self.decide(process, run);
                 }
             }
-            Happens::Elect => self.elect(),
+            Happens::Tick { process, run } => self.tick(process, run),
+            Happens::Queues { process, run, generation } => self.queues(process, run, generation),
+            Happens::Word { to, word } => self.word(to.as_deref(), word),
+            Happens::Missed { process, run } => {
+                if self.processes[process].stopped && self.processes[process].run == run {
+                    self.leave_line(process);
+                }
+            }
             Happens::People => self.people(),
             Happens::Accident => self.accident(),
             Happens::Mended(fault) => self.mended(fault),
@@ -402,18 +578,19 @@ impl World {
 
     /// The server declares the queue of each node that there is, and deletes the others.
     pub fn declare_nodes(&mut self) {
+        (0..self.agents.len()).for_each(|node| self.declare_node(node));
+    }
+
+    fn declare_node(&mut self, node: usize) {
         if !self.relay.connected || !self.broker.up || !self.server.up {
             return;
         }
-        for reader in 0..self.agents.len() {
-            let session = &self.readers[reader].session;
-            let (queue, keys) = (session.queue.clone(), session.keys.clone());
-            if self.server.nodes.contains(&self.agents[reader].node) {
-                self.broker.declare(&queue, keys, false, self.bound);
-            } else if self.broker.has(&queue) {
-                self.broker.delete(&queue);
-                self.lose_connection(reader);
-            }
+        let session = &self.readers[node].session;
+        if self.server.nodes.contains(&self.agents[node].node) {
+            self.broker.declare(&session.queue, &session.keys, false, self.bound);
+        } else if self.broker.has(&session.queue) {
+            self.broker.delete(&session.queue);
+            self.lose_connection(node);
         }
     }
 
@@ -448,10 +625,15 @@ impl World {
                 Action::Publish { tag, message } => {
                     let at = self.now + self.rng.range(0, 5);
                     self.relay.arrival = self.relay.arrival.max(at);
+                    self.relay.told.sent(tag, &message);
                     let generation = self.relay.generation;
                     self.at(self.relay.arrival, Happens::Publish { generation, tag, message });
                 }
                 Action::Advance(to) => {
+                    let open = self.server.between(self.server.cursor, to);
+                    if let Some(open) = self.relay.told.advances(to, open) {
+                        self.violate(format!("the cursor moves to {to}, past {open}"));
+                    }
                     self.server.cursor = self.server.cursor.max(to);
                     let run = self.relay.run;
                     self.after(100, Happens::CursorOnDisk { run });
@@ -532,6 +714,7 @@ impl Reader {
             cut_off: false,
             shadow: Shadow::default(),
             listed_once: false,
+            ask: 0,
         }
     }
 }
