@@ -11,11 +11,12 @@
 //! - 5, what a reader has done with is not handed on to it again: `session::Session::delivered`;
 //! - 5, no write of an older term is committed, terms do not come again, and no two leaders have one:
 //!   `server::Server::check_term`;
+//! - 5, where a process could lead, one does within six seconds: `World::check_led`;
 //! - 5 and 7, what was deleted is not run again: `check::Shadow::ended`, `machine::Machine::over`;
 //! - 7, a pod never runs twice, on one node (sandboxes, containers) or on two: `World::check_runs`.
 //!
 //! When people and accidents have ended and what broke is mended, but for what nobody knows to be broken (queues purged or
-//! deleted, bindings gone, events that were refused):
+//! deleted, bindings gone, messages taken or refused):
 //!
 //! - 5, 20 seconds after the last write, and without another, everything is published and every informer and every node's
 //!   disk is as the server has it, so nothing that was committed is lost: `HEALS_WITHIN`, `World::stale`;
@@ -104,6 +105,7 @@ fn run(seed: u64, tracing: bool) -> Result<Outcome, (String, Vec<String>)> {
             world.violate(format!("{quiet} ms after the last write, {stale}"));
         }
         if quiet < HEALS_WITHIN {
+            why = format!("the last write was {quiet} ms ago");
             continue;
         }
         let wrong = world.difference().or_else(|| world.unfinished());
@@ -134,6 +136,7 @@ fn run(seed: u64, tracing: bool) -> Result<Outcome, (String, Vec<String>)> {
     counts.insert("commits", world.server.commits);
     counts.insert("writes fenced", world.server.fenced);
     counts.insert("messages lost to a queue's bound", world.broker.overflowed);
+    counts.insert("messages that somebody took", world.broker.taken);
     let of_readers = |count: fn(&session::Session) -> u64| -> u64 {
         world.readers.iter().map(|reader| count(&reader.session)).sum()
     };

@@ -6,6 +6,15 @@ use std::sync::Arc;
 use lapin::types::AMQPValue;
 use warren_broker::envelope::Message;
 
+/// What becomes of a message at a queue.
+#[derive(Clone, Copy)]
+pub enum Fate {
+    Kept,
+    Refused,
+    /// Somebody takes it off the queue.
+    Taken,
+}
+
 /// Deliveries that a consumer has and has not settled.
 const PREFETCH: usize = 16;
 
@@ -40,6 +49,7 @@ pub struct Broker {
     /// Messages that were published, and that a queue's bound has cost.
     pub published: u64,
     pub overflowed: u64,
+    pub taken: u64,
 }
 
 impl Broker {
@@ -100,8 +110,8 @@ impl Broker {
         true
     }
 
-    /// Puts a message on every queue that wants it, but for those that refuse it now.
-    pub fn publish(&mut self, message: &Arc<Message>, mut refuses: impl FnMut() -> bool) -> bool {
+    /// Puts a message on every queue that wants it. `false` where one refused it.
+    pub fn publish(&mut self, message: &Arc<Message>, mut fate: impl FnMut() -> Fate) -> bool {
         let mut keys = vec![message.routing_key.clone()];
         keys.extend(copies(message));
         let keys: Vec<Vec<&str>> = keys.iter().map(|key| key.split('.').collect()).collect();
@@ -111,9 +121,16 @@ impl Broker {
             if !queue.patterns.iter().any(|p| keys.iter().any(|key| matches(p, key))) {
                 continue;
             }
-            if refuses() {
-                whole = false;
-                continue;
+            match fate() {
+                Fate::Kept => {}
+                Fate::Refused => {
+                    whole = false;
+                    continue;
+                }
+                Fate::Taken => {
+                    self.taken += 1;
+                    continue;
+                }
             }
             self.sequence += 1;
             queue.ready.insert(self.sequence, Arc::clone(message));

@@ -19,6 +19,7 @@ pub enum Fault {
     BindingsRemoved(usize),
     QueueDeleted(usize),
     Refusals,
+    Taken,
     BrokerDown,
     ServerKilled,
     Compacted,
@@ -44,6 +45,7 @@ impl Fault {
             Fault::BindingsRemoved(_) => "fault: bindings removed",
             Fault::QueueDeleted(_) => "fault: queue deleted",
             Fault::Refusals => "fault: queues refuse",
+            Fault::Taken => "fault: somebody takes messages",
             Fault::BrokerDown => "fault: broker down",
             Fault::ServerKilled => "fault: server killed",
             Fault::Compacted => "fault: history compacted",
@@ -72,6 +74,7 @@ impl World {
             Fault::BindingsRemoved(0),
             Fault::QueueDeleted(0),
             Fault::Refusals,
+            Fault::Taken,
             Fault::BrokerDown,
             Fault::ServerKilled,
             Fault::Compacted,
@@ -149,6 +152,10 @@ impl World {
                 self.nacks = true;
                 mended = Some(self.rng.range(100, 5_000));
             }
+            Fault::Taken => {
+                self.takes = true;
+                mended = Some(self.rng.range(100, 5_000));
+            }
             Fault::BrokerDown if self.broker.up => {
                 self.broker.up = false;
                 (0..self.readers.len()).for_each(|reader| self.lose_connection(reader));
@@ -219,6 +226,7 @@ impl World {
             }
             Fault::ControllersLeave(process) => {
                 let run = self.processes[process].run;
+                self.candidates[process].leaving = true;
                 self.inform(process, run, Input::Leave);
             }
             Fault::ClockJumps(node) => {
@@ -237,6 +245,7 @@ impl World {
         self.say(|| format!("mended: {fault:?}"));
         match fault {
             Fault::Refusals => self.nacks = false,
+            Fault::Taken => self.takes = false,
             Fault::BrokerDown => self.broker.up = true,
             Fault::ServerKilled | Fault::Restored if !self.server.up => {
                 self.server.up = true;

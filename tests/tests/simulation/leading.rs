@@ -15,6 +15,9 @@ use super::world::{Caller, Happens, Token, World, timestamp};
 
 /// Between two ticks of an election.
 const TICK: u64 = 100;
+/// Where a process hears API and broker, one leads within this: a second of silence, a take-over whose answer is lost, and
+/// the same again.
+const LED_WITHIN: u64 = 6_000;
 
 /// A process' part in the election.
 pub struct Candidate {
@@ -24,20 +27,25 @@ pub struct Candidate {
     inbox: VecDeque<Input>,
     /// Counts its places in the line.
     generation: u64,
-    /// It has given the Lease back and ends.
+    /// It was told to end, and has given the Lease back.
+    pub leaving: bool,
     leaves: bool,
+    /// Since when it could lead, and nobody does.
+    unled: u64,
 }
 
 impl Candidate {
     pub fn new(process: usize, run: u64, jitter: u64, now: u64) -> Self {
         let id = format!("p{process}-{run}");
-        let (jitter, now) = (Duration::from_millis(jitter), Duration::from_millis(now));
+        let (jitter, since) = (Duration::from_millis(jitter), Duration::from_millis(now));
         Self {
-            election: Election::new(id.clone(), Timing::BROKER, jitter, now),
+            election: Election::new(id.clone(), Timing::BROKER, jitter, since),
             id,
             inbox: VecDeque::new(),
             generation: 0,
+            leaving: false,
             leaves: false,
+            unled: now,
         }
     }
 
@@ -69,7 +77,32 @@ impl World {
         if !self.processes[process].stopped {
             self.inform(process, run, Input::Tick);
         }
+        self.check_led(process);
         self.after(TICK, Happens::Tick { process, run });
+    }
+
+    /// A leader that is gone has a successor soon.
+    fn check_led(&mut self, process: usize) {
+        let works = |at: usize| {
+            let reader = self.agents.len() + at;
+            let of = &self.processes[at];
+            of.up && !of.stopped && !self.readers[reader].cut_off
+        };
+        let led =
+            (0..self.processes.len()).any(|at| works(at) && self.processes[at].term.is_some());
+        let could = self.server.up
+            && works(process)
+            && self.is_in_line(process)
+            && !self.candidates[process].leaving;
+        let now = self.now;
+        let candidate = &mut self.candidates[process];
+        if led || !could {
+            candidate.unled = now;
+        } else if now - candidate.unled > LED_WITHIN {
+            self.violate(format!(
+                "process {process} could lead for {LED_WITHIN} ms, and nobody did"
+            ));
+        }
     }
 
     /// The process hears something, or will when it runs again.

@@ -14,7 +14,7 @@ use warren_broker::relay::{Action, Core};
 use warren_broker::{Event, topology};
 
 use super::agent::Agent;
-use super::broker::{Broker, Delivery};
+use super::broker::{Broker, Delivery, Fate};
 use super::check::{Shadow, Told};
 use super::faults::Fault;
 use super::leading::Candidate;
@@ -278,6 +278,7 @@ pub struct World {
     pub calm_at: u64,
     pub enabled: Vec<Fault>,
     pub nacks: bool,
+    pub takes: bool,
     pub disk_errors: bool,
     /// History is given up before the relay is back.
     pub compacts: bool,
@@ -347,6 +348,7 @@ impl World {
             calm_at,
             enabled: Vec::new(),
             nacks: false,
+            takes: false,
             disk_errors: false,
             compacts: false,
             counts: BTreeMap::new(),
@@ -675,8 +677,12 @@ impl World {
             return;
         }
         self.count("published");
-        let (nacks, mut chance) = (self.nacks, self.rng.clone());
-        let whole = self.broker.publish(message, || nacks && chance.chance(50));
+        let (nacks, takes, mut chance) = (self.nacks, self.takes, self.rng.clone());
+        let whole = self.broker.publish(message, || match () {
+            () if nacks && chance.chance(50) => Fate::Refused,
+            () if takes && chance.chance(100) => Fate::Taken,
+            () => Fate::Kept,
+        });
         self.rng = chance;
         if !whole {
             self.count("refused by a queue");
