@@ -270,7 +270,7 @@ impl Election {
             self.gone |= answered.is_some() && self.leading.is_none();
             return;
         }
-        self.doubt |= word.term > self.highest;
+        self.doubt |= word.term > self.highest || self.contradicts(word);
         if self.leading.is_some() {
             let to = word.from.clone();
             out.push(Action::Pong { to, word: self.word() });
@@ -282,7 +282,7 @@ impl Election {
     }
 
     fn pong(&mut self, now: Duration, word: &Word) {
-        self.doubt |= word.term > self.highest;
+        self.doubt |= word.term > self.highest || self.contradicts(word);
         if self.leading.is_none()
             && self.is_of_holder(word)
             && let Queue::There { answered, .. } = &mut self.queue
@@ -292,6 +292,15 @@ impl Election {
             self.heard = now;
             self.gone = false;
         }
+    }
+
+    /// Whether somebody says that it leads, and the Lease that we know says otherwise: one of the two is behind, also where
+    /// the term is lower, as after a restore.
+    fn contradicts(&self, word: &Word) -> bool {
+        word.holder.as_ref() == Some(&word.from)
+            && word.from != self.me
+            && self.known.is_some()
+            && !self.is_of_holder(word)
     }
 
     /// Whether the holder of the Lease that we know says this.

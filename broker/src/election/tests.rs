@@ -195,6 +195,19 @@ fn a_lease_that_was_deleted_begins_no_old_term() {
     assert_eq!(show(&e.step(ms(1400), Input::Tick)), "take me@5:");
 }
 
+/// A restore takes the Lease back to an earlier leader, which lives.
+#[test]
+fn a_lower_term_that_leads_is_looked_at() {
+    let ping = Input::Ping(word("a", "a", 3));
+    let mut e = in_state("leading, active");
+    assert_eq!(show(&e.step(ms(1100), ping.clone())), "pong a 4");
+    assert_eq!(show(&e.step(ms(1300), Input::Tick)), "read");
+    let restored = Input::Lease(lease("a", 3, "8"));
+    assert_eq!(show(&e.step(ms(1310), restored)), "step down, rejoin, ping 3");
+    // What the Lease says is no news.
+    assert_eq!(show(&e.step(ms(1700), ping)), "rejoin, ping 3");
+}
+
 #[test]
 fn who_leaves_gives_the_lease_back() {
     let mut e = in_state("leading, active");
