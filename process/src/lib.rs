@@ -4,6 +4,7 @@
 mod backoff;
 mod clock;
 mod metrics;
+mod page;
 mod readiness;
 mod secret;
 mod signals;
@@ -13,7 +14,10 @@ pub mod trace;
 
 pub use backoff::Backoff;
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use metrics::{METRICS_CONTENT_TYPE, Metrics, Value};
+pub use metrics::{
+    Buckets, Family, FamilyKind, METRICS_CONTENT_TYPE, Metrics, Number, Sample, Value, prometheus,
+};
+pub use page::serve_metrics;
 /// For the types of metrics and labels that [`Metrics`] registers.
 pub use prometheus_client;
 pub use readiness::{CheckHandle, CheckReport, CheckState, Readiness};

@@ -12,6 +12,10 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
+pub use families::{Buckets, Family, FamilyKind, Number, Sample, prometheus};
+
+mod families;
+
 /// Of [`Metrics::text`].
 pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -70,15 +74,9 @@ impl Metrics {
         self.collector(Values { part, read: Box::new(read) });
     }
 
-    /// A counter that has a value for each value of one label.
-    pub fn by_label(
-        &self,
-        name: &'static str,
-        help: &'static str,
-        label: &'static str,
-        read: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static,
-    ) {
-        self.collector(ByLabel { name, help, label, read: Box::new(read) });
+    /// The same with labels and histograms.
+    pub fn families(&self, read: impl Fn() -> Vec<Family> + Send + Sync + 'static) {
+        self.collector(families::Read(Box::new(read)));
     }
 
     /// In the OpenMetrics text form, see [`METRICS_CONTENT_TYPE`].
@@ -123,60 +121,73 @@ impl Collector for Values {
     }
 }
 
-struct ByLabel {
-    name: &'static str,
-    help: &'static str,
-    label: &'static str,
-    read: Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
-}
-
-impl fmt::Debug for ByLabel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name)
-    }
-}
-
-impl Collector for ByLabel {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let type_ = ConstCounter::new(0_u64).metric_type();
-        let mut metric = encoder.encode_descriptor(self.name, self.help, None, type_)?;
-        for (value, count) in (self.read)() {
-            let labels = [(self.label, value)];
-            ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn numbers_by_label() {
+    fn families_of_others() {
         let metrics = Metrics::new();
-        metrics.by_label("relists", "Lists.", "reason", || vec![("gap", 2), ("no position", 0)]);
-        let wanted = "# HELP warren_relists Lists.
-# TYPE warren_relists counter
-warren_relists_total{reason=\"gap\"} 2
-warren_relists_total{reason=\"no position\"} 0
-# EOF
+        let took = Arc::new(Buckets::new(&[0.001, 0.5]));
+        let read = Arc::clone(&took);
+        metrics.families(move || {
+            vec![
+                Family::counter("fabric_relists", "Lists.")
+                    .with("reason", [("gap".to_owned(), 2), ("no \"position\"".to_owned(), 0)]),
+                Family::gauge("fabric_up", "Whether.").of(1),
+                Family::histogram("fabric_confirm_seconds", "How long.", &read),
+            ]
+        });
+        for micros in [400, 1_000, 700_000] {
+            took.observe(std::time::Duration::from_micros(micros));
+        }
+        let body = "warren_fabric_relists_total{reason=\"gap\"} 2
+warren_fabric_relists_total{reason=\"no \\\"position\\\"\"} 0
+# HELP warren_fabric_up Whether.
+# TYPE warren_fabric_up gauge
+warren_fabric_up 1
+# HELP warren_fabric_confirm_seconds How long.
+# TYPE warren_fabric_confirm_seconds histogram
 ";
-        assert_eq!(metrics.text(), wanted);
+        let open = format!(
+            "# HELP warren_fabric_relists Lists.\n# TYPE warren_fabric_relists counter\n{body}\
+             warren_fabric_confirm_seconds_sum 0.7014\n\
+             warren_fabric_confirm_seconds_count 3\n\
+             warren_fabric_confirm_seconds_bucket{{le=\"0.001\"}} 2\n\
+             warren_fabric_confirm_seconds_bucket{{le=\"0.5\"}} 2\n\
+             warren_fabric_confirm_seconds_bucket{{le=\"+Inf\"}} 3\n# EOF\n"
+        );
+        assert_eq!(metrics.text(), open);
+        let families = vec![
+            Family::counter("fabric_relists", "Lists.")
+                .with("reason", [("gap".to_owned(), 2), ("no \"position\"".to_owned(), 0)]),
+            Family::gauge("fabric_up", "Whether.").of(1),
+            Family::histogram("fabric_confirm_seconds", "How long.", &took),
+        ];
+        // Prometheus' older form names a counter with its suffix, and ends without a word.
+        let older = format!(
+            "# HELP warren_fabric_relists_total Lists.\n# TYPE warren_fabric_relists_total counter\n{body}\
+             warren_fabric_confirm_seconds_bucket{{le=\"0.001\"}} 2\n\
+             warren_fabric_confirm_seconds_bucket{{le=\"0.5\"}} 2\n\
+             warren_fabric_confirm_seconds_bucket{{le=\"+Inf\"}} 3\n\
+             warren_fabric_confirm_seconds_sum 0.7014\n\
+             warren_fabric_confirm_seconds_count 3\n"
+        );
+        assert_eq!(prometheus("warren", &families), older);
     }
 
     #[test]
     fn numbers_of_others() {
         let metrics = Metrics::new();
-        metrics.values("broker", || {
+        metrics.values("fabric", || {
             vec![("events", false, "Events given.", 3), ("open", true, "In hand.", 2)]
         });
-        let wanted = "# HELP warren_broker_events Events given.
-# TYPE warren_broker_events counter
-warren_broker_events_total 3
-# HELP warren_broker_open In hand.
-# TYPE warren_broker_open gauge
-warren_broker_open 2
+        let wanted = "# HELP warren_fabric_events Events given.
+# TYPE warren_fabric_events counter
+warren_fabric_events_total 3
+# HELP warren_fabric_open In hand.
+# TYPE warren_fabric_open gauge
+warren_fabric_open 2
 # EOF
 ";
         assert_eq!(metrics.text(), wanted);

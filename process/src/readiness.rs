@@ -1,6 +1,6 @@
 //! What a process needs before it serves, by name.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -8,6 +8,10 @@ use tokio::sync::watch;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckState {
     Ready,
+    /// Ready, and there is more to say than that.
+    Told(String),
+    /// Ready, and somebody should look at it some time.
+    Noted(String),
     /// It serves, but not all of it: the broker is away, say. Counts as ready, and the report tells the reason.
     Degraded(String),
     NotReady(String),
@@ -17,6 +21,20 @@ pub enum CheckState {
 pub struct CheckReport {
     pub name: &'static str,
     pub state: CheckState,
+}
+
+/// `[+]name ok`, as `/readyz?verbose` shows it.
+impl fmt::Display for CheckReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.name;
+        match &self.state {
+            CheckState::Ready => write!(f, "[+]{name} ok"),
+            CheckState::Told(text) => write!(f, "[+]{name} ok: {text}"),
+            CheckState::Noted(text) => write!(f, "[+]{name} noted: {text}"),
+            CheckState::Degraded(reason) => write!(f, "[+]{name} degraded: {reason}"),
+            CheckState::NotReady(reason) => write!(f, "[-]{name} failed: {reason}"),
+        }
+    }
 }
 
 /// The checks of a process; clones share them. Without any check a process is ready.
@@ -72,15 +90,17 @@ impl Readiness {
 
     /// As the API server's `/readyz?verbose` shows it: a line a check, and the verdict on `endpoint` in the last line.
     pub fn verbose(&self, endpoint: &str) -> String {
+        self.verbose_with(endpoint, &[])
+    }
+
+    /// The same with what was found out just now, which stands in for checks of the same name.
+    pub fn verbose_with(&self, endpoint: &str, found: &[CheckReport]) -> String {
         let checks = self.checks.borrow();
         let mut text = String::new();
-        for CheckReport { name, state } in checks.iter() {
+        let is_old = |check: &&CheckReport| found.iter().any(|other| other.name == check.name);
+        for check in checks.iter().filter(|check| !is_old(check)).chain(found) {
             // Writing into a string does not fail.
-            let _ = match state {
-                CheckState::Ready => writeln!(text, "[+]{name} ok"),
-                CheckState::Degraded(reason) => writeln!(text, "[+]{name} degraded: {reason}"),
-                CheckState::NotReady(reason) => writeln!(text, "[-]{name} failed: {reason}"),
-            };
+            let _ = writeln!(text, "{check}");
         }
         let verdict = if all_ready(&checks) { "passed" } else { "failed" };
         let _ = writeln!(text, "{endpoint} check {verdict}");
@@ -111,10 +131,14 @@ impl CheckHandle {
                 return false;
             }
             match &state {
-                CheckState::Ready => tracing::info!(check = self.name, "ready"),
+                CheckState::Ready | CheckState::Told(_) | CheckState::Noted(_) => {
+                    tracing::info!(check = self.name, "ready");
+                }
                 CheckState::Degraded(reason) => match &check.state {
                     CheckState::Degraded(_) => {}
-                    CheckState::Ready => tracing::warn!(check = self.name, reason, "degraded"),
+                    CheckState::Ready | CheckState::Told(_) | CheckState::Noted(_) => {
+                        tracing::warn!(check = self.name, reason, "degraded")
+                    }
                     // As it starts: nothing got worse.
                     CheckState::NotReady(_) => {
                         tracing::info!(check = self.name, reason, "degraded");
@@ -156,6 +180,14 @@ mod tests {
         assert_eq!(
             readiness.verbose("readyz"),
             "[+]journal ok\n[+]fabric degraded: events wait\nreadyz check passed\n"
+        );
+        let found = [
+            CheckReport { name: "fabric", state: CheckState::Told("fine".into()) },
+            CheckReport { name: "letters", state: CheckState::Noted("3 wait".into()) },
+        ];
+        assert_eq!(
+            readiness.verbose_with("readyz", &found),
+            "[+]journal ok\n[+]fabric ok: fine\n[+]letters noted: 3 wait\nreadyz check passed\n"
         );
         readiness.check("journal");
         assert_eq!(readiness.report().len(), 2);
