@@ -23,7 +23,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use warren_process::Tasks;
 
 use crate::error::{BrokerError, Context};
-use crate::status::{Metrics, StatusCell, add};
+use crate::status::{Connected, Metrics, StatusCell, add};
 use crate::topology::QueueType;
 
 /// For TCP, TLS and AMQP's handshake together, and for each call after it.
@@ -45,7 +45,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// Nodes of a RabbitMQ cluster that a process may know.
 const MAX_ADDRESSES: usize = 16;
 
-/// `amqp://account:password@host:port/vhost` or `amqps://…`, or several of these with commas between: nodes of one RabbitMQ
+/// `amqp://account:password@host:port/vhost`, or several of these with commas between: nodes of one RabbitMQ
 /// cluster, with the same account and virtual host. The password never shows in Debug and Display.
 #[derive(Clone)]
 pub struct BrokerUrl(Vec<AMQPUri>);
@@ -75,11 +75,18 @@ fn address(s: &str) -> Result<AMQPUri, BrokerError> {
     // The parser's message may repeat what was given; the password must not come back in it.
     let mut uri: AMQPUri = s.trim().parse().map_err(|_| {
         BrokerError::Url(
-            "must be amqp://account:password@host:port/vhost or amqps://…, several with commas between (a comma in a \
+            "must be amqp://account:password@host:port/vhost, several with commas between (a comma in a \
              password is %2C)"
                 .to_owned(),
         )
     })?;
+    // The client was built without TLS and would say everything, the password too, in the clear.
+    if uri.scheme == AMQPScheme::AMQPS {
+        return Err(BrokerError::Url(
+            "amqps:// is not supported yet; use amqp:// over a network or a tunnel that keeps it private"
+                .to_owned(),
+        ));
+    }
     if s.contains("://[") || s.contains("@[") {
         return Err(BrokerError::Url(
             "an IPv6 address is not supported here; use a name that resolves to it".to_owned(),
@@ -136,7 +143,7 @@ pub struct BrokerConfig {
     pub queues: QueueType,
     /// Shown in the management page, with what the connection is for: `agent rabbit-1`.
     pub name: String,
-    /// The certificates (PEM) that the broker's is checked against, for `amqps`; none is trusted without.
+    /// The certificates (PEM) that the broker's is to be checked against, once the client speaks TLS.
     pub ca_pem: Option<String>,
 }
 
@@ -178,7 +185,9 @@ impl Link {
     ) -> Self {
         let (sender, state) = watch::channel(State::Connecting);
         let stop = CancellationToken::new();
-        let mender = Mender { config, purpose, state: sender, stop: stop.clone(), status, metrics };
+        let told = metrics.wants(purpose.what);
+        let stops = stop.clone();
+        let mender = Mender { config, purpose, state: sender, stop: stops, status, metrics, told };
         let shutdown = tasks.shutdown().clone();
         tasks.spawn("broker connection", async move {
             let drained = async {
@@ -317,6 +326,7 @@ struct Mender {
     stop: CancellationToken,
     status: StatusCell,
     metrics: Arc<Metrics>,
+    told: Arc<Connected>,
 }
 
 impl Mender {
@@ -332,6 +342,8 @@ impl Mender {
                 () = self.stop.cancelled() => return,
             };
             node = node.wrapping_add(1);
+            self.told.up.store(false, Ordering::Relaxed);
+            self.told.blocked.store(false, Ordering::Relaxed);
             add(&self.metrics.disconnects, 1);
             self.status.disconnected(&reason);
             let wait = backoff(round(attempt, nodes), rand::random());
@@ -371,16 +383,47 @@ impl Mender {
         tracing::info!(%broker, connection = self.purpose.what, "connected to the broker");
         add(&self.metrics.connects, 1);
         *attempt = 0;
+        self.told.up.store(true, Ordering::Relaxed);
         self.status.connected();
         self.state.send_replace(State::Up(Arc::clone(&live)));
         let reason = tokio::select! {
             () = live.ended() => live.reason(),
-            reason = watch_events(&mut events, &live, &blocked_sender, &self.status) => reason,
+            reason = self.watch_events(&mut events, &live, &blocked_sender) => reason,
             reason = watch_status(&live) => reason,
             reason = probe(&live), if self.purpose.probe => reason,
         };
         live.fail(reason.clone());
         reason
+    }
+
+    async fn watch_events(
+        &self,
+        events: &mut (impl futures::Stream<Item = Event> + Unpin),
+        live: &Live,
+        blocked: &watch::Sender<Option<String>>,
+    ) -> String {
+        while let Some(event) = events.next().await {
+            match event {
+                Event::ConnectionBlocked(reason) => {
+                    tracing::warn!(%reason, "the broker takes no publishes for now");
+                    self.told.blocked.store(true, Ordering::Relaxed);
+                    self.status.blocked(Some(reason.clone()));
+                    blocked.send_replace(Some(reason));
+                }
+                Event::ConnectionUnblocked => {
+                    tracing::info!("the broker takes publishes again");
+                    self.told.blocked.store(false, Ordering::Relaxed);
+                    self.status.blocked(None);
+                    blocked.send_replace(None);
+                }
+                // Also what ends a single channel comes this way; that is its user's affair.
+                Event::Error(error) if !live.connection.status().connected() => {
+                    return error.to_string();
+                }
+                _ => {}
+            }
+        }
+        "the connection has ended".to_owned()
     }
 
     async fn connect(
@@ -451,34 +494,6 @@ fn with_remedy(reason: String) -> String {
     )
 }
 
-async fn watch_events(
-    events: &mut (impl futures::Stream<Item = Event> + Unpin),
-    live: &Live,
-    blocked: &watch::Sender<Option<String>>,
-    status: &StatusCell,
-) -> String {
-    while let Some(event) = events.next().await {
-        match event {
-            Event::ConnectionBlocked(reason) => {
-                tracing::warn!(%reason, "the broker takes no publishes for now");
-                status.blocked(Some(reason.clone()));
-                blocked.send_replace(Some(reason));
-            }
-            Event::ConnectionUnblocked => {
-                tracing::info!("the broker takes publishes again");
-                status.blocked(None);
-                blocked.send_replace(None);
-            }
-            // Also what ends a single channel comes this way; that is its user's affair.
-            Event::Error(error) if !live.connection.status().connected() => {
-                return error.to_string();
-            }
-            _ => {}
-        }
-    }
-    "the connection has ended".to_owned()
-}
-
 /// Not every end of a connection is an event: a close that the broker asks for is only a state.
 async fn watch_status(live: &Live) -> String {
     const INTERVAL: Duration = Duration::from_millis(200);
@@ -532,7 +547,11 @@ mod tests {
             let shown = "amqp://node-a@127.0.0.1:5673/";
             format!("{shown} BrokerUrl({shown})")
         });
-        for bad in ["http://a:s3cret@b", "amqp//a:s3cret", "s3cret", "amqp://a:s3cret@[::1]:1/"] {
+        let with_tls = "amqps://a:s3cret@b";
+        assert!(with_tls.parse::<BrokerUrl>().unwrap_err().to_string().contains("not supported"));
+        for bad in
+            [with_tls, "http://a:s3cret@b", "amqp//a:s3cret", "s3cret", "amqp://a:s3cret@[::1]:1/"]
+        {
             let error = bad.parse::<BrokerUrl>().unwrap_err().to_string();
             assert!(error.starts_with("broker URL: ") && !error.contains("s3cret"), "{error}");
         }

@@ -46,6 +46,7 @@ enum Say {
 
 /// A place in the line for `controllers.<name>.leader`. Dropped, it leaves.
 pub struct LeaderQueue {
+    name: String,
     heard: mpsc::Receiver<Heard>,
     say: mpsc::Sender<Say>,
 }
@@ -80,7 +81,12 @@ impl LeaderQueue {
                 () = shutdown.aborting() => {}
             }
         });
-        Self { heard, say }
+        Self { name: name.to_owned(), heard, say }
+    }
+
+    /// Of `controllers.<name>.leader`.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Cancellation safe. It never ends.

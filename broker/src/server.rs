@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -36,18 +37,22 @@ const MAX_REPLY_BYTES: usize = 1 << 20;
 
 /// The API server's connections to the broker: one to publish (and to declare), one to consume. Clones share them.
 #[derive(Clone)]
-pub struct ServerLink(Arc<Inner>);
+pub struct ServerLink(pub(crate) Arc<Inner>);
 
-struct Inner {
+pub(crate) struct Inner {
     account: String,
     queues: QueueType,
     tasks: Tasks,
     publish: Link,
-    consume: Link,
+    pub(crate) consume: Link,
     publisher: Arc<Publisher>,
     status: StatusCell,
+    /// Of the connection that reads.
+    reads: StatusCell,
     metrics: Arc<Metrics>,
-    nodes: Mutex<BTreeSet<NodeName>>,
+    pub(crate) nodes: Mutex<BTreeSet<NodeName>>,
+    /// With which of them the next look begins.
+    pub(crate) looked: AtomicUsize,
     changed: Notify,
     /// Of `nodes`, those whose queues should be looked at soon.
     lost: Mutex<BTreeSet<NodeName>>,
@@ -71,7 +76,8 @@ impl ServerLink {
             Link::start(config.clone(), purpose, tasks, status.clone(), Arc::clone(&metrics));
         // The status is the publishing side's: it is what the backlog waits for.
         let purpose = Purpose { what: "commands", probe: true, replay: None };
-        let consume = Link::start(config, purpose, tasks, StatusCell::new(), Arc::clone(&metrics));
+        let reads = StatusCell::new();
+        let consume = Link::start(config, purpose, tasks, reads.clone(), Arc::clone(&metrics));
         let link = Self(Arc::new(Inner {
             account,
             queues,
@@ -80,8 +86,10 @@ impl ServerLink {
             publish,
             consume,
             status,
+            reads,
             metrics,
             nodes: Mutex::default(),
+            looked: AtomicUsize::new(0),
             changed: Notify::new(),
             lost: Mutex::default(),
             told: Notify::new(),
@@ -98,6 +106,11 @@ impl ServerLink {
 
     pub fn status(&self) -> FabricStatus {
         self.0.status.get()
+    }
+
+    /// Of the connection by which commands and requests come; it finds out within two seconds that the broker hangs.
+    pub fn reads_status(&self) -> FabricStatus {
+        self.0.reads.get()
     }
 
     pub fn metrics(&self) -> &Metrics {

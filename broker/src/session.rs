@@ -25,7 +25,7 @@ use crate::dedup::{Deduplicator, Fingerprint, Said, fingerprint};
 use crate::envelope::{Incoming, decode, is_imitation};
 use crate::error::BrokerError;
 use crate::publish::Publisher;
-use crate::status::{Metrics, add, set};
+use crate::status::{Dead, Metrics, add, sub};
 use crate::topology::{self, EVENTS, QueueType, Topology};
 use crate::{Ack, Delivery, Heads, ReplyTo, Stream, declare, replace};
 
@@ -115,6 +115,30 @@ pub(crate) struct Session {
     rebinds: bool,
     /// The queue that this reader declares itself.
     own: Option<Topology>,
+    /// What of the gauge of deliveries in readers' hands is this one's.
+    told_open: u64,
+}
+
+/// The gauge of what readers may have in their hands, as long as this one reads.
+struct Reads(Arc<Metrics>);
+
+impl Reads {
+    fn new(metrics: &Arc<Metrics>) -> Self {
+        add(&metrics.prefetch, PREFETCH.into());
+        Self(Arc::clone(metrics))
+    }
+}
+
+impl Drop for Reads {
+    fn drop(&mut self) {
+        sub(&self.0.prefetch, PREFETCH.into());
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.forget_held();
+    }
 }
 
 /// The reader is gone.
@@ -182,6 +206,7 @@ impl Session {
             watch: Watch::new(false, Duration::ZERO),
             rebinds: false,
             own: None,
+            told_open: 0,
         }
     }
 
@@ -300,6 +325,7 @@ impl Session {
             FieldTable::default(),
         );
         let mut consumer = live.call("consume", &queue, consume).await?;
+        let _reads = Reads::new(&self.metrics);
         *attempt = 0;
         self.watch = self.watched();
         self.rebinds = false;
@@ -410,7 +436,7 @@ impl Session {
         let Some(reader) = &mut self.reader else {
             let letter = Letter::new(&message, body, 1);
             let reason = "an event, where commands are read";
-            return self.bury(channel, queue, tag, Some(&letter), reason).await;
+            return self.bury(channel, queue, tag, Some(&letter), Dead::Unreadable, reason).await;
         };
         match decode(&message.properties, &body) {
             Ok(Incoming::Event(event)) => match reader.event(&event) {
@@ -441,14 +467,16 @@ impl Session {
             Err(error) => {
                 let relist = reader.unreadable();
                 let letter = Letter::new(&message, body, 1);
-                self.bury(channel, queue, tag, Some(&letter), &error.to_string()).await?;
+                let reason = error.to_string();
+                self.bury(channel, queue, tag, Some(&letter), Dead::Unreadable, &reason).await?;
                 self.relist(relist).await.map_err(End::from)
             }
         }
     }
 
     async fn event(&mut self, event: crate::Event, tag: u64) -> Result<(), End> {
-        let held = Held { revision: Some(event.revision), content: None, letter: None };
+        let held =
+            Held { revision: Some(event.revision), content: None, letter: None, too_large: false };
         let ack = self.hold(tag, held);
         add(&self.metrics.events, 1);
         self.send(Delivery::Event(event, ack)).await.map_err(End::from)
@@ -471,7 +499,8 @@ impl Session {
                 let start = Bytes::copy_from_slice(&message.data[..SHOWN_OF_OVERSIZE]);
                 Box::new(Letter::new(&message, start, 1))
             });
-            self.held.insert(tag, Held { revision: None, content: None, letter });
+            let held = Held { revision: None, content: None, letter, too_large: true };
+            self.held.insert(tag, held);
             return self.reject(channel, queue, tag, reason).await;
         }
         let text = |s: &Option<lapin::types::ShortString>| {
@@ -505,7 +534,8 @@ impl Session {
             .dead_letters
             .is_some()
             .then(|| Box::new(Letter::new(&message, body.clone(), count)));
-        let ack = self.hold(tag, Held { revision: None, content: Some(content), letter });
+        let held = Held { revision: None, content: Some(content), letter, too_large: false };
+        let ack = self.hold(tag, held);
         add(&self.metrics.commands, 1);
         // The server alone has something to say there.
         let imitation = is_imitation(&message.properties) || message.exchange.as_str() == EVENTS;

@@ -1,11 +1,13 @@
 //! What people and metrics are told about the fabric.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use warren_api::Revision;
+use warren_process::{Buckets, Family};
 
 use crate::consume::reason;
 
@@ -96,17 +98,64 @@ impl StatusCell {
     }
 }
 
+/// Upper bounds of the time from publish to confirm, in seconds: a broker on the same machine takes under a millisecond,
+/// one that waits for its disk some ten, one that is short of memory seconds.
+const CONFIRM_BOUNDS: [f64; 13] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+/// Why a delivery became a dead letter; the letter itself says more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dead {
+    /// Over what is read.
+    TooLarge,
+    /// An event of the server's that cannot be read, or came where events do not belong.
+    Unreadable,
+    /// The reader says that nobody can use it.
+    Refused,
+}
+
+impl Dead {
+    const ALL: [(Dead, &'static str); 3] = [
+        (Dead::TooLarge, "too large"),
+        (Dead::Unreadable, "unreadable"),
+        (Dead::Refused, "refused"),
+    ];
+}
+
+/// One of our connections, as long as it is wanted.
+#[derive(Debug)]
+pub(crate) struct Connected {
+    what: &'static str,
+    pub(crate) up: AtomicBool,
+    pub(crate) blocked: AtomicBool,
+}
+
 macro_rules! metrics {
     ($($(#[doc = $doc:literal])+ $kind:ident $name:ident,)+) => {
         /// Counters and gauges, for whoever exports them. All are monotonic but the gauges.
-        #[derive(Debug, Default)]
+        #[derive(Debug)]
         pub struct Metrics {
             $($(#[doc = $doc])+ pub $name: AtomicU64,)+
             relists_by_reason: [AtomicU64; reason::ALL.len()],
+            dead_by_reason: [AtomicU64; Dead::ALL.len()],
+            pub(crate) confirm: Buckets,
+            connections: Mutex<Vec<Weak<Connected>>>,
+        }
+
+        impl Default for Metrics {
+            fn default() -> Self {
+                Self {
+                    $($name: AtomicU64::default(),)+
+                    relists_by_reason: Default::default(),
+                    dead_by_reason: Default::default(),
+                    confirm: Buckets::new(&CONFIRM_BOUNDS),
+                    connections: Mutex::default(),
+                }
+            }
         }
 
         impl Metrics {
-            /// Name, whether it is a gauge, what it is, and the value now.
+            /// Name, whether it is a gauge, what it is, and the value now. What has labels is in [`Metrics::families`] only.
             pub fn snapshot(&self) -> Vec<(&'static str, bool, &'static str, u64)> {
                 vec![$((
                     stringify!($name),
@@ -114,6 +163,21 @@ macro_rules! metrics {
                     concat!($($doc),+).trim_ascii(),
                     self.$name.load(Ordering::Relaxed),
                 ),)+]
+            }
+
+            /// All of it, as `fabric_<name>`.
+            pub fn families(&self) -> Vec<Family> {
+                let mut all = vec![$({
+                    let (name, help) =
+                        (concat!("fabric_", stringify!($name)), concat!($($doc),+).trim_ascii());
+                    let family = match stringify!($kind) {
+                        "gauge" => Family::gauge(name, help),
+                        _ => Family::counter(name, help),
+                    };
+                    family.of(self.$name.load(Ordering::Relaxed))
+                },)+];
+                all.extend(self.labelled());
+                all
             }
         }
     };
@@ -134,10 +198,6 @@ metrics! {
     counter abandoned,
     /// Floors: history was compacted before it could be published.
     counter floors,
-    /// Microseconds from publish to confirm, summed over `confirmed`.
-    counter confirm_micros,
-    /// The longest time from publish to confirm, in microseconds.
-    gauge confirm_micros_max,
     /// Messages published and not confirmed.
     gauge window_messages,
     /// Bytes of the messages published and not confirmed.
@@ -154,18 +214,18 @@ metrics! {
     counter redelivered,
     /// Deliveries given back by readers.
     counter returned,
-    /// Deliveries that nobody could use.
-    counter dead_lettered,
-    /// Relists, whatever the reason.
-    counter relists,
     /// Relists because something in a stream was missing.
     counter gaps,
     /// Relists that a reconnection did not need: no stream's head had moved, or the queue brought it.
     counter relists_skipped,
     /// How often the server's heads were compared with what was seen.
     counter heads,
+    /// Dead letters that could not be written with their reason: the broker moved the message itself.
+    counter bare_dead_letters,
     /// Deliveries in readers' hands.
     gauge open_deliveries,
+    /// Deliveries that the readers' queues may have in their hands: the prefetch of all that are read.
+    gauge prefetch,
     /// Requests that came over AMQP.
     counter api_requests,
     /// Requests over AMQP that were refused at the door: malformed, or too many of one account.
@@ -187,17 +247,83 @@ metrics! {
 impl Metrics {
     /// Relists by [`reason`].
     pub fn relists_by_reason(&self) -> Vec<(&'static str, u64)> {
-        let counts = self.relists_by_reason.iter().map(|count| count.load(Ordering::Relaxed));
-        reason::ALL.into_iter().zip(counts).collect()
+        reason::ALL.into_iter().zip(loaded(&self.relists_by_reason)).collect()
+    }
+
+    /// Deliveries that nobody could use, by why: `too large`, `unreadable`, `refused`.
+    pub fn dead_letters_by_reason(&self) -> Vec<(&'static str, u64)> {
+        let words = Dead::ALL.into_iter().map(|(_, word)| word);
+        words.zip(loaded(&self.dead_by_reason)).collect()
     }
 
     pub(crate) fn relisted(&self, why: &str) {
-        add(&self.relists, 1);
         let index = reason::ALL.iter().position(|reason| *reason == why);
         if let Some(count) = index.and_then(|index| self.relists_by_reason.get(index)) {
             add(count, 1);
         }
     }
+
+    pub(crate) fn buried(&self, why: Dead) {
+        let index = Dead::ALL.iter().position(|(dead, _)| *dead == why);
+        if let Some(count) = index.and_then(|index| self.dead_by_reason.get(index)) {
+            add(count, 1);
+        }
+    }
+
+    /// A connection that is wanted from now on, until what this answers is dropped.
+    pub(crate) fn wants(&self, what: &'static str) -> Arc<Connected> {
+        let one = Arc::new(Connected {
+            what,
+            up: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
+        });
+        let mut all = self.connections.lock();
+        all.retain(|one| one.strong_count() > 0);
+        all.push(Arc::downgrade(&one));
+        one
+    }
+
+    fn labelled(&self) -> Vec<Family> {
+        let named = |values: Vec<(&'static str, u64)>| {
+            values.into_iter().map(|(word, count)| (word.to_owned(), count)).collect::<Vec<_>>()
+        };
+        let (mut wanted, mut up, mut blocked) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        for one in self.connections.lock().iter().filter_map(Weak::upgrade) {
+            let count = |of: &mut BTreeMap<String, u64>, is: bool| {
+                *of.entry(one.what.to_owned()).or_default() += u64::from(is);
+            };
+            count(&mut wanted, true);
+            count(&mut up, one.up.load(Ordering::Relaxed));
+            count(&mut blocked, one.blocked.load(Ordering::Relaxed));
+        }
+        vec![
+            Family::counter("fabric_relists", "Lists that readers of events were told to read.")
+                .with("reason", named(self.relists_by_reason())),
+            Family::counter("fabric_dead_letters", "Deliveries that nobody could use.")
+                .with("reason", named(self.dead_letters_by_reason())),
+            Family::histogram(
+                "fabric_confirm_seconds",
+                "From publish to the broker's confirm.",
+                &self.confirm,
+            ),
+            Family::gauge(
+                "fabric_connections_wanted",
+                "Connections to the broker that should be there.",
+            )
+            .with("connection", wanted),
+            Family::gauge("fabric_connections_up", "Connections to the broker that are there.")
+                .with("connection", up),
+            Family::gauge(
+                "fabric_connections_blocked",
+                "Connections on which the broker takes no publishes for now.",
+            )
+            .with("connection", blocked),
+        ]
+    }
+}
+
+fn loaded(counts: &[AtomicU64]) -> impl Iterator<Item = u64> {
+    counts.iter().map(|count| count.load(Ordering::Relaxed))
 }
 
 pub(crate) fn add(counter: &AtomicU64, n: u64) {
@@ -206,4 +332,8 @@ pub(crate) fn add(counter: &AtomicU64, n: u64) {
 
 pub(crate) fn set(gauge: &AtomicU64, n: u64) {
     gauge.store(n, Ordering::Relaxed);
+}
+
+pub(crate) fn sub(gauge: &AtomicU64, n: u64) {
+    gauge.fetch_sub(n, Ordering::Relaxed);
 }

@@ -142,13 +142,9 @@ impl Relay {
         let Confirmed { tag, since, message, confirmation } = confirmed;
         match confirmation {
             Ok(Confirmation::Ack(_)) => {
-                let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
                 add(&self.metrics.confirmed, 1);
                 self.hop(Step::Confirmed, &message);
-                add(&self.metrics.confirm_micros, micros);
-                self.metrics
-                    .confirm_micros_max
-                    .fetch_max(micros, std::sync::atomic::Ordering::Relaxed);
+                self.metrics.confirm.observe(since.elapsed());
                 core.acked(tag, false);
                 Ok(())
             }

@@ -58,12 +58,14 @@ pub(super) struct Held {
     pub(super) content: Option<Fingerprint>,
     /// Known for commands only: what a dead letter is made of.
     pub(super) letter: Option<Box<Letter>>,
+    /// Over what is read.
+    pub(super) too_large: bool,
 }
 
 impl Session {
     pub(super) fn hold(&mut self, tag: u64, held: Held) -> Box<dyn Ack> {
         self.held.insert(tag, held);
-        set(&self.metrics.open_deliveries, self.held.len() as u64);
+        self.tell_open();
         Box::new(RabbitAck { generation: self.generation, tag, tell: Some(self.tell.clone()) })
     }
 
@@ -128,7 +130,7 @@ impl Session {
             self.held.remove(&tag);
             self.acknowledge(channel, tag).await?;
         }
-        set(&self.metrics.open_deliveries, self.held.len() as u64);
+        self.tell_open();
         Ok(())
     }
 
@@ -155,7 +157,7 @@ impl Session {
             let options = BasicNackOptions { requeue: true, ..Default::default() };
             channel.basic_nack(tag, options).await?;
         }
-        set(&self.metrics.open_deliveries, self.held.len() as u64);
+        self.tell_open();
         Ok(())
     }
 
@@ -167,7 +169,15 @@ impl Session {
             }
         }
         self.returning.clear();
-        set(&self.metrics.open_deliveries, 0);
+        self.tell_open();
+    }
+
+    /// The gauge is the sum of all readers of the process.
+    pub(super) fn tell_open(&mut self) {
+        let now = self.held.len() as u64;
+        let told = std::mem::replace(&mut self.told_open, now);
+        add(&self.metrics.open_deliveries, now);
+        sub(&self.metrics.open_deliveries, told);
     }
 
     pub(super) async fn acknowledge(&self, channel: &Channel, tag: u64) -> Result<(), End> {
@@ -191,7 +201,8 @@ impl Session {
             // Nothing came of it; what stood in its way may be gone when it is said again.
             self.seen.forget(content);
         }
-        self.bury(channel, queue, tag, held.letter.as_deref(), &reason).await
+        let why = if held.too_large { Dead::TooLarge } else { Dead::Refused };
+        self.bury(channel, queue, tag, held.letter.as_deref(), why, &reason).await
     }
 
     /// To the dead letters, with the reason where a letter is given and can be sent.
@@ -201,9 +212,10 @@ impl Session {
         queue: &str,
         tag: u64,
         letter: Option<&Letter>,
+        why: Dead,
         reason: &str,
     ) -> Result<(), End> {
-        add(&self.metrics.dead_lettered, 1);
+        self.metrics.buried(why);
         tracing::warn!(queue, reason, "a message that cannot be used");
         if let (Some(letter), Some(to)) = (letter, &self.dead_letters) {
             let properties = letter.properties(queue, reason, &to.account);
@@ -214,6 +226,7 @@ impl Session {
                 }
             }
         }
+        add(&self.metrics.bare_dead_letters, 1);
         let options = BasicNackOptions { requeue: false, ..Default::default() };
         channel.basic_nack(tag, options).await.map_err(End::from)
     }
