@@ -25,7 +25,7 @@ pub mod validation;
 pub mod yaml;
 
 pub use conversion::Conversion;
-pub use fence::{FENCE_HEADER, Fence};
+pub use fence::{FENCE_HEADER, Fence, LEADER_QUEUE};
 pub use key::{GroupResource, NodeName, ObjectKey, Revision, Shard, Uid};
 pub use kind::{BuiltIn, Column, ColumnType, Kind, Registry, Scope, Subresource};
 pub use object::Object;

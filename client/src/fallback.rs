@@ -27,7 +27,7 @@ pub struct Fallback {
 
 impl Fallback {
     pub fn new(broker: Arc<dyn Fabric>, http: HttpFabric) -> Self {
-        Self { broker, http }
+        Self { broker, http: http.standing_in() }
     }
 }
 

@@ -33,11 +33,18 @@ pub struct HttpFabric {
     client: kube::Client,
     /// The API cannot be reached, and that was told: once, and not by each watch.
     away: Arc<AtomicBool>,
+    /// These watches stand in for a broker that is away.
+    stands_in: bool,
 }
 
 impl HttpFabric {
     pub fn new(client: kube::Client) -> Self {
-        Self { client, away: Arc::default() }
+        Self { client, away: Arc::default(), stands_in: false }
+    }
+
+    /// The same, which tells the server that it stands in for a broker.
+    pub(crate) fn standing_in(self) -> Self {
+        Self { stands_in: true, ..self }
     }
 
     pub(crate) fn watch(&self, subscription: &Subscription) -> HttpSubscriber {
@@ -62,12 +69,10 @@ impl HttpFabric {
                 .collect::<Vec<_>>()
             }
         };
-        HttpSubscriber {
-            streams: watches
-                .into_iter()
-                .map(|of| deliveries(self.client.clone(), of, Arc::clone(&self.away)))
-                .collect(),
-        }
+        let reader = self.stands_in.then(|| reader(subscription));
+        let begin =
+            |of| deliveries(self.client.clone(), of, reader.clone(), Arc::clone(&self.away));
+        HttpSubscriber { streams: watches.into_iter().map(begin).collect() }
     }
 }
 
@@ -75,6 +80,14 @@ impl HttpFabric {
 impl Fabric for HttpFabric {
     async fn subscribe(&self, subscription: Subscription) -> Box<dyn Subscriber> {
         Box::new(self.watch(&subscription))
+    }
+}
+
+/// What a reader is called that stands in.
+fn reader(subscription: &Subscription) -> String {
+    match subscription {
+        Subscription::Node(node) => node.0.to_string(),
+        Subscription::Controller { name, instance, .. } => format!("{name}.{instance}"),
     }
 }
 
@@ -125,6 +138,8 @@ type Lines = BoxStream<'static, Result<Bytes, RawError>>;
 struct Watch {
     client: kube::Client,
     of: Target,
+    /// Who reads, where the watch stands in for a broker.
+    reader: Option<String>,
     /// Everything up to here was delivered; `None` where the reader must list.
     at: Option<Revision>,
     lines: Option<Lines>,
@@ -138,11 +153,13 @@ struct Watch {
 fn deliveries(
     client: kube::Client,
     of: Target,
+    reader: Option<String>,
     away: Arc<AtomicBool>,
 ) -> BoxStream<'static, Delivery> {
     let watch = Watch {
         client,
         of,
+        reader,
         at: None,
         lines: None,
         since: std::time::Instant::now(),
@@ -169,7 +186,7 @@ impl Watch {
         let Some(at) = self.at else {
             // Watched from a revision that the reader's list cannot be older than: nothing falls between.
             let head = raw::head(&self.client, &self.of.collection).await?;
-            self.lines = Some(raw::watch(&self.client, &self.of.collection, head).await?.boxed());
+            self.lines = Some(self.watch(head).await?);
             self.opened();
             self.at = Some(head);
             self.ready.push_back(Delivery::Relist {
@@ -180,7 +197,7 @@ impl Watch {
             return Ok(());
         };
         let Some(lines) = &mut self.lines else {
-            self.lines = Some(raw::watch(&self.client, &self.of.collection, at).await?.boxed());
+            self.lines = Some(self.watch(at).await?);
             self.opened();
             return Ok(());
         };
@@ -195,6 +212,11 @@ impl Watch {
                 Ok(())
             }
         }
+    }
+
+    async fn watch(&mut self, after: Revision) -> Result<Lines, RawError> {
+        let reader = self.reader.as_deref();
+        Ok(raw::watch(&self.client, &self.of.collection, after, reader).await?.boxed())
     }
 
     fn opened(&mut self) {

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use warren_api::Revision;
-use warren_broker::{Heads, heads};
+use warren_broker::{Heads, fallback, heads};
 
 /// Objects per page of a list, as client-go has it.
 const PAGE: usize = 500;
@@ -148,19 +148,24 @@ pub(crate) struct Line<'a> {
     pub object: &'a RawValue,
 }
 
-/// The lines of a watch that starts after a revision. It ends when the server ends it.
+/// The lines of a watch that starts after a revision. It ends when the server ends it. `stands_in` is the reader that would
+/// read from the broker.
 pub(crate) async fn watch(
     client: &kube::Client,
     of: &Collection,
     after: Revision,
+    stands_in: Option<&str>,
 ) -> Result<impl Stream<Item = Result<Bytes, RawError>> + Send + use<>, RawError> {
     // Watches of equal length would end, and begin anew, all at once.
     let timeout = rand::random_range(280..=560);
     let parameters = format!(
         "watch=true&allowWatchBookmarks=true&timeoutSeconds={timeout}&resourceVersion={after}"
     );
-    let request = Request::get(of.url(&parameters)).body(kube::client::Body::empty())?;
-    let response = client.send(request).await?;
+    let mut request = Request::get(of.url(&parameters));
+    if let Some(reader) = stands_in {
+        request = request.header(fallback::FALLBACK, reader);
+    }
+    let response = client.send(request.body(kube::client::Body::empty())?).await?;
     if !response.status().is_success() {
         let code = response.status().as_u16();
         if code == 410 {

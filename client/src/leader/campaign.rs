@@ -9,6 +9,7 @@ use http::Request;
 use k8s_openapi::api::coordination::v1::Lease as LeaseObject;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior};
+use warren_api::LEADER_QUEUE;
 use warren_broker::election::{Action, Election, Input, Timing};
 use warren_broker::{Heard, LeaderQueue};
 use warren_process::{Clock, Shutdown, SystemClock, Tasks};
@@ -49,12 +50,14 @@ impl Campaign {
             let jitter = JITTER.mul_f64(rand::random());
             let election = Election::new(self.identity, timing, jitter, Duration::ZERO);
             let shutdown = tasks.shutdown().clone();
+            let queue_name = self.queue.as_ref().map_or_else(String::new, |q| q.name().to_owned());
             let run = Run {
                 client: self.client,
                 queue: self.queue,
                 shared,
                 election,
                 began: Instant::now(),
+                queue_name,
                 operation: None,
                 said: None,
                 answered: None,
@@ -78,6 +81,8 @@ struct Run {
     queue: Option<LeaderQueue>,
     shared: Arc<Shared>,
     election: Election,
+    /// Written into the Lease, so that others find the leader's queue.
+    queue_name: String,
     began: Instant,
     operation: Option<BoxFuture<'static, Input>>,
     /// Who leads, as last logged.
@@ -168,10 +173,14 @@ impl Run {
             Action::Done => {}
             operation
             @ (Action::Read | Action::Take(_) | Action::Renew(_) | Action::Release(_)) => {
+                let mut change = lease::change(&operation, &micros());
                 if let Action::Take(lease) = &operation {
                     tracing::info!(term = lease.term, "taking the lease over");
+                    if let Some(change) = &mut change {
+                        change["metadata"]["annotations"] = json!({LEADER_QUEUE: self.queue_name});
+                    }
                 }
-                self.operate(lease::change(&operation, &micros()));
+                self.operate(change);
             }
         }
     }
@@ -250,7 +259,9 @@ async fn operate(client: &kube::Client, place: &Place, change: Option<Value>) ->
     let request = match change {
         None => Request::get(format!("{all}/{name}")).body(Vec::new()),
         Some(mut lease) if lease["metadata"]["resourceVersion"] == "" => {
-            lease["metadata"] = json!({"name": name, "namespace": namespace});
+            let annotations = lease["metadata"]["annotations"].take();
+            lease["metadata"] =
+                json!({"name": name, "namespace": namespace, "annotations": annotations});
             lease["apiVersion"] = "coordination.k8s.io/v1".into();
             lease["kind"] = "Lease".into();
             let request = Request::post(all).header("content-type", "application/json");
