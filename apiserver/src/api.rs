@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use parking_lot::Mutex;
 use warren_api::{GroupResource, Kind, ObjectKey, Reason, Registry, Status, Subresource};
 use warren_broker::ServerLink;
 use warren_broker::heads::Asked;
@@ -16,10 +17,12 @@ use crate::admission::{AddressRange, DefaultTolerations, PortRange};
 use crate::authn::{self, User};
 use crate::authz::{self, Accepted, Facts};
 use crate::cache::{Cache, Scope};
-use crate::fabric::NodeStreams;
+use crate::degraded::Looked;
+use crate::fabric::{Backlog, NodeStreams, Waiting};
 use crate::flow::Flow;
 use crate::metrics::Metrics;
 use crate::read::Snapshots;
+use crate::readers::Readers;
 use crate::request::{RequestInfo, ResourceRequest, Target, Verb};
 use crate::response::{self, Body};
 use crate::subresource::{self, Nodes};
@@ -34,6 +37,8 @@ pub(crate) struct Settings {
     pub node_ports: PortRange,
     pub tolerations: DefaultTolerations,
     pub loopback_only: bool,
+    /// What the journal holds for the relay at most.
+    pub outbox_bytes: u64,
 }
 
 pub(crate) struct Api {
@@ -55,6 +60,11 @@ pub(crate) struct Api {
     pub metrics: Metrics,
     /// Where there is a broker.
     pub broker: OnceLock<ServerLink>,
+    /// What the relay has before it; empty where there is none.
+    pub backlog: Arc<Mutex<Backlog>>,
+    /// Those whose broker is away.
+    pub readers: Readers,
+    pub looked: Looked,
     pub shutdown: Shutdown,
     pub tasks: Tasks,
 }
@@ -143,7 +153,9 @@ async fn respond(
                 return hops::answer(api, http, path, &info.query).await;
             }
             // Documents have types of their own; who asks for one gets it, or JSON.
-            return Ok(serve_path(api, &http, path, &info, accept.unwrap_or_default()));
+            let accept = accept.unwrap_or_default();
+            let headers = http.headers();
+            return Ok(serve_path(api, headers, path, &info, user.is_some(), accept).await);
         }
         Target::Resource(resource) => resource,
     };
@@ -305,16 +317,18 @@ fn no_definitions(accept: crate::accept::Accept) -> Response<Body> {
     response::tree(StatusCode::OK, &list, accept)
 }
 
-fn serve_path(
+async fn serve_path(
     api: &Api,
-    http: &Request<Body>,
+    headers: &HeaderMap,
     path: &str,
     info: &RequestInfo,
+    is_known: bool,
     accept: crate::accept::Accept,
 ) -> Response<Body> {
-    health::answer(api, path, &info.query)
-        .or_else(|| discovery::answer(api, path, http.headers(), accept))
-        .unwrap_or_else(response::no_such_path)
+    if let Some(answer) = health::answer(api, path, &info.query, is_known).await {
+        return answer;
+    }
+    discovery::answer(api, path, headers, accept).unwrap_or_else(response::no_such_path)
 }
 
 pub(crate) fn method_not_allowed() -> Status {
@@ -331,6 +345,14 @@ fn is_long_running(request: &ResourceRequest) -> bool {
 }
 
 impl Api {
+    /// What is committed and the broker has not confirmed.
+    pub(crate) fn waiting(&self) -> Waiting {
+        let mut backlog = self.backlog.lock();
+        // What is compacted will not be published either.
+        backlog.forget(self.journal.relay_cursor().max(self.journal.floor()));
+        backlog.waiting()
+    }
+
     pub(crate) fn pods(&self) -> GroupResource {
         GroupResource::new("", "pods")
     }

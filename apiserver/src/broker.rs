@@ -16,6 +16,7 @@ use warren_store::Op;
 use crate::api::{Api, handle};
 use crate::authn::User;
 use crate::cache::Scope;
+use crate::degraded;
 use crate::fabric::JournalOutbox;
 use crate::response;
 use crate::write::{MAX_BODY, collect};
@@ -31,7 +32,6 @@ pub(crate) fn start(api: &Arc<Api>, config: BrokerConfig, check: CheckHandle) {
     let (relay, outbox) =
         (link.relay().traced(api.trace.clone()), Arc::new(JournalOutbox::new(Arc::clone(api))));
     let shutdown = api.shutdown.clone();
-    let published = Arc::clone(&outbox);
     api.tasks.spawn_critical("relay", async move {
         relay.run(outbox, shutdown).await;
         Ok::<_, Infallible>(())
@@ -40,8 +40,6 @@ pub(crate) fn start(api: &Arc<Api>, config: BrokerConfig, check: CheckHandle) {
     api.tasks.spawn("commands", commands(Arc::clone(api), link.clone()));
     let (requests, handler) = (link.clone(), Arc::new(api::OverAmqp(Arc::clone(api))));
     api.tasks.spawn("requests", async move { requests.serve_api(handler).await });
-    let counted = link.clone();
-    api.metrics.of_broker(move || counted.metrics().snapshot());
     let (answers, shutdown) = (link.clone(), api.shutdown.clone());
     api.tasks.spawn("node-answers", async move {
         tokio::select! {
@@ -49,25 +47,14 @@ pub(crate) fn start(api: &Arc<Api>, config: BrokerConfig, check: CheckHandle) {
             () = shutdown.draining() => {}
         }
     });
-    api.tasks.spawn("broker-readiness", watch_link(Arc::clone(api), link, published, check));
+    api.tasks.spawn("broker-readiness", watch_link(Arc::clone(api), check));
 }
 
 /// The broker's trouble is told, and takes nothing down.
-async fn watch_link(
-    api: Arc<Api>,
-    link: ServerLink,
-    outbox: Arc<JournalOutbox>,
-    check: CheckHandle,
-) {
+async fn watch_link(api: Arc<Api>, check: CheckHandle) {
     loop {
-        let mut status = link.status();
-        match status.connected && status.blocked.is_none() {
-            true => check.ready(),
-            false => {
-                // The relay counts what it sends, and now it sends nothing.
-                status.backlog = outbox.waiting().await;
-                check.degraded(status.to_string());
-            }
+        if let Some(link) = degraded::link(&api, None) {
+            check.set(degraded::broker(&link));
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}

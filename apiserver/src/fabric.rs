@@ -5,23 +5,29 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use warren_api::Revision;
+use warren_api::{GroupResource, Revision};
 use warren_broker::{Event, EventType, Outbox};
 use warren_store::{Change, Durability, HistoryError, Op};
 
 use crate::api::Api;
 use crate::commit::INTERNAL_GROUP;
 
+mod backlog;
 mod embedded;
 
+pub(crate) use backlog::{Backlog, Waiting};
 pub(crate) use embedded::{EmbeddedFabric, NodeStreams};
 
 /// After the disk could not be read.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Heartbeats and the server's own records are not.
-fn is_published(change: &Change) -> bool {
-    change.durability != Durability::Deferred && &*change.key.resource.group != INTERNAL_GROUP
+pub(crate) fn is_published(change: &Change) -> bool {
+    change.durability != Durability::Deferred && is_published_resource(&change.key.resource)
+}
+
+pub(crate) fn is_published_resource(resource: &GroupResource) -> bool {
+    &*resource.group != INTERNAL_GROUP
 }
 
 /// What of a change is published.
@@ -74,22 +80,6 @@ impl JournalOutbox {
         Self { api, nothing_until: AtomicU64::new(0) }
     }
 
-    /// How many events are not published yet. It looks at each of them; further back than the memory reaches, rows of the
-    /// history are counted, the server's own records too. `None` where the disk cannot be read.
-    pub(crate) async fn waiting(&self) -> Option<u64> {
-        let after = self.cursor();
-        if let Ok(changes) = self.api.cache.tail(after, usize::MAX) {
-            return Some(changes.iter().filter(|change| is_published(change)).count() as u64);
-        }
-        // Not the difference of revisions: a start skips those that a killed server may have given out.
-        let journal = self.api.journal.clone();
-        let counted = tokio::task::spawn_blocking(move || journal.history_len(after)).await;
-        counted
-            .ok()?
-            .inspect_err(|error| tracing::debug!(%error, "the history cannot be counted"))
-            .ok()
-    }
-
     /// (events, the last revision that was looked at)
     async fn page(
         &self,
@@ -133,6 +123,10 @@ impl Outbox for JournalOutbox {
 
     fn confirmed(&self, up_to: Revision) {
         self.api.journal.set_relay_cursor(up_to);
+    }
+
+    fn backlog(&self) -> Option<u64> {
+        Some(self.api.waiting().events)
     }
 
     async fn read(&self, after: Revision, limit: usize) -> Result<Vec<Event>, Revision> {

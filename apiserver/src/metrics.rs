@@ -1,13 +1,16 @@
 //! Counters, with Kubernetes' names where they exist.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 
 use crate::api::Api;
+use crate::degraded::Facts;
+
+mod fabric;
 
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
@@ -44,19 +47,6 @@ pub(crate) struct Metrics {
     pub heads_told: Counter,
     pub connections: Counter,
     pub refused_connections: Counter,
-    broker: OnceLock<Broker>,
-}
-
-/// Name, whether it is a gauge, what it is, and the value now.
-type Values = Vec<(&'static str, bool, &'static str, u64)>;
-
-/// What the links to the broker count.
-struct Broker(Box<dyn Fn() -> Values + Send + Sync>);
-
-impl std::fmt::Debug for Broker {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Broker")
-    }
 }
 
 /// A watch that runs; it is over when this is dropped.
@@ -70,11 +60,6 @@ impl Drop for WatchCount {
 }
 
 impl Metrics {
-    /// Shown as `warren_broker_<name>`.
-    pub(crate) fn of_broker(&self, read: impl Fn() -> Values + Send + Sync + 'static) {
-        let _ = self.broker.set(Broker(Box::new(read)));
-    }
-
     pub(crate) fn count_watch(&self) -> WatchCount {
         self.watches.fetch_add(1, Ordering::Relaxed);
         WatchCount(Arc::clone(&self.watches))
@@ -96,7 +81,7 @@ impl Metrics {
     }
 
     /// In Prometheus' text format.
-    pub(crate) fn render(&self, api: &Api) -> String {
+    pub(crate) fn render(&self, api: &Api, facts: &Facts) -> String {
         let mut out = String::new();
         let head = |out: &mut String, name: &str, kind: &str| {
             let _ = writeln!(out, "# TYPE {name} {kind}");
@@ -134,13 +119,16 @@ impl Metrics {
         let inflight = "apiserver_current_inflight_requests";
         let _ = writeln!(out, "{inflight}{{request_kind=\"readOnly\"}} {reading}");
         let _ = writeln!(out, "{inflight}{{request_kind=\"mutating\"}} {mutating}");
+        let mut cached = String::new();
         head(&mut out, "apiserver_storage_objects", "gauge");
+        head(&mut cached, "warren_cache_bytes", "gauge");
         for kind in api.registry.iter().filter(|kind| kind.conversion().is_none()) {
             let resource = kind.resource();
             let (count, bytes) = api.cache.resource(&resource).size();
             let _ = writeln!(out, "apiserver_storage_objects{{resource=\"{resource}\"}} {count}");
-            let _ = writeln!(out, "warren_cache_bytes{{resource=\"{resource}\"}} {bytes}");
+            let _ = writeln!(cached, "warren_cache_bytes{{resource=\"{resource}\"}} {bytes}");
         }
+        out.push_str(&cached);
         let stats = api.journal.stats();
         for (name, kind, value) in [
             ("apiserver_longrunning_requests", "gauge", self.watches.load(Ordering::Relaxed)),
@@ -172,14 +160,7 @@ impl Metrics {
             head(&mut out, &name, kind);
             let _ = writeln!(out, "{name} {value}");
         }
-        for (name, is_gauge, _, value) in
-            self.broker.get().map(|broker| broker.0()).into_iter().flatten()
-        {
-            let (kind, suffix) = if is_gauge { ("gauge", "") } else { ("counter", "_total") };
-            let name = format!("warren_broker_{name}{suffix}");
-            head(&mut out, &name, kind);
-            let _ = writeln!(out, "{name} {value}");
-        }
+        out.push_str(&warren_process::prometheus("warren", &fabric::families(api, facts)));
         out
     }
 }

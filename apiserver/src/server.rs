@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use warren_api::Registry;
 use warren_broker::{BrokerConfig, Fabric};
@@ -16,12 +17,14 @@ use crate::admission::{AddressRange, DefaultTolerations, PortRange};
 use crate::api::{Api, Settings};
 use crate::authn::User;
 use crate::cache::Cache;
+use crate::degraded::Looked;
 use crate::discovery::Documents;
-use crate::fabric::{EmbeddedFabric, NodeStreams};
+use crate::fabric::{Backlog, EmbeddedFabric, NodeStreams};
 use crate::flow::{Flow, MAX_MUTATING, MAX_READING};
 use crate::local::LocalService;
 use crate::metrics::Metrics;
 use crate::read::Snapshots;
+use crate::readers::Readers;
 use crate::subresource::{Nodes, Proxied};
 use crate::{bootstrap, events, fabric, hops, restored, serve};
 
@@ -146,17 +149,40 @@ impl Server {
         let trace = Trace::new("apiserver", config.listen.to_string());
         let committed = trace.clone();
         let (path, mut options) = (config.database.clone(), config.journal.clone());
+        let outbox_bytes = options.outbox_bytes;
+        let backlog: Arc<Mutex<Backlog>> = Arc::default();
+        // Without a relay nothing is before it.
+        let before_relay = config.broker.is_some().then(|| Arc::clone(&backlog));
         let clock = Arc::clone(&config.clock);
         options.clock = WallClock(Arc::new(move || clock.now().as_millisecond()));
         let opened = tokio::task::spawn_blocking(move || {
             let applied = Arc::clone(&fed);
+            let left = before_relay.clone();
             let on_commit = move |batch: &warren_store::Batch| {
                 hops::committed(&committed, batch);
+                if let Some(backlog) = &before_relay {
+                    let mut backlog = backlog.lock();
+                    for change in batch.iter().filter(|change| fabric::is_published(change)) {
+                        backlog.push(change.revision, change.body.len() as u64, change.time_ms);
+                    }
+                }
                 applied.apply(batch);
                 sorted.deliver(batch);
             };
             let (journal, loaded) = Journal::open(&path, options, on_commit)?;
             fed.load(&loaded);
+            // Nothing is committed before this answers.
+            if let Some(backlog) = left {
+                let mut backlog = backlog.lock();
+                let counted = journal.sizes(journal.relay_cursor(), |revision, of, bytes, time| {
+                    if fabric::is_published_resource(of) {
+                        backlog.push(revision, bytes, time);
+                    }
+                });
+                if let Err(error) = counted {
+                    tracing::warn!(%error, "what waits for the broker cannot be counted");
+                }
+            }
             Ok::<_, OpenError>((journal, restored::is_fresh(&loaded)))
         });
         let (journal, is_restored) = opened.await.map_err(|_| StartError::Interrupted)??;
@@ -179,6 +205,7 @@ impl Server {
                 node_ports: config.node_ports,
                 tolerations: config.tolerations,
                 loopback_only: config.loopback_only,
+                outbox_bytes,
             },
             snapshots: Snapshots::default(),
             nodes,
@@ -190,6 +217,9 @@ impl Server {
             discovery: Documents::of(registry),
             metrics: Metrics::default(),
             broker: Default::default(),
+            backlog,
+            readers: Readers::default(),
+            looked: Looked::default(),
             shutdown: tasks.shutdown().clone(),
             tasks: tasks.clone(),
         });

@@ -18,6 +18,7 @@ use crate::accept::{Accept, Form, Protobuf, not_acceptable};
 use crate::api::{Api, Call};
 use crate::cache::{Entry, Resource, Since};
 use crate::read::{revision, too_large};
+use crate::readers::Reading;
 use crate::request::Query;
 use crate::response::{self, Body, BoxError};
 use crate::selection::Selection;
@@ -99,6 +100,7 @@ pub(crate) fn start(
         deadline,
         ended: false,
         _counted: api.metrics.count_watch(),
+        _instead: api.readers.watch(call.http.headers(), call.allowed.user())?,
     };
     let frames = futures::stream::unfold(watcher, |mut watcher| async {
         let frame = watcher.next().await?;
@@ -169,6 +171,8 @@ struct Watcher {
     deadline: Instant,
     ended: bool,
     _counted: crate::metrics::WatchCount,
+    /// Its reader would read from the broker.
+    _instead: Option<Reading>,
 }
 
 impl Watcher {

@@ -279,9 +279,14 @@ impl Journal {
         self.shared().history(after, resource, limit)
     }
 
-    /// How many changes are in the history after a revision, deferred ones not counted. Blocking.
-    pub fn history_len(&self, after: Revision) -> Result<u64, HistoryError> {
-        self.shared().history_len(after)
+    /// What the rows after a revision hold, oldest first and deferred ones left out: revision, resource, bytes of the body,
+    /// milliseconds since 1970. No body is read. Blocking.
+    pub fn sizes(
+        &self,
+        after: Revision,
+        each: impl FnMut(Revision, &GroupResource, u64, i64),
+    ) -> Result<(), HistoryError> {
+        self.shared().sizes(after, each)
     }
 
     /// The object's row at exactly this revision, if it is still there. Blocking.

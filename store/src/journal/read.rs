@@ -60,12 +60,28 @@ impl Shared {
         }
     }
 
-    pub(crate) fn history_len(&self, after: Revision) -> Result<u64, HistoryError> {
-        let sql = "SELECT count(*) FROM journal WHERE rv > ?1 AND rv <= ?2 AND deferred = 0";
-        let range = (signed(after.max(self.floor())), signed(self.visible()));
-        let count: i64 =
-            self.with_reader(|connection| connection.query_row(sql, range, |row| row.get(0)))?;
-        Ok(count as u64)
+    pub(crate) fn sizes(
+        &self,
+        after: Revision,
+        mut each: impl FnMut(Revision, &GroupResource, u64, i64),
+    ) -> Result<(), HistoryError> {
+        let until = self.visible();
+        self.with_reader(|connection| {
+            let sql = "SELECT rv, resource, length(CAST(body AS BLOB)), time_ms FROM journal
+                 WHERE rv > ?1 AND rv <= ?2 AND deferred = 0 ORDER BY rv";
+            let mut statement = connection.prepare(sql)?;
+            let mut rows = statement.query((signed(after), signed(until)))?;
+            while let Some(row) = rows.next()? {
+                let resources = self.resources.read();
+                // A row of a resource that nobody knows is no event either.
+                let Some(resource) = resources.name(row.get(1)?) else { continue };
+                let bytes = u64::try_from(row.get::<_, i64>(2)?).unwrap_or(0);
+                let revision = u64::try_from(row.get::<_, i64>(0)?).unwrap_or(0);
+                each(Revision(revision), resource, bytes, row.get(3)?);
+            }
+            Ok(())
+        })?;
+        Ok(())
     }
 
     pub(crate) fn row(
