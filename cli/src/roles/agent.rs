@@ -115,11 +115,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         });
         let broker = broker.transpose()?;
         if let Some(counted) = broker.clone() {
-            let relists = counted.clone();
-            metrics.values("broker", move || counted.metrics().snapshot());
-            let help = "Lists that readers of events were told to read, by what for";
-            let by_reason = move || relists.metrics().relists_by_reason();
-            metrics.by_label("fabric_relists", help, "reason", by_reason);
+            metrics.families(move || counted.metrics().families());
         }
         let names = std::slice::from_ref(name);
         let crew = Crew::new(&data, &args.agent, args.service_cidr, names, &tasks)?;

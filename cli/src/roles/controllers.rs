@@ -1,5 +1,6 @@
 //! `warren controllers`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use anyhow::{Context, Result};
 use warren_broker::accounts::Account;
 use warren_client::{Campaign, Connection, Leadership, Place};
 use warren_controllers::Config;
-use warren_process::Tasks;
+use warren_process::{Metrics, Tasks, serve_metrics};
 
 use super::{BrokerQueues, CommonArgs};
 use crate::files::DataDir;
@@ -41,6 +42,9 @@ pub(crate) struct Args {
     /// Requests go by the broker as well: neither a kubeconfig nor a way to the API is needed.
     #[arg(long, env = "WARREN_AMQP_ONLY", requires = "broker", conflicts_with_all = ["kubeconfig", "server"])]
     amqp_only: bool,
+    /// Where metrics are served, in plain HTTP and for everybody who reaches it; nowhere where not given.
+    #[arg(long, env = "WARREN_METRICS_BIND", value_name = "ADDRESS:PORT")]
+    metrics_bind: Option<SocketAddr>,
     /// Whether to act only while no other process of these does. With a broker the next one acts within two seconds;
     /// without, a Lease is renewed every two seconds, and the next one acts within fifteen.
     #[arg(long, env = "WARREN_LEADER_ELECT", value_name = "BOOL", default_value_t = true, num_args = 0..=1,
@@ -89,6 +93,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             crate::accounts::fabric(&data, url, &account, "controllers", queues, &tasks)
         });
         let broker = broker.transpose()?;
+        let metrics = Metrics::new();
+        if let Some(counted) = broker.clone() {
+            metrics.families(move || counted.metrics().families());
+        }
         let queue = broker.as_ref().filter(|_| args.leader_elect);
         let queue = queue.map(|fabric| fabric.leader_queue(QUEUE, &identity));
         let connection = match broker {
@@ -112,8 +120,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             }
             false => Leadership::always(),
         };
+        let elected = leadership.clone();
+        metrics.values("leader", move || elected.snapshot());
         let config = Config { instance, leadership, ..Config::default() };
-        drop(start(connection, config, &args.controllers, &tasks)?);
+        let counted = start(connection, config, &args.controllers, &tasks)?;
+        metrics.values("controllers", move || counted.snapshot());
+        if let Some(listen) = args.metrics_bind {
+            let served = serve_metrics(listen, metrics, &tasks).await;
+            let address = served.with_context(|| format!("--metrics-bind {listen}"))?;
+            tracing::info!(%address, "metrics are served");
+        }
         Ok((None, ()))
     })
 }

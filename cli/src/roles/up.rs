@@ -186,11 +186,7 @@ fn fabrics(
         crate::accounts::broker_config(data, url, &Account::Server, "")?.url
     );
     let counted = nodes.clone();
-    let relists = counted.clone();
-    metrics.values("broker", move || counted.metrics().snapshot());
-    let help = "Lists that readers of events were told to read, by what for";
-    let by_reason = move || relists.metrics().relists_by_reason();
-    metrics.by_label("fabric_relists", help, "reason", by_reason);
+    metrics.families(move || counted.metrics().families());
     Ok(Some(Fabrics { controllers: Arc::new(controllers), nodes: Arc::new(nodes) }))
 }
 

@@ -16,11 +16,32 @@ pub(crate) struct Args {
     connection: ConnectionArgs,
 }
 
-/// What a healthy thing and a degraded one look like on the page.
+/// How something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mark {
+    Good,
+    /// Somebody should look at it some time; nothing is degraded.
+    Note,
+    Bad,
+}
+
+impl Mark {
+    fn of(good: bool) -> Self {
+        if good { Mark::Good } else { Mark::Bad }
+    }
+}
+
 #[derive(Debug, PartialEq, Eq)]
 struct Line {
-    good: bool,
+    mark: Mark,
+    name: String,
     text: String,
+}
+
+impl Line {
+    fn new(mark: Mark, name: &str, text: impl Into<String>) -> Self {
+        Self { mark, name: name.to_owned(), text: text.into() }
+    }
 }
 
 /// Answers whether all is well.
@@ -28,22 +49,39 @@ pub(crate) async fn run(args: &Args) -> Result<bool> {
     let connection = Connection::open(&args.connection).await?;
     let (code, ready) = connection.text("/readyz?verbose").await?;
     let version = connection.get("/version").await?;
-    let mut lines = vec![Line {
-        good: code.is_success(),
-        text: format!(
-            "api {}: {}",
+    let mut lines = vec![Line::new(
+        Mark::of(code.is_success()),
+        "api",
+        format!(
+            "{}, {}",
             version["gitVersion"].as_str().unwrap_or("of an unknown version"),
             if code.is_success() { "ready" } else { "not ready" }
         ),
-    }];
+    )];
     lines.extend(checks(&ready));
     lines.extend(nodes(&connection.get("/api/v1/nodes").await?));
     lines.extend(pods(&connection.get("/api/v1/pods").await?));
     lines.extend(controllers(&connection).await?);
-    for line in &lines {
-        crate::say!("{} {}", if line.good { "ok  " } else { "BAD " }, line.text);
+    for line in table(&lines) {
+        crate::say!("{line}");
     }
-    Ok(lines.iter().all(|line| line.good))
+    Ok(lines.iter().all(|line| line.mark != Mark::Bad))
+}
+
+/// As wide as the longest name that is there when all is well, so that nothing moves when it is not.
+const NAME_WIDTH: usize = "dead-letters".len();
+
+/// In three columns.
+fn table(lines: &[Line]) -> Vec<String> {
+    let each = lines.iter().map(|Line { mark, name, text }| {
+        let mark = match mark {
+            Mark::Good => "ok  ",
+            Mark::Note => "note",
+            Mark::Bad => "BAD ",
+        };
+        format!("{mark}  {name:NAME_WIDTH$}  {text}").trim_end().to_owned()
+    });
+    each.collect()
 }
 
 /// What controllers and the scheduler have not looked at a moment later either. They are no servers that could be asked.
@@ -59,9 +97,8 @@ async fn controllers(connection: &Connection) -> Result<Option<Line>> {
         0 => String::new(),
         n => format!(" and {n} more"),
     };
-    let text =
-        format!("controllers: nobody looks at {first}{others}; do `warren controllers` run?");
-    Ok(Some(Line { good: false, text }))
+    let text = format!("nobody looks at {first}{others}; do `warren controllers` run?");
+    Ok(Some(Line::new(Mark::Bad, "controllers", text)))
 }
 
 /// Uid and generation, and what people call it.
@@ -99,12 +136,17 @@ fn unseen(kind: &str, list: &Value) -> Vec<Unseen> {
     unseen.collect()
 }
 
-/// `[+]name ok`, `[+]name degraded: reason` and `[-]name failed: reason`, one a line.
+/// `[+]name ok`, `[+]name ok: text`, `[+]name noted: text`, `[+]name degraded: text` and `[-]name failed: text`, one a line.
 fn checks(text: &str) -> Vec<Line> {
     let line = |line: &str| {
-        let good = line.starts_with("[+]") && !line.contains(" degraded");
         let text = line.strip_prefix("[+]").or_else(|| line.strip_prefix("[-]"))?;
-        Some(Line { good, text: text.trim().to_owned() })
+        let (name, state) = text.trim().split_once(' ')?;
+        let (state, why) = state.split_once(": ").unwrap_or((state, ""));
+        let mark = match state {
+            "noted" => Mark::Note,
+            state => Mark::of(state == "ok" && line.starts_with("[+]")),
+        };
+        Some(Line::new(mark, name, why))
     };
     text.lines().filter_map(line).collect()
 }
@@ -121,20 +163,18 @@ fn nodes(list: &Value) -> Vec<Line> {
         let name = node["metadata"]["name"].as_str().unwrap_or_default();
         match condition(node) {
             Some(condition) if condition["status"] == "True" => ready += 1,
-            Some(condition) => bad.push(Line {
-                good: false,
-                text: format!(
-                    "node {name}: not ready: {}",
-                    condition["message"].as_str().unwrap_or_default()
-                ),
-            }),
+            Some(condition) => {
+                let message = condition["message"].as_str().unwrap_or_default();
+                let text = format!("{name} is not ready: {message}");
+                bad.push(Line::new(Mark::Bad, "node", text));
+            }
             None => {
-                bad.push(Line { good: false, text: format!("node {name}: has not reported yet") })
+                bad.push(Line::new(Mark::Bad, "node", format!("{name} has not reported yet")));
             }
         }
     }
-    let summary = format!("nodes: {ready} of {} ready", items.len());
-    let mut lines = vec![Line { good: ready > 0 && bad.is_empty(), text: summary }];
+    let summary = format!("{ready} of {} ready", items.len());
+    let mut lines = vec![Line::new(Mark::of(ready > 0 && bad.is_empty()), "nodes", summary)];
     lines.extend(bad);
     lines
 }
@@ -148,7 +188,7 @@ fn pods(list: &Value) -> Option<Line> {
     }
     let phases: Vec<_> = phases.iter().map(|(phase, count)| format!("{count} {phase}")).collect();
     let text = if phases.is_empty() { "none".to_owned() } else { phases.join(", ") };
-    Some(Line { good: true, text: format!("pods: {text}") })
+    Some(Line::new(Mark::Good, "pods", text))
 }
 
 #[cfg(test)]
@@ -159,22 +199,26 @@ mod tests {
 
     #[test]
     fn degraded_parts_are_named() {
-        let text = "[+]ping ok\n[+]disk degraded: slow\n[-]broker failed: connection refused\nreadyz check failed\n";
-        let found: Vec<_> = checks(text).into_iter().map(|l| (l.good, l.text)).collect();
-        let expected = [
-            (true, "ping ok".to_owned()),
-            (false, "disk degraded: slow".to_owned()),
-            (false, "broker failed: connection refused".to_owned()),
-        ];
-        assert_eq!(found, expected);
+        let text = "[+]database ok\n[+]leader ok: a/b: x leads, term 3\n[+]dead-letters noted: 3 wait\n\
+                    [+]broker degraded: disconnected for 3s: refused\n[-]disk failed: full\nreadyz check failed\n";
+        let expected = "ok    database
+ok    leader        a/b: x leads, term 3
+note  dead-letters  3 wait
+BAD   broker        disconnected for 3s: refused
+BAD   disk          full";
+        assert_eq!(table(&checks(text)).join("\n"), expected);
         let node = |name: &str, status: &str| {
             json!({"metadata": {"name": name}, "status": {"conditions": [
                 {"type": "Ready", "status": status, "message": "no heartbeat"}]}})
         };
         let list = json!({"items": [node("a", "True"), node("b", "Unknown")]});
-        let found: Vec<_> = nodes(&list).into_iter().map(|line| line.text).collect();
-        assert_eq!(found, ["nodes: 1 of 2 ready", "node b: not ready: no heartbeat"]);
-        assert!(!nodes(&json!({"items": []}))[0].good, "a cluster without nodes runs nothing");
+        let expected = [
+            "BAD   nodes         1 of 2 ready",
+            "BAD   node          b is not ready: no heartbeat",
+        ];
+        assert_eq!(table(&nodes(&list)), expected);
+        let empty = nodes(&json!({"items": []}));
+        assert_eq!(empty[0].mark, Mark::Bad, "a cluster without nodes runs nothing");
     }
 
     #[test]
