@@ -286,6 +286,20 @@ impl Cluster {
     /// # Panics
     /// Where the binary cannot be started.
     pub fn start(&mut self, role: &Role) {
+        let options = &self.options;
+        let arguments = match role {
+            Role::Up | Role::Apiserver => options.arguments.clone(),
+            Role::Controllers | Role::Standby => options.controllers.clone(),
+            Role::Agent(_) => options.agents.clone(),
+        };
+        self.start_with(role, &arguments);
+    }
+
+    /// The same with other arguments than the options say.
+    ///
+    /// # Panics
+    /// Where the binary cannot be started.
+    pub fn start_with<T: AsRef<std::ffi::OsStr>>(&mut self, role: &Role, arguments: &[T]) {
         let mut command = Command::new(binary());
         let route = self.routes.get(role).cloned().unwrap_or_default();
         let (mut data, mut broker) = (self.data_dir(), self.options.broker.clone());
@@ -303,22 +317,20 @@ impl Cluster {
                 command.arg("--nodes").arg(self.options.nodes.to_string());
                 command.arg("--node-name-prefix").arg("node-");
                 command.arg("--manifests").arg(self.manifests_dir());
-                command.args(&self.options.arguments);
             }
             Role::Apiserver => {
-                command.args(["apiserver", "--bind", &address]).args(&self.options.arguments);
+                command.args(["apiserver", "--bind", &address]);
             }
             Role::Controllers | Role::Standby => {
                 command.arg("controllers").args(self.way_to_the_api(&route));
-                command.args(&self.options.controllers);
             }
             Role::Agent(node) => {
                 command.args(["agent", "--node-name", node, "--runtime", runtime]);
                 command.args(["--bind", "127.0.0.1:0"]).args(self.way_to_the_api(&route));
                 command.arg("--manifests").arg(self.manifests_dir().join(node));
-                command.args(&self.options.agents);
             }
         }
+        command.args(arguments);
         let account = match role {
             Role::Controllers | Role::Standby => Some("controllers".to_owned()),
             Role::Agent(node) => Some(format!("node-{node}")),

@@ -193,8 +193,10 @@ impl RabbitMq {
             if let Some(status) = status {
                 bail!("rabbitmq-server ended with {status}: {}", self.log_tail());
             }
-            // The management page comes last.
-            if let Ok((StatusCode::OK, _)) = self.http(Method::GET, "/api/vhosts", None).await {
+            // The management page comes first on a busy machine, the listeners of AMQP last.
+            if let Ok((StatusCode::OK, _)) = self.http(Method::GET, "/api/vhosts", None).await
+                && self.listens().await
+            {
                 return Ok(());
             }
             if start.elapsed() > STARTS_WITHIN {
@@ -202,6 +204,10 @@ impl RabbitMq {
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    async fn listens(&self) -> bool {
+        tokio::net::TcpStream::connect(("127.0.0.1", self.amqp)).await.is_ok()
     }
 
     /// Forgets all data; the next [`RabbitMq::restart`] begins anew, with the definitions.

@@ -3,7 +3,10 @@
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 use warren_api::{Revision, Shard};
-use warren_broker::{Delivery, Fabric, ReplyTo, Subscriber, Subscription, topology};
+use warren_broker::{
+    Delivery, Fabric, Metrics, QueueDepth, ReplyTo, Subscriber, Subscription, topology,
+};
+use warren_process::Number;
 use warren_tests::RabbitMq;
 
 use super::world::*;
@@ -27,7 +30,23 @@ async fn on_a_broker_that_is_well() {
     an_overflow_is_noticed_and_no_dead_letter(&rabbit, &world).await;
     a_blocked_connection_is_a_pause(&rabbit, &world).await;
     a_floor_tells_readers_to_list(&rabbit, &world).await;
+    confirms_are_timed(&world).await;
+    a_look_at_the_queues(&rabbit, &world).await;
     a_deleted_exchange_is_healed(&rabbit, &world).await;
+}
+
+fn counted(metrics: &Metrics, name: &str) -> u64 {
+    metrics.snapshot().iter().find(|one| one.0 == name).unwrap().3
+}
+
+/// Of a family by connections.
+fn by_connection(metrics: &Metrics, family: &str, connection: &str) -> u64 {
+    let families = metrics.families();
+    let family = families.iter().find(|one| one.name == family).unwrap();
+    let is = |label: &Option<(&str, String)>| label.as_ref().is_some_and(|(_, v)| v == connection);
+    let sample = family.samples.iter().find(|one| is(&one.label)).unwrap();
+    let Number::Count(count) = sample.number else { panic!("{sample:?}") };
+    count
 }
 
 fn of(name: &str) -> Shard {
@@ -170,8 +189,16 @@ async fn dead(rabbit: &RabbitMq, origin: &str, count: usize) -> Vec<Value> {
     all
 }
 
+/// The letters of each reason so far.
+fn dead_letters(metrics: &Metrics) -> Vec<u64> {
+    metrics.dead_letters_by_reason().into_iter().map(|(_, count)| count).collect()
+}
+
 async fn poison_is_put_aside(rabbit: &RabbitMq, world: &World) {
-    let reader = world.node(rabbit, "poison").await;
+    world.declared("poison").await;
+    let fabric = world.fabric(rabbit, "server");
+    let reader = world.record(fabric.subscribe(Subscription::Node(node("poison"))).await);
+    reader.until("it lists", |all| !relists(all).is_empty()).await;
     // The server's own account says something that is no event.
     let path = "/api/exchanges/%2f/warren.events/publish";
     let key = "core.pods.default.node~poison.modified";
@@ -185,6 +212,10 @@ async fn poison_is_put_aside(rabbit: &RabbitMq, world: &World) {
     let dead = dead(rabbit, "node.poison", 1).await;
     assert_eq!(dead[0]["payload"], "poison");
     assert_eq!(dead[0]["properties"]["headers"]["x-origin-key"], key);
+    assert_eq!(dead_letters(fabric.metrics()), [0, 1, 0], "too large, unreadable, refused");
+    let relisted = fabric.metrics().relists_by_reason();
+    assert!(relisted.contains(&("unreadable event", 1)), "{relisted:?}");
+    assert_eq!(counted(fabric.metrics(), "bare_dead_letters"), 0);
     world.journal.write("web", &[of("poison")]);
     reader.until("the consumer goes on", |all| events(all).len() == 1).await;
 }
@@ -217,7 +248,17 @@ async fn what_is_given_back_comes_again(rabbit: &RabbitMq, world: &World) {
         (queue["messages"] == 0).then_some(())
     })
     .await;
-    assert_eq!(fabric.metrics().snapshot().iter().find(|m| m.0 == "returned").unwrap().3, 1);
+    assert_eq!(counted(fabric.metrics(), "returned"), 1);
+    assert_eq!(counted(fabric.metrics(), "redelivered"), 1);
+    // Neither what was given back nor what came again is in anybody's hands.
+    eventually("all is settled", async || {
+        (counted(fabric.metrics(), "open_deliveries") == 0).then_some(())
+    })
+    .await;
+    assert_eq!(counted(fabric.metrics(), "prefetch"), 256);
+    drop(subscriber);
+    eventually("nobody reads", async || (counted(fabric.metrics(), "prefetch") == 0).then_some(()))
+        .await;
 }
 
 async fn what_is_refused_is_a_dead_letter(rabbit: &RabbitMq, world: &World) {
@@ -231,9 +272,21 @@ async fn what_is_refused_is_a_dead_letter(rabbit: &RabbitMq, world: &World) {
             break;
         }
     }
-    let dead = dead(rabbit, "node.refuse", 1).await;
-    assert_eq!(dead[0]["payload"], "gibberish");
-    assert_eq!(dead[0]["properties"]["headers"]["x-reason"], "not a pod");
+    let letters = dead(rabbit, "node.refuse", 1).await;
+    assert_eq!(letters[0]["payload"], "gibberish");
+    assert_eq!(letters[0]["properties"]["headers"]["x-reason"], "not a pod");
+    assert_eq!(dead_letters(fabric.metrics()), [0, 0, 1], "too large, unreadable, refused");
+    let oversize = "x".repeat(session_limit() + 1);
+    rabbit.publish("amq.default", "node.refuse", &oversize, json!({})).await.unwrap();
+    eventually("too large", async || (dead_letters(fabric.metrics()) == [1, 0, 1]).then_some(()))
+        .await;
+    let letters = dead(rabbit, "node.refuse", 1).await;
+    assert!(letters[0]["payload_bytes"].as_u64() < Some(5_000), "enough to see what it is");
+}
+
+/// What a command may have.
+fn session_limit() -> usize {
+    3 << 20
 }
 
 async fn commands_to_the_server(rabbit: &RabbitMq, world: &World) {
@@ -376,6 +429,8 @@ async fn a_blocked_connection_is_a_pause(rabbit: &RabbitMq, world: &World) {
     rabbit.ctl(&["set_vm_memory_high_watermark", "0.000001"]).await.unwrap();
     world.journal.write("a", &[of("blocked")]);
     eventually("it says so", async || world.server.status().blocked).await;
+    assert_eq!(by_connection(world.server.metrics(), "fabric_connections_blocked", "publish"), 1);
+    assert_eq!(by_connection(world.server.metrics(), "fabric_connections_blocked", "commands"), 0);
     let last = world.journal.write("b", &[of("blocked")]);
     assert!(world.server.status().connected);
     rabbit.ctl(&["set_vm_memory_high_watermark", "0.4"]).await.unwrap();
@@ -384,6 +439,7 @@ async fn a_blocked_connection_is_a_pause(rabbit: &RabbitMq, world: &World) {
     check(&world.journal, &all, &[of("blocked")]);
     assert_eq!(relists(&all), ["start"]);
     eventually("it says so", async || world.server.status().blocked.is_none().then_some(())).await;
+    assert_eq!(by_connection(world.server.metrics(), "fabric_connections_blocked", "publish"), 0);
 }
 
 async fn a_floor_tells_readers_to_list(rabbit: &RabbitMq, world: &World) {
@@ -406,6 +462,45 @@ async fn a_floor_tells_readers_to_list(rabbit: &RabbitMq, world: &World) {
         reader.until("it goes on", |all| events(all).iter().any(|e| e.revision == last)).await;
     check(&world.journal, &all, &[of("floor")]);
     assert_eq!(relists(&all), ["start", "floor"]);
+    assert_eq!(counted(world.server.metrics(), "floors"), 1);
+}
+
+/// Every confirm was timed, and nothing else.
+async fn confirms_are_timed(world: &World) {
+    eventually("all is confirmed", async || {
+        (world.server.status().cursor == world.journal.head()).then_some(())
+    })
+    .await;
+    let metrics = world.server.metrics();
+    let (published, confirmed) = (counted(metrics, "published"), counted(metrics, "confirmed"));
+    assert!(confirmed > 10_000 && published >= confirmed, "{published} {confirmed}");
+    let families = metrics.families();
+    let timed = families.iter().find(|one| one.name == "fabric_confirm_seconds").unwrap();
+    let Number::Buckets { counts, sum, .. } = &timed.samples[0].number else { panic!("{timed:?}") };
+    assert_eq!(counts.iter().sum::<u64>(), confirmed);
+    assert!(*sum > 0.0 && counts.last() < counts.iter().max(), "{timed:?}");
+}
+
+/// What the broker says of the queues, in one look.
+async fn a_look_at_the_queues(rabbit: &RabbitMq, world: &World) {
+    world.declared("looked-at").await;
+    let reader = world.node(rabbit, "read").await;
+    reader.until("it lists", |all| !relists(all).is_empty()).await;
+    let last = world.journal.write("a", &[of("looked-at")]);
+    eventually("it is published", async || (world.server.status().cursor >= last).then_some(()))
+        .await;
+    rabbit.publish("amq.default", "warren.dead", "x", json!({})).await.unwrap();
+    // Somebody deletes a queue that should be there: the others are told of all the same.
+    rabbit.http(Method::DELETE, "/api/queues/%2f/node.first", None).await.unwrap();
+    let depths = world.server.depths(&["nobody".to_owned()]).await.unwrap();
+    let depth = |messages, consumers| Some(QueueDepth { messages, consumers });
+    assert_eq!(depths.nodes[&node("looked-at")], depth(1, 0));
+    assert_eq!(depths.nodes[&node("read")], depth(0, 1));
+    assert_eq!(depths.nodes[&node("first")], None);
+    assert_eq!(depths.dead_letters, depth(1, 0));
+    assert_eq!(depths.leaders["nobody"], None);
+    assert_eq!(depths.left_out, 0);
+    rabbit.http(Method::DELETE, "/api/queues/%2f/warren.dead/contents", None).await.unwrap();
 }
 
 async fn a_deleted_exchange_is_healed(rabbit: &RabbitMq, world: &World) {
