@@ -113,11 +113,14 @@ impl Desired {
         self.listed = at;
         let listed: std::collections::HashSet<String> =
             pods.iter().filter_map(|p| p.metadata.uid.clone()).collect();
-        let gone: Vec<_> =
+        let mut gone: Vec<_> =
             self.pods.keys().filter(|uid| !listed.contains(&***uid)).cloned().collect();
+        gone.sort();
         let mut effects: Vec<Effect> =
             gone.iter().filter_map(|uid| self.remove(uid, None)).collect();
-        self.ended.retain(|uid| !listed.contains(&**uid));
+        // What came before the list is old by its revision. What comes after it is true: a pod that a restore has taken off
+        // this node may be bound to it again.
+        self.ended.clear();
         for pod in pods {
             let uid = pod.metadata.uid.as_deref().unwrap_or_default();
             let known = self.pods.get_mut(uid);
@@ -369,6 +372,22 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_that_a_list_ended_may_come_again() {
+        let mut desired = Desired::default();
+        let run = |effect: Option<Effect>| matches!(effect, Some(Effect::Run(_)));
+        assert!(run(desired.upsert("n", pod("a", "n", "5"))));
+        // The backup has the pod without a node.
+        let effects = desired.replace("n", Vec::new(), Revision(1_000));
+        assert!(matches!(effects[..], [Effect::End(..)]));
+        assert!(desired.is_old("a", Revision(6)), "of before the list");
+        assert!(!desired.is_old("a", Revision(1_001)), "bound here again");
+        assert!(run(desired.upsert("n", pod("a", "n", "1001"))));
+        // What a deletion ended comes no more.
+        desired.remove("a", None);
+        assert!(desired.is_old("a", Revision(1_002)));
+    }
+
+    #[test]
     fn what_changes_mean() {
         let mut desired = Desired::default();
         let run = |effect: Option<Effect>| matches!(effect, Some(Effect::Run(_)));
@@ -388,6 +407,7 @@ mod tests {
         let effects = desired.replace("n", vec![pod("c", "n", "2")], Revision(1_000));
         assert!(effects.iter().any(|e| matches!(e, Effect::Run(pod) if revision(pod).0 == 2)));
     }
+
     #[test]
     fn what_comes_again_is_old() {
         let mut desired = Desired::default();
@@ -403,7 +423,8 @@ mod tests {
         desired.replace("n", vec![pod("b", "n", "20")], at(30));
         assert!(desired.is_old("c", at(30)), "the list would have it");
         assert!(!desired.is_old("c", at(31)));
-        assert!(desired.is_old("a", at(31)), "it has ended still");
+        assert!(desired.is_old("a", at(30)), "it had ended by then");
+        assert!(!desired.is_old("a", at(31)), "a restore took it off, and it is bound here again");
         // The database was restored.
         desired.replace("n", vec![pod("a", "n", "3")], at(1_000));
         assert!(!desired.is_old("a", at(1_001)), "the list is the truth");

@@ -63,6 +63,10 @@ impl Shadow {
         (revision < known).then(|| format!("pod {name} goes back from {known} to {revision}"))
     }
 
+    pub fn begins(&mut self, uid: &str) {
+        self.ended.remove(uid);
+    }
+
     pub fn ended(&mut self, epoch: u64, uid: &Arc<str>) {
         if epoch >= self.epoch {
             self.ended.insert(uid.clone());

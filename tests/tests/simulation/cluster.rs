@@ -66,6 +66,13 @@ impl World {
             let now = super::world::timestamp(self.now);
             let before = self.server.disk.last;
             answer = self.server.handle(&request, fence.as_ref(), now);
+            for uid in std::mem::take(&mut self.server.rebound) {
+                // It has ended where it was, and may run there again.
+                for machine in &mut self.machines {
+                    machine.over.remove(&*uid);
+                }
+                self.readers.iter_mut().for_each(|reader| reader.shadow.begins(&uid));
+            }
             if let Some(wrong) = self.server.wrong.take() {
                 self.violate(wrong);
             }

@@ -102,6 +102,8 @@ pub struct Server {
     pub fenced: u64,
     /// Epoch, term and holder of the last write of a leader.
     led: (u64, u64, String),
+    /// Pods that a restore has taken off their nodes, and that are bound again.
+    pub rebound: Vec<String>,
     /// What must not be.
     pub wrong: Option<String>,
     /// Nodes that there are: the server declares their queues.
@@ -155,6 +157,7 @@ impl Server {
             commits: 0,
             fenced: 0,
             led: (0, 0, String::new()),
+            rebound: Vec::new(),
             wrong: None,
             nodes: BTreeSet::new(),
             restored: Timestamp::UNIX_EPOCH,
@@ -392,6 +395,9 @@ impl Server {
             || !old.str_at(&["spec", "nodeName"]).is_empty()
         {
             return no(409, "Conflict");
+        }
+        if self.disk.hold.pods.remove(&target.uid) {
+            self.rebound.push(target.uid.clone());
         }
         let mut new = (**old).clone();
         new.set_at(&["spec", "nodeName"], node);
