@@ -1,7 +1,7 @@
 //! A reader's task: consumes one queue over whatever connection is up, judges what comes, and settles what was read.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -113,8 +113,9 @@ pub(crate) struct Session {
     watch: Watch,
     /// Something was lost: the bindings may be.
     rebinds: bool,
-    /// The queue that this reader declares itself.
+    /// The queue that this reader declares itself, and over which connection: it is gone with that.
     own: Option<Topology>,
+    owned_by: Weak<Live>,
     /// What of the gauge of deliveries in readers' hands is this one's.
     told_open: u64,
 }
@@ -207,6 +208,7 @@ impl Session {
             rebinds: false,
             own: None,
             told_open: 0,
+            owned_by: Weak::new(),
         }
     }
 
@@ -229,6 +231,9 @@ impl Session {
                 }
             };
             self.generation += 1;
+            if !self.owned_by.ptr_eq(&Arc::downgrade(&live)) {
+                (self.own, self.owned_by) = (None, Arc::downgrade(&live));
+            }
             let end = self.consume(&live, &mut ready, &mut attempt, &mut told_down).await;
             self.forget_held();
             let (reason, missing) = match end {
@@ -306,6 +311,10 @@ impl Session {
             Source::Commands(..) => topology::COMMANDS.to_owned(),
             Source::Answers(..) => topology::REPLIES.to_owned(),
             Source::Controller { name, instance, resources } => {
+                // Nobody reads it any more, and it would fill until the connection ends.
+                for queue in self.own.iter().flat_map(|own| &own.queues) {
+                    declare::delete(live, &queue.name).await?;
+                }
                 // The queue of a connection that the broker has not yet given up would be taken still.
                 let instance = match self.generation {
                     1 => instance.clone(),
@@ -313,8 +322,9 @@ impl Session {
                 };
                 let queue = topology::controller_queue(name, &instance);
                 let topology = topology::controller(queue.clone(), resources);
-                declare::declare_on(live, channel, &topology).await?;
-                self.own = Some(topology);
+                // Also where not all of it can be declared.
+                let own = self.own.insert(topology);
+                declare::declare_on(live, channel, own).await?;
                 queue
             }
         };

@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 use serde_json::json;
 use warren_api::Shard;
 use warren_broker::api::{ApiAnswer, ApiHandler, Asked};
-use warren_broker::{Delivery, Fabric, QueueType, Subscription};
+use warren_broker::{Delivery, Fabric, QueueType, RabbitFabric, Subscription};
+use warren_process::Tasks;
 use warren_tests::RabbitMq;
 
 use super::world::*;
@@ -63,6 +64,42 @@ async fn queues_become_of_another_type() {
         }
         becomes(&rabbit, &journal, queues, &mut said).await;
     }
+}
+
+/// Nobody would read those that are left, and the broker would keep what comes for each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_tries_again_leaves_no_queue_behind() {
+    let _one = ONE.lock().await;
+    let rabbit = RabbitMq::start().await.unwrap();
+    let tasks = Tasks::new();
+    let fabric = RabbitFabric::new(config(&rabbit, "server", "test"), "server", &tasks);
+    let subscription = Subscription::Controller {
+        name: "early".to_owned(),
+        instance: "a".to_owned(),
+        resources: vec![pods()],
+    };
+    let names = async || {
+        let (_, found) = rabbit.http(Method::GET, "/api/queues/%2f", None).await.unwrap();
+        let names = found.as_array().unwrap().iter().filter_map(|q| q["name"].as_str());
+        let mine = names.filter(|name| name.starts_with("controllers.early."));
+        mine.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let attempt = |name: &str| name.rsplit_once('~').map_or(1, |(_, n)| n.parse().unwrap());
+    // The server has not declared yet what is to be bound.
+    let subscriber = fabric.subscribe(subscription).await;
+    let tried = eventually("it has tried five times", async || {
+        let names = names().await;
+        names.iter().any(|name| attempt(name) >= 5).then_some(names)
+    });
+    let tried = tried.await;
+    assert_eq!(tried.len(), 1, "{tried:?}");
+    let world = World::start(&rabbit);
+    let reader = world.record(subscriber);
+    reader.until("it lists", |all| relists(all) == ["start"]).await;
+    let last = world.journal.write("a", &[Shard::Unscheduled]);
+    reader.until("it reads", |all| events(all).iter().any(|e| e.revision == last)).await;
+    let left = names().await;
+    assert_eq!(left.len(), 1, "{left:?}");
 }
 
 /// What was accepted: ids of commands, paths of requests, reasons of letters.
