@@ -76,7 +76,11 @@ impl<W> Desk<W> {
         let id = id.filter(|_| request.changes());
         let key = id.map(|id| hash(&[account.unwrap_or_default().as_bytes(), id.as_bytes()]));
         let content = key.map_or([0; 32], |_| {
-            hash(&[request.method.as_bytes(), request.path.as_bytes(), &request.body])
+            // Whom a node speaks for, or an administrator: what one may, another may not.
+            let whose = request.headers.iter().filter(|(name, _)| name.starts_with("impersonate-"));
+            let whose = whose.flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]);
+            let what = [request.method.as_bytes(), request.path.as_bytes(), &*request.body];
+            hash(&what.into_iter().chain(whose).collect::<Vec<_>>())
         });
         match key.and_then(|key| self.known.get_mut(&key)) {
             Some(Entry::Doing(same, _) | Entry::Done(same, _)) if *same != content => {

@@ -61,6 +61,26 @@ fn word(verdict: &Verdict<u32>) -> &'static str {
 }
 
 #[test]
+fn an_answer_is_for_whom_it_was_asked() {
+    let as_user = |user: &str, agent: &str| ApiRequest {
+        headers: vec![
+            ("impersonate-user".to_owned(), user.to_owned()),
+            ("user-agent".to_owned(), agent.to_owned()),
+        ],
+        ..request("POST", "a")
+    };
+    let mut world = World::new();
+    let ticket = world.ticket("node-a", "1", &as_user("system:broker:x", "one"));
+    assert_eq!(world.said("node-a", "1", &as_user("system:broker:y", "one")), "refused");
+    assert_eq!(world.said("node-a", "1", &request("POST", "a")), "refused");
+    assert_eq!(world.said("node-a", "1", &as_user("system:broker:x", "two")), "joined");
+    let now = world.now;
+    world.desk.done(now, ticket, &answer(201, 3));
+    assert_eq!(world.said("node-a", "1", &as_user("system:broker:y", "one")), "refused");
+    assert_eq!(world.said("node-a", "1", &as_user("system:broker:x", "one")), "answered");
+}
+
+#[test]
 fn a_change_is_done_once() {
     let (mut world, post) = (World::new(), request("POST", "a"));
     let ticket = world.ticket("me", "1", &post);
