@@ -22,7 +22,8 @@ pub const WINDOW_BYTES: usize = 8 << 20;
 /// disk, and with room for one event after each confirm there would be as many reads as events.
 pub const READ_LIMIT: usize = 256;
 /// How often a message is sent that the broker refuses. Any queue that somebody binds to `warren.events` and that is
-/// full and rejects makes the broker refuse, so the relay must go on in the end: readers see the gap and list.
+/// full and rejects, or whose node was lost, makes the broker refuse, so the relay must go on in the end: its readers see the
+/// gap and list, all others have it.
 pub const MAX_ATTEMPTS: u32 = 3;
 
 /// What the shell must do, in this order.
@@ -58,6 +59,7 @@ struct Entry {
 /// What became of messages that the broker refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Refused {
+    /// Sent again after [`Core::retry`].
     pub again: usize,
     /// Given up.
     pub abandoned: Vec<Revision>,
@@ -76,6 +78,8 @@ pub struct Core {
     front: u64,
     /// What must be published, by number.
     queue: VecDeque<u64>,
+    /// What the broker refused, until [`Core::retry`].
+    refused: Vec<u64>,
     in_flight: BTreeMap<u64, u64>,
     bytes: usize,
     next_tag: u64,
@@ -97,6 +101,7 @@ impl Core {
             entries: VecDeque::new(),
             front: 0,
             queue: VecDeque::new(),
+            refused: Vec::new(),
             in_flight: BTreeMap::new(),
             bytes: 0,
             next_tag: 1,
@@ -124,6 +129,7 @@ impl Core {
         self.next_tag = 1;
         self.in_flight.clear();
         self.queue.clear();
+        self.refused.clear();
         for (number, entry) in (self.front..).zip(&mut self.entries) {
             if entry.state != State::Done {
                 entry.state = State::Queued;
@@ -184,8 +190,8 @@ impl Core {
         self.advance();
     }
 
-    /// The broker could not place a message everywhere. It is sent again, out of order (who got its successors sees a
-    /// gap, who got it before drops it), at most [`MAX_ATTEMPTS`] times in all.
+    /// The broker could not place a message everywhere. After [`Core::retry`] it is sent again, out of order (who got its
+    /// successors sees a gap, who got it before drops it), at most [`MAX_ATTEMPTS`] times in all. Others go on meanwhile.
     pub fn nacked(&mut self, tag: u64, multiple: bool) -> Refused {
         let mut refused = Refused::default();
         for number in self.take(tag, multiple) {
@@ -193,7 +199,7 @@ impl Core {
             entry.refusals += 1;
             if entry.refusals < MAX_ATTEMPTS {
                 entry.state = State::Queued;
-                self.queue.push_back(number);
+                self.refused.push(number);
                 refused.again += 1;
             } else {
                 refused.abandoned.push(entry.revision);
@@ -202,6 +208,11 @@ impl Core {
         }
         self.advance();
         refused
+    }
+
+    /// What was refused so far is sent again. The shell pauses before, once for all that were refused together.
+    pub fn retry(&mut self) {
+        self.queue.extend(self.refused.drain(..));
     }
 
     /// What to do next; `None` until the next input.

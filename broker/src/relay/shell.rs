@@ -18,7 +18,8 @@ use crate::envelope::Message;
 use crate::status::{Metrics, StatusCell, add, set};
 use crate::{Event, Outbox, topology};
 
-/// After a message was refused, before more are sent: the queue that refuses may drain.
+/// After messages were refused, before they are sent again: the queue that refuses may drain. Once for all that were refused
+/// meanwhile: where a node of the broker is lost, it refuses a whole window.
 const REFUSED_PAUSE: Duration = Duration::from_millis(50);
 
 /// Publishes what the outbox holds, and goes on until shutdown. Get one from
@@ -77,6 +78,8 @@ impl Relay {
         core.connected();
         let mut blocked = live.blocked();
         let mut confirms: FuturesUnordered<BoxFuture<'static, Confirmed>> = FuturesUnordered::new();
+        let mut pause: OptionFuture<BoxFuture<'static, ()>> = None.into();
+        let mut pausing = false;
         loop {
             core.blocked(blocked.borrow_and_update().is_some());
             while let Some(action) = core.poll() {
@@ -108,15 +111,24 @@ impl Relay {
             self.report(core, &*asked.outbox);
             tokio::select! {
                 Some(confirmed) = confirms.next() => {
-                    if let Err(reason) = self.confirmed(core, confirmed).await {
-                        return reason;
-                    }
+                    let mut next = Some(confirmed);
+                    let mut again = 0;
                     // Whatever else is there, before the core is asked again.
-                    while let Some(Some(confirmed)) = confirms.next().now_or_never() {
-                        if let Err(reason) = self.confirmed(core, confirmed).await {
-                            return reason;
+                    while let Some(confirmed) = next {
+                        match self.confirmed(core, confirmed) {
+                            Ok(refused) => again += refused,
+                            Err(reason) => return reason,
                         }
+                        next = confirms.next().now_or_never().flatten();
                     }
+                    if again > 0 && !pausing {
+                        pausing = true;
+                        pause = Some(tokio::time::sleep(REFUSED_PAUSE).boxed()).into();
+                    }
+                }
+                Some(()) = &mut pause => {
+                    (pause, pausing) = (None.into(), false);
+                    core.retry();
                 }
                 Some(answer) = &mut asked.read => {
                     asked.read = None.into();
@@ -138,7 +150,8 @@ impl Relay {
         }
     }
 
-    async fn confirmed(&self, core: &mut Core, confirmed: Confirmed) -> Result<(), String> {
+    /// How many messages are to be sent again.
+    fn confirmed(&self, core: &mut Core, confirmed: Confirmed) -> Result<usize, String> {
         let Confirmed { tag, since, message, confirmation } = confirmed;
         match confirmation {
             Ok(Confirmation::Ack(_)) => {
@@ -146,7 +159,7 @@ impl Relay {
                 self.hop(Step::Confirmed, &message);
                 self.metrics.confirm.observe(since.elapsed());
                 core.acked(tag, false);
-                Ok(())
+                Ok(0)
             }
             Ok(Confirmation::Nack(_)) => {
                 add(&self.metrics.nacked, 1);
@@ -155,13 +168,10 @@ impl Relay {
                     add(&self.metrics.abandoned, 1);
                     tracing::error!(
                         %revision,
-                        "the broker refuses an event (a queue bound to it is full and rejects)"
+                        "the broker refuses an event (a queue bound to it is full and rejects, or its node is lost)"
                     );
                 }
-                if refused.again > 0 {
-                    tokio::time::sleep(REFUSED_PAUSE).await;
-                }
-                Ok(())
+                Ok(refused.again)
             }
             Ok(Confirmation::NotRequested) => Err("the channel does not confirm".to_owned()),
             Err(error) => Err(error.to_string()),

@@ -95,13 +95,35 @@ fn a_refused_message_is_sent_again_a_few_times_and_then_given_up() {
     core.acked(2, false);
     let again = Refused { again: 1, abandoned: vec![] };
     assert_eq!(core.nacked(1, false), again);
+    assert_eq!(drain(&mut core), [""; 0]);
+    core.retry();
     assert_eq!(drain(&mut core), ["3→1"]);
     assert_eq!(core.nacked(3, true), again);
+    core.retry();
     assert_eq!(drain(&mut core), ["4→1"]);
     let given_up = Refused { again: 0, abandoned: vec![Revision(1)] };
     assert_eq!(core.nacked(4, false), given_up);
     assert_eq!(drain(&mut core), ["advance 2"]);
     assert_eq!(core.nacked(4, false), Refused::default());
+}
+
+#[test]
+fn a_refused_window_waits_once_and_others_go_on_meanwhile() {
+    let mut core = started(1..=4);
+    drain(&mut core);
+    assert_eq!(core.nacked(3, true).again, 3);
+    core.acked(4, false);
+    core.woken();
+    core.read(&[event(5)], 7);
+    assert_eq!(drain(&mut core)[0], "5→5");
+    core.retry();
+    assert_eq!(drain(&mut core), ["6→1", "7→2", "8→3"]);
+    // Refused again, and then the connection is lost: sent once, in order.
+    assert_eq!(core.nacked(6, false).again, 1);
+    core.lost();
+    core.connected();
+    core.retry();
+    assert_eq!(drain(&mut core), ["1→1", "2→2", "3→3", "4→5"]);
 }
 
 #[test]
@@ -162,6 +184,7 @@ enum Step {
     Nack { at: usize, multiple: bool },
     Lose,
     Connect,
+    Retry,
     Block(bool),
     Write(u8),
     Compact,
@@ -172,6 +195,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => which.clone().prop_map(|(at, multiple)| Step::Ack { at, multiple }),
         1 => which.prop_map(|(at, multiple)| Step::Nack { at, multiple }),
+        1 => Just(Step::Retry),
         1 => Just(Step::Lose),
         2 => Just(Step::Connect),
         1 => any::<bool>().prop_map(Step::Block),
@@ -210,6 +234,7 @@ proptest! {
                 Step::Ack { .. } | Step::Nack { .. } => {}
                 Step::Lose => { core.lost(); tags.clear(); }
                 Step::Connect => { core.connected(); tags.clear(); }
+                Step::Retry => core.retry(),
                 Step::Block(blocked) => core.blocked(blocked),
                 Step::Write(n) => {
                     head += u64::from(n);

@@ -28,6 +28,8 @@ use super::session::Session;
 const HEAL_EVERY: u64 = 60_000;
 /// What of the trace is kept.
 const TRACE: usize = 400;
+/// As in the relay's shell, in milliseconds.
+const REFUSED_PAUSE: u64 = 50;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Caller {
@@ -62,6 +64,9 @@ pub enum Happens {
         generation: u64,
         tag: u64,
         acked: bool,
+    },
+    Retry {
+        generation: u64,
     },
     Read {
         run: u64,
@@ -441,7 +446,16 @@ impl World {
                         let refused = self.relay.core.nacked(tag, false);
                         let given_up = refused.abandoned.len();
                         (0..given_up).for_each(|_| self.count("events given up"));
+                        if refused.again > 0 {
+                            self.after(REFUSED_PAUSE, Happens::Retry { generation });
+                        }
                     }
+                    self.pump();
+                }
+            }
+            Happens::Retry { generation } => {
+                if self.relay.connected && self.relay.generation == generation {
+                    self.relay.core.retry();
                     self.pump();
                 }
             }
