@@ -245,6 +245,7 @@ pub(crate) struct Live {
     /// When something came last, in milliseconds of `started`.
     heard: AtomicU64,
     started: tokio::time::Instant,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl Live {
@@ -472,6 +473,7 @@ impl Mender {
                 reason: parking_lot::Mutex::new(None),
                 heard: AtomicU64::new(0),
                 started: tokio::time::Instant::now(),
+                metrics: Arc::clone(&self.metrics),
             }),
             Err(_) => {
                 if let Some(socket) = handle.lock().take() {

@@ -15,6 +15,7 @@ use lapin::{BasicProperties, Channel, Confirmation};
 use crate::connection::Live;
 use crate::declare::{self, PRECONDITION_FAILED};
 use crate::error::BrokerError;
+use crate::status::add;
 use crate::topology::{self, QueueType, Topology};
 
 /// What a node's queue still held for the node, and an event did not, among the dead letters.
@@ -29,6 +30,7 @@ pub(crate) struct Old {
     /// Where its messages belong now.
     pub(crate) into: String,
     is_classic: bool,
+    is_in_between: bool,
 }
 
 /// What is there.
@@ -90,12 +92,14 @@ pub(crate) async fn settle(
                 other => other?,
             }
             declare::unbind(live, wanted).await?;
-            Ok(Some(Old { queue: queue.name.clone(), into: moving.name.clone(), is_classic }))
+            let (queue, into) = (queue.name.clone(), moving.name.clone());
+            Ok(Some(Old { queue, into, is_classic, is_in_between: false }))
         }
         Step::TakeBack => {
             declare::unbind(live, &other).await?;
             let is_classic = queues == QueueType::Classic;
-            Ok(Some(Old { queue: moving.name.clone(), into: queue.name.clone(), is_classic }))
+            let (queue, into) = (moving.name.clone(), queue.name.clone());
+            Ok(Some(Old { queue, into, is_classic, is_in_between: true }))
         }
     }
 }
@@ -118,13 +122,25 @@ async fn try_retire(live: &Live, old: &Old) -> Result<Retired, BrokerError> {
     if verdict != Retired::Gone || counts.is_none() {
         return Ok(verdict);
     }
-    if !old.is_classic {
-        return declare::delete(live, &old.queue).await.map(|()| Retired::Gone);
+    let deleted = match old.is_classic {
+        true => declare::delete_if_empty(live, &old.queue).await,
+        false => declare::delete(live, &old.queue).await,
+    };
+    match deleted {
+        Err(error) if error.code() == Some(PRECONDITION_FAILED) => return Ok(Retired::Filled),
+        other => other?,
     }
-    match declare::delete_if_empty(live, &old.queue).await {
-        Err(error) if error.code() == Some(PRECONDITION_FAILED) => Ok(Retired::Filled),
-        other => other.map(|()| Retired::Gone),
+    if !old.is_in_between {
+        add(&live.metrics.queues_replaced, 1);
     }
+    Ok(Retired::Gone)
+}
+
+/// With all that is in it.
+async fn delete_other(live: &Live, queue: &str) -> Result<(), BrokerError> {
+    declare::delete(live, queue).await?;
+    add(&live.metrics.queues_replaced, 1);
+    Ok(())
 }
 
 /// Of messages that wait, and of readers.
@@ -185,7 +201,7 @@ pub(crate) async fn declare_node(
             for queue in &topology.queues {
                 tracing::info!(queue = %queue.name, why = %error.report(), "replacing a queue");
                 rescue(live, &queue.name, server_account).await?;
-                declare::delete(live, &queue.name).await?;
+                delete_other(live, &queue.name).await?;
             }
             declare::declare(live, topology).await
         }
@@ -228,7 +244,7 @@ pub(crate) async fn declare_yielding(live: &Live, topology: &Topology) -> Result
             return declare::declare(live, &bindings).await;
         }
         tracing::info!(queue = %queue.name, why = %error, "replacing a queue");
-        declare::delete(live, &queue.name).await?;
+        delete_other(live, &queue.name).await?;
     }
     declare::declare(live, topology).await
 }

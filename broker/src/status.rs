@@ -222,6 +222,8 @@ metrics! {
     counter heads,
     /// Dead letters that could not be written with their reason: the broker moved the message itself.
     counter bare_dead_letters,
+    /// Queues that were there with other arguments, and were replaced.
+    counter queues_replaced,
     /// Deliveries in readers' hands.
     gauge open_deliveries,
     /// Deliveries that the readers' queues may have in their hands: the prefetch of all that are read.

@@ -118,6 +118,9 @@ async fn purged(rabbit: &RabbitMq, world: &World) {
         }
         let published = async || (world.server.status().cursor >= last).then_some(());
         eventually("all is published", published).await;
+        // What was given back is in its hands no more.
+        let (_, given_back) = take(&mut *subscriber).await;
+        drop(given_back);
         let mut held = Vec::new();
         for _ in 0..256 {
             held.push(take(&mut *subscriber).await);
