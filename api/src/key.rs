@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 /// An API group and the plural name of a resource in it: `apps`/`deployments`; the core group is empty.
 ///
@@ -88,6 +89,43 @@ impl std::str::FromStr for Revision {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Uid(pub Arc<str>);
+
+impl Uid {
+    /// Of a pod that a node began before the API knew of it. A UUID of version 8 whose first 48 bits are the node's, so that
+    /// no node can take another's; `chance` is the rest.
+    pub fn of_node(node: &NodeName, chance: [u8; 10]) -> Self {
+        let mut bytes = [0; 16];
+        bytes[..6].copy_from_slice(&Self::prefix(node));
+        bytes[6..].copy_from_slice(&chance);
+        bytes[6] = bytes[6] & 0x0f | 0x80;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        let mut text = String::with_capacity(36);
+        for (n, byte) in bytes.iter().enumerate() {
+            if matches!(n, 4 | 6 | 8 | 10) {
+                text.push('-');
+            }
+            text.push_str(&format!("{byte:02x}"));
+        }
+        Self(text.into())
+    }
+
+    /// Whether [`Uid::of_node`] made it, or could have.
+    pub fn is_of_node(&self, node: &NodeName) -> bool {
+        let hex: Vec<u8> = self.0.bytes().filter(|byte| *byte != b'-').collect();
+        let digit = |at: usize| hex.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+        let byte = |at: usize| Some((digit(2 * at)? << 4 | digit(2 * at + 1)?) as u8);
+        let bytes: Option<Vec<u8>> = (0..16).map(byte).collect();
+        let Some(bytes) = bytes.filter(|_| hex.len() == 32) else { return false };
+        let mut chance = [0; 10];
+        chance.copy_from_slice(&bytes[6..]);
+        *self == Self::of_node(node, chance)
+    }
+
+    fn prefix(node: &NodeName) -> [u8; 6] {
+        let hash = Sha256::new().chain_update("node/").chain_update(&*node.0).finalize();
+        std::array::from_fn(|n| hash[n])
+    }
+}
 
 impl fmt::Display for Uid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

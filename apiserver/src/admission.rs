@@ -15,7 +15,7 @@ mod node;
 mod pod;
 mod service;
 
-pub(crate) use node::deletes;
+pub(crate) use node::{deletes, given_uid};
 pub use pod::DefaultTolerations;
 pub(crate) use service::release;
 pub use service::{AddressRange, PortRange};

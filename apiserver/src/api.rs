@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use parking_lot::Mutex;
-use warren_api::{GroupResource, Kind, ObjectKey, Reason, Registry, Status, Subresource};
+use warren_api::{GroupResource, Kind, ObjectKey, Reason, Registry, Status, Subresource, Uid};
 use warren_broker::ServerLink;
 use warren_broker::heads::Asked;
 use warren_process::trace::{self, Trace};
@@ -355,6 +355,13 @@ impl Api {
 
     pub(crate) fn pods(&self) -> GroupResource {
         GroupResource::new("", "pods")
+    }
+
+    /// Whether a pod of the node that hands it in has this uid.
+    pub(crate) fn is_uid_of_a_pod(&self, user: &User, uid: &Uid) -> bool {
+        let Some(node) = &user.via_node else { return false };
+        let (entries, _) = self.cache.list(&self.pods(), Scope::Node(&node.0, ""));
+        entries.iter().any(|entry| entry.change.uid == *uid)
     }
 
     /// The nodes that must see a change of this object because a pod of theirs refers to it.

@@ -13,7 +13,7 @@ use warren_api::schema::FieldValidation;
 use warren_api::{ErrorList, Kind, Object, Reason, Status, Subresource};
 
 use crate::accept::{Accept, Form};
-use crate::admission::{Admission, release};
+use crate::admission::{Admission, given_uid, release};
 use crate::api::{Api, Call};
 use crate::authz::Authorized;
 use crate::cache::Entry;
@@ -184,7 +184,9 @@ pub(crate) async fn create_object(
         let object = wanted()?;
         let generated = object.name().is_empty();
         let from_prefix = !object.str_at(&["metadata", "generateName"]).is_empty();
-        let uid = uuid::Uuid::new_v4().to_string();
+        let given = given_uid(allowed.user(), kind, &object);
+        let given = given.filter(|uid| !api.is_uid_of_a_pod(allowed.user(), uid));
+        let uid = given.map_or_else(|| uuid::Uuid::new_v4().to_string(), |uid| uid.to_string());
         let suffix = suffix();
         let scene = Scene {
             kind: kind.stored(),

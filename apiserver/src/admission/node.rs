@@ -3,7 +3,7 @@
 //! the authorizer's look and the write, while a body is still on its way, another may have come in its place.
 
 use serde_json::Value;
-use warren_api::{Kind, Object, Status};
+use warren_api::{Kind, Object, Status, Uid};
 
 use super::MIRROR;
 use crate::authn::User;
@@ -62,6 +62,13 @@ pub(super) fn writes(
         }
         _ => Ok(()),
     }
+}
+
+/// The uid that a pod has already: an autonomous node ran it before the API heard of the command. Only what a node may give
+/// (its name is in it) and only on behalf of who gave the command.
+pub(crate) fn given_uid(user: &User, kind: &dyn Kind, object: &Object) -> Option<Uid> {
+    let node = user.via_node.as_ref().filter(|_| (kind.group(), kind.kind()) == ("", "Pod"))?;
+    object.uid().filter(|uid| uid.is_of_node(node))
 }
 
 /// Of a delete, which has no new object.
@@ -138,7 +145,39 @@ fn is_protected(key: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use warren_api::{NodeName, Registry};
+
     use super::*;
+
+    #[test]
+    fn a_uid_is_given_by_the_pods_own_node_only() {
+        let registry = Registry::builtin();
+        let kind = |kind| registry.by_kind("v1", kind).unwrap();
+        let node = |name: &str| NodeName(name.into());
+        let mut via = User::broker(Some("alice"));
+        via.via_node = Some(node("a"));
+        let of = |uid: &str| {
+            let mut pod = Object::default();
+            pod.set_at(&["metadata", "uid"], uid);
+            pod
+        };
+        let own = of(&Uid::of_node(&node("a"), [7; 10]).0);
+        let foreign = of(&Uid::of_node(&node("b"), [7; 10]).0);
+        let cases = [
+            (&via, "Pod", &own, true),
+            (&via, "Pod", &foreign, false),
+            (&via, "Pod", &of("c5a7f3e0-7f0c-4f6e-8f43-0f3f5e5a9b11"), false),
+            (&via, "Pod", &of("x"), false),
+            (&via, "Pod", &Object::default(), false),
+            (&via, "ConfigMap", &own, false),
+            (&User::broker(Some("alice")), "Pod", &own, false),
+            (&User::new("system:node:a", &["system:nodes"]), "Pod", &own, false),
+            (&User::new("admin", &["system:masters"]), "Pod", &own, false),
+        ];
+        for (n, (user, name, object, given)) in cases.into_iter().enumerate() {
+            assert_eq!(given_uid(user, kind(name), object).is_some(), given, "{n}");
+        }
+    }
 
     #[test]
     fn labels_that_say_where_pods_go_are_not_the_nodes() {
