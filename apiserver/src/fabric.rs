@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use warren_api::{GroupResource, Revision};
+use smallvec::SmallVec;
+use warren_api::{GroupResource, NodeName, Revision, Shard};
 use warren_broker::{Event, EventType, Outbox};
 use warren_store::{Change, Durability, HistoryError, Op};
 
@@ -17,6 +18,8 @@ mod embedded;
 
 pub(crate) use backlog::{Backlog, Waiting};
 pub(crate) use embedded::{EmbeddedFabric, NodeStreams};
+
+type Shards = SmallVec<[(Shard, Revision); 2]>;
 
 /// After the disk could not be read.
 const RETRY: Duration = Duration::from_secs(1);
@@ -50,9 +53,26 @@ fn event_of(api: &Api, change: &Change) -> Option<Event> {
             Op::Modified => EventType::Modified,
             Op::Deleted => EventType::Deleted,
         },
-        shards: change.streams.iter().map(|s| (s.shard.clone(), s.prev)).collect(),
+        shards: with_late_readers(
+            change.streams.iter().map(|s| (s.shard.clone(), s.prev)).collect(),
+            api.nodes_that_refer_to(&change.key),
+        ),
         object,
     })
+}
+
+/// A pod that refers to the object may have come to a node while the change was on its way to the journal. Such a node gets it
+/// as well, though it does not count in its stream's heads; after nothing, so that no reader misses what was before it.
+fn with_late_readers(mut shards: Shards, nodes: Vec<Arc<str>>) -> Shards {
+    for node in nodes {
+        let shard = Shard::Node(NodeName(node));
+        if shards.iter().all(|(known, _)| *known != shard) {
+            // The stream of all shards stays the last.
+            let last = shards.iter().position(|(known, _)| *known == Shard::Every);
+            shards.insert(last.unwrap_or(shards.len()), (shard, Revision(0)));
+        }
+    }
+    shards
 }
 
 /// Broker permissions are not RBAC: no contents, also not those that a client wrote into an annotation.
@@ -167,6 +187,36 @@ pub(crate) async fn without_relay(api: Arc<Api>) {
         tokio::select! {
             changed = next => if changed.is_err() { return },
             () = api.shutdown.draining() => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_came_late_gets_the_change_too() {
+        let node = |name: &str| Shard::Node(NodeName(name.into()));
+        let nodes = |names: &[&str]| names.iter().map(|name| Arc::from(*name)).collect::<Vec<_>>();
+        let at = Revision;
+        let shards: Shards =
+            [(Shard::None, at(7)), (node("a"), at(5)), (Shard::Every, at(9))].into_iter().collect();
+        for (refer, expected) in [
+            (&[][..], vec![(Shard::None, at(7)), (node("a"), at(5)), (Shard::Every, at(9))]),
+            (&["a"], vec![(Shard::None, at(7)), (node("a"), at(5)), (Shard::Every, at(9))]),
+            (
+                &["a", "b"],
+                vec![
+                    (Shard::None, at(7)),
+                    (node("a"), at(5)),
+                    (node("b"), at(0)),
+                    (Shard::Every, at(9)),
+                ],
+            ),
+        ] {
+            let all = with_late_readers(shards.clone(), nodes(refer));
+            assert_eq!(all.to_vec(), expected, "{refer:?}");
         }
     }
 }

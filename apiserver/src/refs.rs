@@ -66,12 +66,13 @@ mod tests {
                 "env": [{"valueFrom": {"secretKeyRef": {"name": "h", "key": "k"}}}, {"name": "x", "value": "y"}],
                 "envFrom": [{"configMapRef": {"name": "i"}}, {"secretRef": {"name": "j"}}],
             }],
+            "ephemeralContainers": [{"envFrom": [{"configMapRef": {"name": "k"}}]}],
         }}))
         .unwrap();
         let found: Vec<_> = of_pod(&pod).into_iter().collect();
         assert_eq!(
             found.join(" "),
-            "configmaps/a configmaps/d configmaps/g configmaps/i persistentvolumeclaims/c secrets/b \
+            "configmaps/a configmaps/d configmaps/g configmaps/i configmaps/k persistentvolumeclaims/c secrets/b \
              secrets/e secrets/f secrets/h secrets/j"
         );
         assert!(of_pod(&Object::default()).is_empty());
