@@ -13,12 +13,13 @@ use warren_process::{Clock, Tasks};
 use warren_store::KeyValue;
 
 use crate::api::SharedApi;
+use crate::autonomy::Autonomy;
 use crate::claim;
-use crate::commands::Commands;
+use crate::commands::{self, Commands};
 use crate::config::Config;
 use crate::context::Context;
-use crate::desired::Feed;
 use crate::events::Events;
+use crate::feed::Feed;
 use crate::keep::{Forgetful, Keep};
 use crate::manifests::{self, StaticSource};
 use crate::mirror::Mirrors;
@@ -28,12 +29,15 @@ use crate::objects::{Kept, Objects, Seal};
 use crate::pod::index::PodIndex;
 use crate::pod::manager::{self, Manager};
 use crate::pod::spec::NodeFields;
+use crate::provisional::SharedLog;
 use crate::runtime::Runtime;
 use crate::status_writer::StatusWriter;
 use crate::volume::Volumes;
 
 /// Questions to the manifests folder that may wait.
 const ASKS: usize = 16;
+/// What commands do by themselves, and the feed has not done yet.
+const LOCALS: usize = 16;
 
 /// What an agent works with. All of it may be shared by the agents of a process, but for the runtime, of which each
 /// node has its own handle.
@@ -119,6 +123,8 @@ impl Agent {
             config.normal_events,
             tasks,
         );
+        let on_disk = config.dir.is_some().then(|| Arc::clone(&keep));
+        let autonomy = Autonomy::load(config.autonomous, on_disk).await;
         let context = Arc::new(Context {
             node: node.clone(),
             host_ip: config.address,
@@ -136,6 +142,8 @@ impl Agent {
             clock,
             instance,
             vigil: Arc::clone(&vigil),
+            autonomy,
+            api_answers: tokio::sync::Notify::new(),
             tasks: tasks.clone(),
             trace: trace.clone(),
             config,
@@ -189,14 +197,18 @@ impl Agent {
                 None
             }
         };
-        let commands = Commands::start(
-            api,
-            Arc::clone(&fabric),
-            &node.0,
+        let log = SharedLog::default();
+        let (to_feed, local) = mpsc::channel(LOCALS);
+        let (is_loaded, loaded) = oneshot::channel();
+        let commands = Commands::start(commands::Parts {
+            context: Arc::clone(&context),
+            fabric: Arc::clone(&fabric),
             folder,
-            context.events.clone(),
-            tasks,
-        );
+            keep: Arc::clone(&keep),
+            log: Arc::clone(&log),
+            feed: to_feed,
+            loaded,
+        });
         let feed = Feed {
             context: Arc::clone(&context),
             fabric,
@@ -206,6 +218,9 @@ impl Agent {
             sinks,
             manager: to_manager,
             commands,
+            log,
+            local,
+            loaded: is_loaded,
         };
         let (is_ready, ready) = watch::channel(false);
         let may_start = claimed.clone();

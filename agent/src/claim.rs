@@ -6,9 +6,13 @@
 //! node starts, as it must.
 //!
 //! An agent that was stopped (SIGSTOP, a machine that slept) does nothing before it has looked again: its lease may have
-//! run out meanwhile, and another may be the node.
+//! run out meanwhile, another may be the node, and its pods may run elsewhere.
+//!
+//! A live agent renews four times in a lease, and one that did not run for a quarter of it looks before it acts: who has
+//! not renewed for half a lease does nothing of its own accord, and a node that was rebooted need not wait for longer.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -52,7 +56,7 @@ pub(crate) async fn claim(api: &SharedApi, node: &str, instance: &str, duration:
         let Some(other) = other(&lease, instance) else { return };
         match &seen {
             Some((known, since)) if renewed(known) == renewed(&lease) => {
-                if since.elapsed() >= duration {
+                if since.elapsed() >= patience(duration, known) {
                     tracing::info!(node, other, "the agent that was this node is gone");
                     return;
                 }
@@ -72,6 +76,13 @@ pub(crate) async fn claim(api: &SharedApi, node: &str, instance: &str, duration:
     }
 }
 
+/// How long a lease must stand still. What was renewed was seen a look later.
+fn patience(own: Duration, lease: &Lease) -> Duration {
+    let said = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
+    let said = said.map_or(Duration::ZERO, |s| Duration::from_secs(s.max(0).unsigned_abs().into()));
+    own.max(said) / 2 + LOOK_EVERY
+}
+
 /// Notices that the process did not run for a while.
 pub(crate) struct Vigil {
     /// After so long a pause another may be the node. `None`: there is no other.
@@ -80,17 +91,32 @@ pub(crate) struct Vigil {
     shutdown: Shutdown,
     awake: Mutex<(Instant, Timestamp)>,
     resumed: Notify,
+    /// The node's pods must be listed, and were.
+    asks: Notify,
+    listed: Notify,
+    /// The process has slept, and the pods' worker has not taken in what it missed.
+    behind: AtomicBool,
+    woke: Notify,
 }
 
-/// How often it is noted that the process runs.
+/// How often it is noted that the process runs, at most.
 const TICK: Duration = Duration::from_secs(1);
 
 impl Vigil {
-    /// `lease`: how long a lease counts, where it is looked at who renews it. It is renewed four times as often, so half
-    /// of it is over before it can run out.
+    /// `lease`: how long a lease counts, where it is looked at who renews it.
     pub(crate) fn new(lease: Option<Duration>, clock: Arc<dyn Clock>, shutdown: Shutdown) -> Self {
         let awake = Mutex::new((Instant::now(), clock.now()));
-        Self { limit: lease.map(|lease| lease / 2), clock, shutdown, awake, resumed: Notify::new() }
+        Self {
+            limit: lease.map(|lease| lease / 4),
+            clock,
+            shutdown,
+            awake,
+            resumed: Notify::new(),
+            asks: Notify::new(),
+            listed: Notify::new(),
+            behind: AtomicBool::new(false),
+            woke: Notify::new(),
+        }
     }
 
     /// Waits until it is sure that nobody else is this node, or for shutdown. Cancellation safe. At once unless the
@@ -110,19 +136,70 @@ impl Vigil {
         }
     }
 
+    /// For what was on its way already: also until the pods' worker knows what the process missed. Cancellation safe.
+    pub(crate) async fn may_start(&self) {
+        loop {
+            self.may_act().await;
+            let resumed = self.resumed.notified();
+            tokio::pin!(resumed);
+            resumed.as_mut().enable();
+            if !self.is_behind() {
+                return;
+            }
+            tokio::select! {
+                () = resumed => {}
+                () = self.shutdown.draining() => return,
+            }
+        }
+    }
+
+    /// Whether the process has slept, and [`Vigil::caught_up`] was not said since.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn caught_up(&self) {
+        self.behind.store(false, Ordering::Release);
+        self.resumed.notify_waiters();
+    }
+
+    /// Waits until the process has slept and may act again. For one listener. Cancellation safe.
+    pub(crate) async fn woke(&self) {
+        self.woke.notified().await;
+    }
+
+    /// Waits until the node's pods are to be listed, to which [`Vigil::listed`] is the answer. For one listener.
+    /// Cancellation safe.
+    pub(crate) async fn asks_for_a_list(&self) {
+        self.asks.notified().await;
+    }
+
+    pub(crate) fn listed(&self) {
+        self.listed.notify_waiters();
+    }
+
     /// Follows the claim. Never ends.
     pub(crate) async fn run(&self, api: &SharedApi, node: &str, instance: &str, lease: Duration) {
         loop {
             if self.overslept() {
                 tracing::warn!(
                     node,
-                    "this agent was stopped for longer than half its lease; looking whether another is this node"
+                    "this agent was stopped for longer than a quarter of its lease; looking whether another is this node"
                 );
                 claim(api, node, instance, lease).await;
+                let listed = self.listed.notified();
+                tokio::pin!(listed);
+                listed.as_mut().enable();
+                self.asks.notify_one();
+                // Where the API does not answer the node goes on, as at a start.
+                let _ = tokio::time::timeout(PATIENCE, listed).await;
+                self.behind.store(true, Ordering::Release);
+                self.woke.notify_one();
             }
             *self.awake.lock() = (Instant::now(), self.clock.now());
             self.resumed.notify_waiters();
-            tokio::time::sleep(TICK).await;
+            let tick = self.limit.map_or(TICK, |limit| TICK.min(limit / 4));
+            tokio::time::sleep(tick).await;
         }
     }
 
@@ -190,8 +267,9 @@ mod tests {
             }
         };
         let (waited, ()) = tokio::join!(wait(&api, "b"), renewing);
-        assert!(waited >= Duration::from_secs(200) + DURATION - LOOK_EVERY, "{waited:?}");
-        assert!(waited < Duration::from_secs(200) + DURATION + 3 * LOOK_EVERY, "{waited:?}");
+        let half = Duration::from_secs(200) + DURATION / 2;
+        assert!(waited >= half, "{waited:?}");
+        assert!(waited < half + 3 * LOOK_EVERY, "{waited:?}");
     }
 
     /// `advance` is what a stopped process sees: the time has passed, and nothing was run.
@@ -210,6 +288,20 @@ mod tests {
                 () = shutdown.draining() => {}
             }
         });
+        // Who feeds the pods' worker, and the worker.
+        let (feed, shutdown) = (Arc::clone(&vigil), tasks.shutdown().clone());
+        tasks.spawn("feed", async move {
+            let work = async {
+                loop {
+                    feed.asks_for_a_list().await;
+                    feed.listed();
+                }
+            };
+            tokio::select! {
+                () = work => {}
+                () = shutdown.draining() => {}
+            }
+        });
         let waited = async || {
             let start = Instant::now();
             vigil.may_act().await;
@@ -220,12 +312,18 @@ mod tests {
         assert_eq!(waited().await, Duration::ZERO, "it ran all the time");
         tokio::time::advance(DURATION).await;
         assert!(waited().await <= TICK, "nobody has come meanwhile");
+        vigil.woke().await;
+        let mut start = std::pin::pin!(vigil.may_start());
+        let soon = tokio::time::timeout(DURATION / 8, &mut start).await;
+        assert!(soon.is_err(), "the worker does not know yet what it missed");
+        vigil.caught_up();
+        start.await;
 
         let patch = json!({"metadata": {"annotations": {INSTANCE: "b"}}});
         api.patch_lease("n", &patch, None).await.unwrap();
         tokio::time::advance(DURATION).await;
         let waited_for_the_other = waited().await;
-        assert!(waited_for_the_other >= DURATION - LOOK_EVERY, "{waited_for_the_other:?}");
+        assert!(waited_for_the_other >= DURATION / 2, "{waited_for_the_other:?}");
         tasks.shutdown().trigger();
         tasks.wait(Duration::from_secs(5)).await.unwrap();
     }

@@ -1,31 +1,46 @@
 //! What people and programs put on a node's queue: handed to the API under their own identity, or refused with a reason.
+//! An autonomous node acts first where there is no API ([`provisional`]), and hands in what it did when there is one.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::{Value, json};
-use tokio::sync::mpsc;
-use warren_api::manifest::{self, Manifest};
-use warren_api::validation::names;
-use warren_api::{NodeName, Object, Reason, Registry, Status};
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use warren_api::manifest;
+use warren_api::{NodeName, Registry, Status, Uid};
 use warren_broker::{Ack, Fabric, ReplyTo};
-use warren_process::Tasks;
 
 use crate::api::{ApiError, SharedApi};
-use crate::events::{Events, Level};
+use crate::context::Context;
+use crate::events::Level;
+use crate::keep::Keep;
 use crate::manifests::StaticSource;
+use crate::pod::memory::Backoff;
+use crate::provisional::{Acted, Log, Record, SharedLog};
+
+use grant::{refusal, success};
+pub(crate) use wish::Wish;
+
+mod grant;
+mod offline;
+mod wish;
 
 /// Commands that wait to be handed in; the queue is not read further meanwhile.
 const WAITING: usize = 64;
-/// A larger message is refused.
-const BODY_LIMIT: usize = 1 << 20;
 const NO_EVENT: &str = "it has the form of an event, and the server did not send it";
-const RETRY_FIRST: Duration = Duration::from_millis(300);
-const RETRY_LAST: Duration = Duration::from_secs(10);
+const RETRY: Backoff = Backoff { first: Duration::from_millis(300), last: Duration::from_secs(10) };
+/// An autonomous node does not wait longer for an API before it acts by itself.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Nor for one answer. What is asked may still be done; asking again is harmless.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 pub(crate) struct Command {
     pub body: Bytes,
+    pub message_id: Option<String>,
     pub publisher: Option<String>,
     /// The same came before, without an id.
     pub repeated: bool,
@@ -38,35 +53,63 @@ pub(crate) struct Command {
 #[derive(Clone)]
 pub(crate) struct Commands(mpsc::Sender<Command>);
 
+/// What that task works with.
+pub(crate) struct Parts {
+    pub context: Arc<Context>,
+    pub fabric: Arc<dyn Fabric>,
+    pub folder: Option<StaticSource>,
+    pub keep: Arc<dyn Keep>,
+    pub log: SharedLog,
+    /// What is done before the API knows of it.
+    pub feed: mpsc::Sender<Local>,
+    /// Told when the log was read from disk.
+    pub loaded: oneshot::Receiver<()>,
+}
+
+/// What a command does on this node before the API knows of it, or because the API does.
+pub(crate) enum Local {
+    /// The pod is wanted, as it is here.
+    Run(Arc<Pod>),
+    /// A pod that runs is another now.
+    Change(Arc<Pod>),
+    End(Arc<str>),
+    /// The API has it, under the uid that it has here. Answered when that is on disk.
+    Adopted(Box<Pod>, oneshot::Sender<()>),
+    /// The API has it no more. Answered when that is on disk.
+    Gone(Arc<str>, oneshot::Sender<()>),
+    /// What was done to it does not count: the API's word does.
+    Undo(Arc<str>),
+}
+
 impl Commands {
-    pub(crate) fn start(
-        api: SharedApi,
-        fabric: Arc<dyn Fabric>,
-        node: &str,
-        folder: Option<StaticSource>,
-        events: Events,
-        tasks: &Tasks,
-    ) -> Self {
+    pub(crate) fn start(parts: Parts) -> Self {
         let (send, receive) = mpsc::channel(WAITING);
+        let Parts { context, fabric, folder, keep, log, feed, loaded } = parts;
+        let tasks = context.tasks.clone();
         let worker = Worker {
-            api,
+            api: Arc::clone(&context.api),
+            node: context.node.to_string(),
+            context,
             fabric,
-            node: node.to_owned(),
             folder,
-            events,
+            keep,
+            log,
+            feed,
             registry: Registry::builtin(),
+            failures: 0,
+            again: Instant::now(),
         };
         let shutdown = tasks.shutdown().clone();
         tasks.spawn("node-commands", async move {
             tokio::select! {
-                () = worker.run(receive) => {}
+                () = worker.run(receive, loaded) => {}
                 () = shutdown.draining() => {}
             }
         });
         Self(send)
     }
 
-    pub(crate) async fn hand_in(&self, command: Command) {
+    pub(crate) async fn hand_in(self, command: Command) {
         let _ = self.0.send(command).await;
     }
 }
@@ -79,292 +122,210 @@ pub(crate) fn identity(publisher: Option<&str>) -> String {
     }
 }
 
-/// What a command wants of this node; pure.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Wish {
-    Apply(Box<Object>),
-    Delete { namespace: String, name: String, uid: Option<String> },
-    Start(String),
-}
-
-impl Wish {
-    fn makes_another(&self) -> bool {
-        matches!(self, Self::Apply(object) if object.name().is_empty())
-    }
-}
-
-/// Reads a message. `Err` says why nobody can use it.
-pub(crate) fn read(registry: &Registry, node: &str, body: &[u8]) -> Result<Vec<Wish>, String> {
-    if body.len() > BODY_LIMIT {
-        return Err(format!("the message is larger than {BODY_LIMIT} bytes"));
-    }
-    let commands = manifest::commands(registry, body).map_err(|error| error.to_string())?;
-    if commands.is_empty() {
-        return Err("there is no object in the message".into());
-    }
-    commands.into_iter().map(|command| wish(node, command)).collect()
-}
-
-fn wish(node: &str, command: manifest::Command) -> Result<Wish, String> {
-    match command {
-        manifest::Command::Apply(manifest) => {
-            let Manifest { mut object, .. } = *manifest;
-            pod_only(object.str_at(&["apiVersion"]), object.str_at(&["kind"]))?;
-            let wanted = object.str_at(&["spec", "nodeName"]);
-            if !wanted.is_empty() && wanted != node {
-                return Err(format!(
-                    "spec.nodeName: Invalid value: {wanted:?}: this is the queue of node {node:?}"
-                ));
-            }
-            if object.str_at(&["metadata", "namespace"]).is_empty() {
-                object.set_at(&["metadata", "namespace"], "default");
-            }
-            if object.str_at(&["metadata", "name"]).is_empty()
-                && object.str_at(&["metadata", "generateName"]).is_empty()
-            {
-                return Err(
-                    "metadata.name: Required value: name or generateName is required".into()
-                );
-            }
-            // An old copy of the object must not make the write fail.
-            for field in
-                ["resourceVersion", "uid", "managedFields", "creationTimestamp", "generation"]
-            {
-                object.remove_at(&["metadata", field]);
-            }
-            object.remove_at(&["status"]);
-            object.set_at(&["spec", "nodeName"], node);
-            check_namespace(object.str_at(&["metadata", "namespace"]))?;
-            Ok(Wish::Apply(Box::new(object)))
-        }
-        manifest::Command::Delete { api_version, kind, namespace, name, uid } => {
-            pod_only(&api_version, &kind)?;
-            let namespace = namespace.unwrap_or_else(|| "default".into());
-            check_namespace(&namespace)?;
-            if let Some(why) = names::dns1123_subdomain(&name).into_iter().next() {
-                return Err(format!("metadata.name: Invalid value: {name:?}: {why}"));
-            }
-            Ok(Wish::Delete { namespace, name, uid })
-        }
-        manifest::Command::StartManifest { name } => Ok(Wish::Start(name)),
-    }
-}
-
-/// It becomes a part of a path.
-fn check_namespace(namespace: &str) -> Result<(), String> {
-    match names::dns1123_label(namespace).into_iter().next() {
-        None => Ok(()),
-        Some(why) => Err(format!("metadata.namespace: Invalid value: {namespace:?}: {why}")),
-    }
-}
-
-fn pod_only(api_version: &str, kind: &str) -> Result<(), String> {
-    if (api_version, kind) == ("v1", "Pod") {
-        return Ok(());
-    }
-    Err(format!(
-        "kind {kind:?} in version {api_version:?} is not taken on a node's queue: only Pods are"
-    ))
-}
-
 struct Worker {
+    context: Arc<Context>,
     api: SharedApi,
     fabric: Arc<dyn Fabric>,
     node: String,
     folder: Option<StaticSource>,
-    events: Events,
+    keep: Arc<dyn Keep>,
+    log: SharedLog,
+    feed: mpsc::Sender<Local>,
     registry: Registry,
+    /// The API was asked about the log in vain so often, and is asked again then.
+    failures: u32,
+    again: Instant,
+}
+
+/// What is known of a message beside its body.
+struct Said<'a> {
+    publisher: Option<&'a str>,
+    reply: Option<&'a ReplyTo>,
+    content: String,
+    has_id: bool,
 }
 
 impl Worker {
-    async fn run(self, mut commands: mpsc::Receiver<Command>) {
-        while let Some(command) = commands.recv().await {
-            let Command { body, publisher, repeated, reply, imitation, ack } = command;
-            let done = match imitation {
-                true => Err(Status::bad_request(NO_EVENT)),
-                false => self.take(&body, repeated, publisher.as_deref()).await,
-            };
-            if let Some(to) = reply {
-                let status = match &done {
-                    Ok(status) => status.clone(),
-                    Err(status) => status.to_json(),
-                };
-                if let Err(error) = self.fabric.reply(&to, &status).await {
-                    let error = error.report();
-                    tracing::warn!(node = %self.node, %error, "a command was not answered");
-                }
-            }
-            match done {
-                Ok(_) => ack.ack().await,
-                Err(Status { message: reason, .. }) => {
-                    // Whoever has it dead-lettered logs the reason.
-                    tracing::debug!(node = %self.node, publisher, %reason, "a command was refused");
-                    let by = publisher.as_deref().unwrap_or("somebody without an account");
-                    let message = format!("A message of {by} on this node's queue: {reason}");
-                    let node = NodeName(self.node.as_str().into());
-                    self.events.node(&node, Level::Warning, "CommandRefused", &message);
-                    ack.reject(reason).await;
-                }
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>, loaded: oneshot::Receiver<()>) {
+        let _ = loaded.await;
+        self.stop_manifests().await;
+        loop {
+            let waits = !self.log.lock().is_empty();
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => {
+                        // A process that was stopped looks first whether it still is the node.
+                        self.context.vigil.may_act().await;
+                        self.command(command).await;
+                    }
+                    None => return,
+                },
+                () = tokio::time::sleep_until(self.again), if waits => self.settle().await,
+                () = self.context.api_answers.notified(), if waits => self.settle().await,
             }
         }
     }
 
-    /// The answer is that of the last wish, as the server's.
+    async fn command(&mut self, command: Command) {
+        let Command { body, message_id, publisher, repeated, reply, imitation, ack } = command;
+        let said = Said {
+            publisher: publisher.as_deref(),
+            reply: reply.as_ref(),
+            content: content(publisher.as_deref(), message_id.as_deref(), &body),
+            has_id: message_id.is_some(),
+        };
+        let done = match imitation {
+            true => Err(Status::bad_request(NO_EVENT)),
+            false => self.take(&body, repeated, &said).await,
+        };
+        let answer = match &done {
+            Ok(status) => status.clone(),
+            Err(status) => Some(status.to_json()),
+        };
+        if let (Some(to), Some(status)) = (&reply, answer) {
+            self.reply(to, &status).await;
+        }
+        match done {
+            Ok(_) => ack.ack().await,
+            Err(Status { message: reason, .. }) => {
+                // Whoever has it dead-lettered logs the reason.
+                tracing::debug!(node = %self.node, publisher, %reason, "a command was refused");
+                let by = publisher.as_deref().unwrap_or("somebody without an account");
+                let message = format!("A message of {by} on this node's queue: {reason}");
+                self.tell_node("CommandRefused", &message);
+                ack.reject(reason).await;
+            }
+        }
+    }
+
+    async fn reply(&self, to: &ReplyTo, status: &Value) {
+        if let Err(error) = self.fabric.reply(to, status).await {
+            let error = error.report();
+            tracing::warn!(node = %self.node, %error, "a command was not answered");
+        }
+    }
+
+    fn tell_node(&self, reason: &str, message: &str) {
+        let events = &self.context.events;
+        events.node(&self.context.node, Level::Warning, reason, message);
+    }
+
+    /// The answer is that of the last wish, as the server's; `None` where it follows when the API has heard of it.
     async fn take(
-        &self,
+        &mut self,
         body: &[u8],
         repeated: bool,
-        publisher: Option<&str>,
-    ) -> Result<Value, Status> {
-        let by = identity(publisher);
-        let mut last = success(200, Value::Null);
-        for wish in read(&self.registry, &self.node, body).map_err(Status::bad_request)? {
-            if repeated && wish.makes_another() {
-                tracing::info!(node = %self.node, publisher, "{}", manifest::MADE_ALREADY);
-                last["message"] = manifest::MADE_ALREADY.into();
+        said: &Said<'_>,
+    ) -> Result<Option<Value>, Status> {
+        let by = identity(said.publisher);
+        let mut last = Some(success(200, Value::Null));
+        let wishes = wish::read(&self.registry, &self.node, body).map_err(Status::bad_request)?;
+        let count = wishes.len();
+        for (n, wish) in wishes.into_iter().enumerate() {
+            let content = format!("{}/{n}", said.content);
+            let known = self.log.lock().knows(&content);
+            if wish.makes_another() && (repeated || known) {
+                tracing::info!(node = %self.node, said.publisher, "{}", manifest::MADE_ALREADY);
+                let mut status = success(200, Value::Null);
+                status["message"] = manifest::MADE_ALREADY.into();
+                last = Some(status);
                 continue;
             }
-            let mut wait = RETRY_FIRST;
-            last = loop {
-                match self.grant(&wish, &by).await {
-                    Ok(status) => break status,
-                    Err(error) if error.is_transient() => {
-                        tracing::debug!(node = %self.node, %error, "a command waits for the API");
-                        tokio::time::sleep(wait).await;
-                        wait = (wait * 2).min(RETRY_LAST);
-                    }
-                    Err(error) => return Err(refusal(error)),
+            if known && said.has_id {
+                // It was done, and not acknowledged yet.
+                last = None;
+                continue;
+            }
+            let uid = self.new_uid(&wish);
+            last = match self.online(&wish, uid.as_deref(), &by).await {
+                Some(Ok(status)) => Some(status),
+                Some(Err(error)) => return Err(refusal(error)),
+                None => {
+                    let uid = uid.unwrap_or_default();
+                    let reply = said.reply.filter(|_| n + 1 == count);
+                    self.offline(wish, &uid, content, said.publisher, reply).await?;
+                    None
                 }
             };
         }
         Ok(last)
     }
 
-    async fn grant(&self, wish: &Wish, by: &String) -> Result<Value, ApiError> {
-        match wish {
-            Wish::Start(name) => {
-                let started = match &self.folder {
-                    Some(folder) => folder.start(name).await,
-                    None => false,
-                };
-                let missing = || {
-                    ApiError::NotFound(format!(
-                        "podname: Not found: {name:?}: there is no such pod in the manifests folder of node {:?}",
-                        self.node
-                    ))
-                };
-                let status = || success(200, json!({"name": name, "kind": "Pod"}));
-                started.then(status).ok_or_else(missing)
-            }
-            Wish::Delete { namespace, name, uid } => {
-                let found = match &self.folder {
-                    Some(folder) => folder.find(name).await,
-                    None => None,
-                };
-                let (namespace, name) = match &found {
-                    Some((namespace, name)) => (namespace, name),
-                    None => (namespace, name),
-                };
-                let delete = self.api.delete_pod(namespace, name, uid.as_deref(), None, Some(by));
-                match delete.await {
-                    // What should not be there is not.
-                    Ok(()) | Err(ApiError::NotFound(_)) => {}
-                    Err(error) => return Err(error),
-                }
-                let status = success(200, json!({"name": name, "kind": "Pod"}));
-                if let (Some(folder), Some((_, name))) = (&self.folder, &found) {
-                    // The API let it happen; deleting the mirror alone would bring it back.
-                    folder.stop(name).await;
-                }
-                Ok(status)
-            }
-            Wish::Apply(object) => {
-                let body = Value::from((**object).clone());
-                let name = object.str_at(&["metadata", "name"]);
-                let (code, pod) = match self.api.create_pod(&body, Some(by)).await {
-                    Ok(pod) => (201, pod),
-                    Err(ApiError::AlreadyExists(_)) if !name.is_empty() => {
-                        let namespace = object.str_at(&["metadata", "namespace"]);
-                        let patch = json!({"metadata": body["metadata"], "spec": body["spec"]});
-                        (200, self.api.patch_pod(namespace, name, &patch, Some(by)).await?)
-                    }
-                    Err(error) => return Err(error),
-                };
-                let meta = &pod.metadata;
-                Ok(success(code, json!({"name": meta.name, "uid": meta.uid, "kind": "Pod"})))
-            }
+    /// `None`: the API does not answer, and the node acts by itself.
+    async fn online(
+        &mut self,
+        wish: &Wish,
+        uid: Option<&str>,
+        by: &String,
+    ) -> Option<Result<Value, ApiError>> {
+        if let Wish::Start(name) = wish {
+            self.starts(name).await;
+            return Some(self.start(name).await);
         }
-    }
-}
-
-/// As the server answers what came to `warren.commands`.
-fn success(code: u16, details: Value) -> Value {
-    json!({
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
-        "code": code, "details": details,
-    })
-}
-
-/// The API's refusal, with the reason that goes with its code.
-fn refusal(error: ApiError) -> Status {
-    match error {
-        ApiError::NotFound(message) => Status::new(Reason::NotFound, message),
-        ApiError::AlreadyExists(message) => Status::new(Reason::AlreadyExists, message),
-        ApiError::Conflict(message) => Status::new(Reason::Conflict, message),
-        ApiError::Unreachable(message) => Status::new(Reason::ServiceUnavailable, message),
-        ApiError::Refused(code, message) => {
-            let reason = match code {
-                401 => Reason::Unauthorized,
-                403 => Reason::Forbidden,
-                413 => Reason::RequestEntityTooLarge,
-                422 => Reason::Invalid,
-                _ => Reason::BadRequest,
+        let since = Instant::now();
+        let mut failures = 0;
+        loop {
+            let (waits, full) = {
+                let log = self.log.lock();
+                (!log.is_empty(), log.is_full())
             };
-            Status::new(reason, message)
+            let alone = self.context.autonomy.acts_alone() && !full;
+            if waits && alone {
+                // What was said before has not been heard yet.
+                return None;
+            }
+            if waits {
+                self.settle().await;
+                if !self.log.lock().is_empty() {
+                    tokio::time::sleep_until(self.again).await;
+                }
+                continue;
+            }
+            match self.within(alone, self.grant(wish, uid, by)).await {
+                Err(error) if error.is_transient() => {
+                    tracing::debug!(node = %self.node, %error, "a command waits for the API");
+                    if alone && since.elapsed() >= PATIENCE {
+                        return None;
+                    }
+                    failures += 1;
+                    let wait = RETRY.after(failures);
+                    let left = PATIENCE.saturating_sub(since.elapsed());
+                    tokio::time::sleep(if alone { wait.min(left) } else { wait }).await;
+                }
+                result => return Some(result),
+            }
         }
+    }
+
+    /// Who can do without the API waits for one answer for a while only.
+    async fn within<T>(
+        &self,
+        bounded: bool,
+        asking: impl Future<Output = Result<T, ApiError>>,
+    ) -> Result<T, ApiError> {
+        if !bounded {
+            return asking.await;
+        }
+        match tokio::time::timeout(ANSWER_WITHIN, asking).await {
+            Ok(result) => result,
+            Err(_) => Err(ApiError::Unreachable(format!("no answer within {ANSWER_WITHIN:?}"))),
+        }
+    }
+
+    /// Nodes that may act first say from the beginning which pod they mean: an answer may be lost.
+    fn new_uid(&self, wish: &Wish) -> Option<String> {
+        let acts = self.context.autonomy.acts_alone() && matches!(wish, Wish::Apply(_));
+        let node = NodeName(self.node.as_str().into());
+        acts.then(|| Uid::of_node(&node, rand::random()).to_string())
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages() {
-        let registry = Registry::builtin();
-        let read = |text: &str| super::read(&registry, "n1", text.as_bytes());
-        let pod = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{"containers":[{"name":"c","image":"i"}]}}"#;
-        for text in [
-            pod.to_owned(),
-            format!(r#"{{"type":"ADDED","object":{pod}}}"#),
-            format!(r#"{{"action":"add","podspec":{pod}}}"#),
-        ] {
-            let wishes = read(&text).unwrap();
-            let [Wish::Apply(object)] = &wishes[..] else { panic!("{text}: {wishes:?}") };
-            assert_eq!(object.str_at(&["spec", "nodeName"]), "n1");
-            assert_eq!(object.str_at(&["metadata", "namespace"]), "default");
-        }
-        assert_eq!(read(r#"{"action":"add","podname":"x"}"#), Ok(vec![Wish::Start("x".into())]));
-        assert!(matches!(
-            &read(r#"{"action":"delete","podname":"x"}"#).unwrap()[..],
-            [Wish::Delete { name, .. }] if name == "x"
-        ));
-        let foreign = pod.replace("\"containers\"", "\"nodeName\":\"n2\",\"containers\"");
-        for (text, reason) in [
-            (
-                foreign.as_str(),
-                "spec.nodeName: Invalid value: \"n2\": this is the queue of node \"n1\"",
-            ),
-            (
-                "{\"apiVersion\":\"v1\",\"kind\":\"Node\",\"metadata\":{\"name\":\"x\"}}",
-                "is not taken on a node's queue: only Pods are",
-            ),
-            ("{]", ""),
-            ("hello", ""),
-            ("{\"kind\":\"Nonsense\",\"apiVersion\":\"v1\"}", "Nonsense"),
-        ] {
-            let error = read(text).unwrap_err();
-            assert!(error.contains(reason), "{text}: {error}");
-        }
-    }
+/// By which a message is known when it comes again.
+fn content(publisher: Option<&str>, message_id: Option<&str>, body: &[u8]) -> String {
+    let said = message_id.map_or(body, str::as_bytes);
+    let mut hash = Sha256::new();
+    hash.update(publisher.unwrap_or_default());
+    hash.update([0, u8::from(message_id.is_some())]);
+    hash.update(said);
+    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }

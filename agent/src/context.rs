@@ -14,6 +14,7 @@ use warren_process::trace::{About, Step, Subject, Trace};
 use warren_process::{Clock, Tasks};
 
 use crate::api::SharedApi;
+use crate::autonomy::Autonomy;
 use crate::claim::Vigil;
 use crate::config::Config;
 use crate::events::Events;
@@ -45,6 +46,9 @@ pub(crate) struct Context {
     /// Who renews the node's lease; nobody in particular where there is no folder.
     pub instance: Option<String>,
     pub vigil: Arc<Vigil>,
+    pub autonomy: Autonomy,
+    /// The API was heard again.
+    pub api_answers: Notify,
     pub tasks: Tasks,
     pub trace: Trace,
 }

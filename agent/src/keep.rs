@@ -43,12 +43,29 @@ pub trait Keep: Send + Sync {
     async fn put_status(&self, _uid: &str, _body: Option<Bytes>) -> Result<(), KeepError> {
         Ok(())
     }
+    /// What was done without the API, in the order of the keys.
+    async fn provisional(&self) -> Result<Vec<(String, Bytes)>, KeepError> {
+        Ok(Vec::new())
+    }
+    /// `None`: the API has heard of it.
+    async fn put_provisional(&self, _key: &str, _body: Option<Bytes>) -> Result<(), KeepError> {
+        Ok(())
+    }
+    /// What the node was said to be when the API was last heard.
+    async fn note(&self, _key: &str) -> Result<Option<Bytes>, KeepError> {
+        Ok(None)
+    }
+    async fn put_note(&self, _key: &str, _body: Bytes) -> Result<(), KeepError> {
+        Ok(())
+    }
 }
 
 const PODS: &str = "pods";
 const OBJECTS: &str = "objects";
 const MANIFESTS: &str = "manifests";
 const STATUSES: &str = "statuses";
+const PROVISIONAL: &str = "provisional";
+const NOTES: &str = "notes";
 
 /// Entries that are read at once.
 const PAGE: usize = 500;
@@ -127,6 +144,26 @@ impl Keep for KeyValue {
             None => self.delete(STATUSES, uid).await,
         };
         result.map_err(|e| KeepError(e.to_string()))
+    }
+
+    async fn provisional(&self) -> Result<Vec<(String, Bytes)>, KeepError> {
+        all(self, PROVISIONAL).await
+    }
+
+    async fn put_provisional(&self, key: &str, body: Option<Bytes>) -> Result<(), KeepError> {
+        let result = match body {
+            Some(body) => self.put(PROVISIONAL, key, body).await,
+            None => self.delete(PROVISIONAL, key).await,
+        };
+        result.map_err(|e| KeepError(e.to_string()))
+    }
+
+    async fn note(&self, key: &str) -> Result<Option<Bytes>, KeepError> {
+        self.get(NOTES, key).await.map_err(|e| KeepError(e.to_string()))
+    }
+
+    async fn put_note(&self, key: &str, body: Bytes) -> Result<(), KeepError> {
+        self.put(NOTES, key, body).await.map_err(|e| KeepError(e.to_string()))
     }
 }
 

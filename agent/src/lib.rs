@@ -8,6 +8,7 @@ mod agent;
 #[doc(hidden)]
 pub mod agreement;
 pub mod api;
+pub(crate) mod autonomy;
 pub(crate) mod claim;
 mod commands;
 pub mod config;
@@ -15,6 +16,7 @@ pub(crate) mod context;
 #[doc(hidden)]
 pub mod desired;
 pub mod events;
+pub(crate) mod feed;
 pub mod heads;
 mod keep;
 pub mod manifests;
@@ -23,6 +25,7 @@ pub mod network;
 pub mod node;
 pub mod objects;
 pub mod pod;
+pub(crate) mod provisional;
 pub mod runtime;
 pub mod server;
 pub(crate) mod status_writer;

@@ -175,6 +175,7 @@ async fn register(
     };
     // One that was just made has its status already.
     if is_new {
+        context.autonomy.saw(&node).await;
         tell(context, &said);
     } else {
         Box::pin(patch(context, &status)).await?;
@@ -184,6 +185,7 @@ async fn register(
 
 async fn patch(context: &Context, status: &NodeStatus) -> Result<(), ApiError> {
     let node = context.api.node(&context.config.node).await?;
+    context.autonomy.saw(&node).await;
     let said = conditions(node.status.as_ref(), status);
     let status = with_transitions(status.clone(), node.status.as_ref());
     let mut value = serde_json::to_value(&status).unwrap_or_default();

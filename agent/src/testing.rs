@@ -49,6 +49,8 @@ struct State {
     events: Vec<Event>,
     config_maps: BTreeMap<Key, ConfigMap>,
     secrets: BTreeMap<Key, Secret>,
+    /// Why pods are not created, and not deleted, for others than the node.
+    refuses: (Option<String>, Option<String>),
     /// `verb namespace/name by identity`
     log: Vec<String>,
 }
@@ -73,6 +75,14 @@ impl FakeApi {
         let data = data.iter().map(|(k, v)| ((*k).to_owned(), bytes(v))).collect();
         let secret = Secret { data: Some(data), ..Secret::default() };
         self.state.lock().secrets.insert((namespace.into(), name.into()), secret);
+    }
+
+    pub(crate) fn refuse_creations(&self, why: &str) {
+        self.state.lock().refuses.0 = Some(why.to_owned());
+    }
+
+    pub(crate) fn refuse_deletions(&self, why: &str) {
+        self.state.lock().refuses.1 = Some(why.to_owned());
     }
 
     pub(crate) fn set_down(&self, down: bool) {
@@ -262,6 +272,9 @@ impl NodeApi for FakeApi {
             let mut state = self.up()?;
             let by = by.map_or("", String::as_str);
             state.log.push(format!("create {namespace}/{name} by {by}"));
+            if let Some(why) = state.refuses.0.as_ref().filter(|_| !by.is_empty()) {
+                return Err(ApiError::Refused(403, why.clone()));
+            }
             if state.pods.contains_key(&(namespace.to_owned(), name.to_owned())) {
                 return Err(ApiError::AlreadyExists(format!("pods {name:?} already exists")));
             }
@@ -310,7 +323,11 @@ impl NodeApi for FakeApi {
     ) -> Result<(), ApiError> {
         {
             let by = by.map_or("", String::as_str);
-            self.up()?.log.push(format!("delete {namespace}/{name} {grace_seconds:?} by {by}"));
+            let mut state = self.up()?;
+            state.log.push(format!("delete {namespace}/{name} {grace_seconds:?} by {by}"));
+            if let Some(why) = state.refuses.1.as_ref().filter(|_| !by.is_empty()) {
+                return Err(ApiError::Refused(403, why.clone()));
+            }
         }
         let pod = self.get(namespace, name).ok_or_else(|| missing(name))?;
         if uid.is_some_and(|uid| pod["metadata"]["uid"] != uid) {
@@ -444,11 +461,20 @@ impl FakeFabric {
 
     /// With `reply`, its sender waits on a queue of that name.
     pub(crate) fn command(&self, body: &str, publisher: Option<&str>, reply: Option<&str>) {
+        self.said(body, publisher, reply, false);
+    }
+
+    /// Dressed as the server's.
+    pub(crate) fn forged(&self, body: &str, publisher: Option<&str>) {
+        self.said(body, publisher, None, true);
+    }
+
+    fn said(&self, body: &str, publisher: Option<&str>, reply: Option<&str>, imitation: bool) {
         let mut commands = self.commands.lock();
         let repeated = commands.iter().any(|said| said == body);
         commands.push(body.to_owned());
         let _ = self.send.send(Delivery::Command {
-            imitation: false,
+            imitation,
             body: body.to_owned().into(),
             message_id: None,
             repeated,

@@ -4,4 +4,6 @@
 mod alone {
     pub mod cold;
     pub mod mark;
+    pub mod provisional;
+    pub mod stopped;
 }

@@ -8,6 +8,8 @@ use super::*;
 use crate::runtime::simulated::Simulation;
 use crate::testing::{FakeApi, FakeFabric, TokioClock};
 
+mod alone;
+
 struct World {
     api: Arc<FakeApi>,
     fabric: Arc<FakeFabric>,

@@ -130,6 +130,7 @@ pub(crate) async fn create_sandbox(
         context.events.pod(pod, Level::Warning, "FailedMount", &message, None);
         return Err(("ContainerCreating", message));
     }
+    context.vigil.may_start().await;
     match context.runtime.create_sandbox(sandbox_config(pod, attempt)).await {
         Ok(_) => {
             context.hop(Step::Acted, pod, "sandbox created");
@@ -174,6 +175,7 @@ pub(crate) async fn start(
                 config = prepared => ContainerConfig { target, ..config? },
                 () = cancel.cancelled() => return Err(cancelled()),
             };
+            may_start(context, cancel).await?;
             let host_network = spec.host_network.unwrap_or(false);
             match context.runtime.create_container(sandbox, host_network, config).await {
                 Ok(id) => id,
@@ -196,6 +198,7 @@ pub(crate) async fn start(
     context.hop(Step::Acted, pod, format!("container {name} created"));
     let message = format!("Created container: {name}");
     context.events.pod(pod, Level::Normal, "Created", &message, Some(&field));
+    may_start(context, cancel).await?;
     if let Err(error) = context.runtime.start_container(&id).await {
         let message = format!("Error: {error}");
         context.events.pod(pod, Level::Warning, "Failed", &message, Some(&field));
@@ -226,6 +229,12 @@ pub(crate) async fn start(
         }
     }
     Ok(Started { id, hook_failed })
+}
+
+/// A process that was stopped in the middle looks first whether the pod is still wanted here.
+async fn may_start(context: &Context, cancel: &CancellationToken) -> Result<(), StartError> {
+    context.vigil.may_start().await;
+    if cancel.is_cancelled() { Err(cancelled()) } else { Ok(()) }
 }
 
 fn cancelled() -> StartError {

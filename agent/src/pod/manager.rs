@@ -50,9 +50,12 @@ pub(crate) enum Change {
     Upsert(Arc<Pod>, Source),
     /// The pod is no longer wanted. With its last body, where that says more (a shorter grace).
     Remove(Arc<str>, Option<Arc<Pod>>),
+    /// A pod that is not wanted, and of which something may be left.
+    Ended(Arc<Pod>),
     /// Everything that is wanted has been said: what else runs is an orphan. As of this revision, where it is on disk.
     Complete(Option<Revision>),
-    /// The mirror of this static pod was made anew: it has no status.
+    /// What the API has for this pod was made anew (a static pod's mirror, a pod that was begun without the API): it has no
+    /// status.
     Mirrored(Arc<str>),
     /// What the API now says of this static pod's mirror.
     Told(Arc<str>, Arc<PodStatus>),
@@ -192,7 +195,15 @@ impl Manager {
                     vigil.may_act().await;
                     self.fire();
                 }
+                () = vigil.woke() => {}
                 () = shutdown.draining() => return,
+            }
+            if vigil.is_behind() {
+                // What was begun before goes on only after all that was missed is known here.
+                while let Ok(message) = inbox.try_recv() {
+                    self.handle(message);
+                }
+                vigil.caught_up();
             }
         }
     }

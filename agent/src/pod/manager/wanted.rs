@@ -17,6 +17,17 @@ impl Manager {
                 }
                 self.step(&uid);
             }
+            Change::Ended(pod) => {
+                let pod_ref = spec::pod_ref(&pod);
+                let uid = pod_ref.uid.clone();
+                if !self.slots.contains_key(&uid) {
+                    let status = Arc::new(pod.status.clone().unwrap_or_default());
+                    self.insert(pod_ref, pod, Source::Api, true, Memory::default(), status);
+                    if self.listed {
+                        self.observe(&uid);
+                    }
+                }
+            }
             Change::Mirrored(uid) => {
                 if let Some(slot) = self.slots.get(&uid).filter(|s| s.observed.is_some()) {
                     self.writer.put(uid, update(slot, false));
