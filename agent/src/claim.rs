@@ -107,7 +107,8 @@ impl Vigil {
     pub(crate) fn new(lease: Option<Duration>, clock: Arc<dyn Clock>, shutdown: Shutdown) -> Self {
         let awake = Mutex::new((Instant::now(), clock.now()));
         Self {
-            limit: lease.map(|lease| lease / 4),
+            // A busy machine stalls for a second; what others wait for has that to spare.
+            limit: lease.map(|lease| (lease / 4).max(LOOK_EVERY)),
             clock,
             shutdown,
             awake,

@@ -1,5 +1,6 @@
 //! What is asked of the API for a command, under its publisher's identity.
 
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use warren_api::{Object, Reason, Status};
 
@@ -36,13 +37,9 @@ impl Worker {
                 }
                 let name = object.name();
                 match self.api.create_pod(&body, Some(by)).await {
-                    Ok(pod) => {
-                        let meta = &pod.metadata;
-                        let made = json!({"name": meta.name, "uid": meta.uid, "kind": "Pod"});
-                        Ok(success(201, made))
-                    }
+                    Ok(pod) => Ok(made(201, &pod)),
                     Err(ApiError::AlreadyExists(_)) if !name.is_empty() => {
-                        self.patch(object, by).await
+                        self.patch(object, by).await.map(|pod| made(200, &pod))
                     }
                     Err(error) => Err(error),
                 }
@@ -86,15 +83,18 @@ impl Worker {
     }
 
     /// Changes the pod that has the name.
-    pub(super) async fn patch(&self, object: &Object, by: &String) -> Result<Value, ApiError> {
+    pub(super) async fn patch(&self, object: &Object, by: &String) -> Result<Pod, ApiError> {
         let nothing = Value::Null;
         let part = |field| object.get(field).unwrap_or(&nothing);
         let patch = json!({"metadata": part("metadata"), "spec": part("spec")});
         let (namespace, name) = (object.namespace(), object.name());
-        let pod = self.api.patch_pod(namespace, name, &patch, Some(by)).await?;
-        let meta = &pod.metadata;
-        Ok(success(200, json!({"name": meta.name, "uid": meta.uid, "kind": "Pod"})))
+        self.api.patch_pod(namespace, name, &patch, Some(by)).await
     }
+}
+
+pub(super) fn made(code: u16, pod: &Pod) -> Value {
+    let meta = &pod.metadata;
+    success(code, json!({"name": meta.name, "uid": meta.uid, "kind": "Pod"}))
 }
 
 /// As the server answers what came to `warren.commands`.

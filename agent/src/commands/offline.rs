@@ -5,12 +5,13 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 use serde_json::json;
 
+use super::grant::made;
 use super::*;
 use crate::provisional::{self, Birth, Known, typed};
 
 /// The API's word about what was done without it.
 enum Settled {
-    /// The pod that was begun here is the API's now.
+    /// The API has the pod as it is here.
     Adopted(Box<Pod>),
     /// The API has another pod of that name, which was changed as the command wants it.
     Another(Value),
@@ -162,11 +163,7 @@ impl Worker {
                         return Ok(Settled::Adopted(Box::new(pod)));
                     }
                     // A server that gives uids itself: its pod takes the place of ours.
-                    Ok(pod) => {
-                        let meta = &pod.metadata;
-                        let made = json!({"name": meta.name, "uid": meta.uid});
-                        return Ok(Settled::Another(success(201, made)));
-                    }
+                    Ok(pod) => return Ok(Settled::Another(made(201, &pod))),
                     Err(ApiError::AlreadyExists(_)) => {}
                     Err(error) => return Err(error),
                 }
@@ -182,7 +179,22 @@ impl Worker {
                 if there.metadata.deletion_timestamp.is_some() {
                     return Err(ApiError::Unreachable("the pod before it is not gone yet".into()));
                 }
-                self.patch(object, &by).await.map(Settled::Another)
+                self.patch(object, &by).await.map(|pod| Settled::Another(made(200, &pod)))
+            }
+            (Wish::Apply(object), Acted::Changed(changed)) => {
+                match self.patch(object, &by).await {
+                    Ok(pod)
+                        if pod.metadata.uid.as_deref() == changed.uid().as_ref().map(|u| &*u.0) =>
+                    {
+                        Ok(Settled::Adopted(Box::new(pod)))
+                    }
+                    Ok(pod) => Ok(Settled::Done(made(200, &pod))),
+                    // The pod that was changed is gone from the API.
+                    Err(ApiError::NotFound(_)) => {
+                        self.grant(&record.wish, None, &by).await.map(Settled::Done)
+                    }
+                    Err(error) => Err(error),
+                }
             }
             (Wish::Delete { namespace, name, .. }, Acted::Ended(uid)) => {
                 // The API's pod goes when ours has gone, and not before.
@@ -215,14 +227,17 @@ impl Worker {
         let uid = begun.as_ref().and_then(|pod| pod.metadata.uid.as_deref()).map(Arc::from);
         let status = match done {
             Ok(Settled::Adopted(pod)) => {
-                let meta = &pod.metadata;
-                let made = json!({"name": meta.name, "uid": meta.uid, "kind": "Pod"});
-                let text = format!("Begun by a command of {by} while node {node} had no API");
-                say(Level::Normal, "Adopted", &text);
+                let is_new = matches!(record.acted, Acted::Began(_));
+                let status = made(if is_new { 201 } else { 200 }, &pod);
+                if is_new {
+                    let text = format!("Begun by a command of {by} while node {node} had no API");
+                    say(Level::Normal, "Adopted", &text);
+                }
+                // What was said of the pod before, and comes later, is old from here on.
                 let (kept, is_kept) = oneshot::channel();
                 self.feed(Local::Adopted(pod, kept)).await;
                 let _ = is_kept.await;
-                success(201, made)
+                status
             }
             Ok(Settled::Another(status)) => {
                 let text = format!(
@@ -270,7 +285,7 @@ impl Worker {
         self.finished(&record, &status).await;
         // The record is gone: what the API has counts again.
         match &record.acted {
-            Acted::Changed(pod) => {
+            Acted::Changed(pod) if refused => {
                 self.feed(Local::Undo(pod.str_at(&["metadata", "uid"]).into())).await;
             }
             Acted::Ended(uid) if refused => self.feed(Local::Undo(uid.as_str().into())).await,
