@@ -33,7 +33,8 @@ impl World {
     /// All that came to the nodes' queues until now: each node is told a mark, which comes last.
     async fn came(&mut self) -> [Vec<Value>; 2] {
         self.mark += 1;
-        let mark = format!("mark={}", self.mark);
+        let number = self.mark.to_string();
+        let mark = format!("mark={number}");
         let mut all = [Vec::new(), Vec::new()];
         for (n, came) in all.iter_mut().enumerate() {
             let node = format!("node-{}", n + 1);
@@ -47,9 +48,8 @@ impl World {
                     event["key"] = message["routing_key"].clone();
                     came.push(event);
                 }
-                let marked = |event: &Value| {
-                    event["object"]["metadata"]["labels"]["mark"] == self.mark.to_string()
-                };
+                let marked =
+                    |event: &Value| event["object"]["metadata"]["labels"]["mark"] == number;
                 if came.iter().any(marked) {
                     break;
                 }
@@ -104,7 +104,11 @@ async fn what_a_nodes_pods_refer_to_comes_to_its_queue() {
             .to_string(),
     );
     world.set("configmap", "one", "nobody");
-    assert_eq!(world.about("ConfigMap", "one").await, [vec![], vec![]], "nobody refers to it");
+    assert_eq!(
+        world.about("ConfigMap", "one").await,
+        [Vec::<Value>::new(), vec![]],
+        "nobody refers to it"
+    );
 
     let projected = json!({"nodeName": "node-1", "containers": [{}], "volumes": [
         {"name": "v", "projected": {"sources": [{"configMap": {"name": "one"}}, {"secret": {"name": "hush"}}]}}]});
@@ -115,7 +119,7 @@ async fn what_a_nodes_pods_refer_to_comes_to_its_queue() {
     assert_eq!((first.len(), second.len()), (1, 0), "{first:#?} {second:#?}");
     assert_eq!(first[0]["object"]["data"]["k"], "2");
     world.set("configmap", "two", "2");
-    assert_eq!(world.about("ConfigMap", "two").await, [vec![], vec![]], "another map");
+    assert_eq!(world.about("ConfigMap", "two").await, [Vec::<Value>::new(), vec![]], "another map");
 
     // Secrets: that they changed, and nothing of what is in them.
     world.set("secret", "hush", "s3cret-2");

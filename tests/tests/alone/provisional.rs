@@ -106,7 +106,7 @@ async fn a_node_alone_carries_out_commands_and_the_api_adopts_them() {
         let pod = cluster.wait_object("pod", "default", &before.pod, is_ready);
         assert_eq!(pod["metadata"]["uid"], before.uid, "the pod that runs is the API's");
         let ids = running(&cluster, &before.pod);
-        assert_eq!(ids, [before.clone()], "nothing was started again");
+        assert_eq!(ids, std::slice::from_ref(before), "nothing was started again");
         assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0);
     }
     for name in ["known", "short"] {

@@ -57,7 +57,7 @@ impl World {
     async fn nothing_runs(&self) {
         let runtime = self.simulation.node("n1");
         while !runtime.pods().await.unwrap().is_empty() || !self.index.pods(None).is_empty() {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
