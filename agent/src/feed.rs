@@ -238,7 +238,14 @@ impl Feed {
                 }
             }
         };
-        Listing { streams, answer: answer.boxed(), newest: Revision(0), stale: 0, awaited: false, restored: false }
+        Listing {
+            streams,
+            answer: answer.boxed(),
+            newest: Revision(0),
+            stale: 0,
+            awaited: false,
+            restored: false,
+        }
     }
 
     /// Takes a list over, or asks again where it is older than what came meanwhile.
