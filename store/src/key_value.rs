@@ -162,10 +162,24 @@ CREATE INDEX queue_order ON queue (queue, sequence);
 "],
 };
 
+/// It is small, and damage that is met later ends the process, again and again.
+fn whole(database: &Database) -> Result<(), String> {
+    let check = |row: &rusqlite::Row<'_>| row.get::<_, String>(0);
+    match database.connection.query_row("PRAGMA quick_check(1)", [], check) {
+        Ok(word) if word == "ok" => Ok(()),
+        Ok(problem) => Err(problem),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 impl KeyValue {
-    /// Opens or creates the database and starts its thread. Blocking.
+    /// Opens or creates the database, reads it through and starts its thread. Blocking.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let database = Database::open(path, SCHEMA)?;
+        whole(&database).map_err(|detail| {
+            let remedy = "move it and its -wal away to begin anew: what it has is asked for again";
+            OpenError::damaged(path, format!("{detail}; {remedy}"))
+        })?;
         let (jobs, waiting) = mpsc::channel(WAITING);
         worker::start(database, waiting)
             .map_err(|source| OpenError::Io { path: path.to_owned(), source })?;

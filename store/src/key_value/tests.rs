@@ -102,3 +102,23 @@ async fn a_journal_is_not_an_agents_database() {
     let error = crate::Journal::open(&path, crate::Options::default(), |_| {}).unwrap_err();
     assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
 }
+
+#[tokio::test]
+async fn damage_is_said_at_the_start_with_the_file_and_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.db");
+    let store = open(&dir);
+    for n in 0..64 {
+        store.put("pods", &format!("default/{n}"), vec![b'x'; 2_000]).await.unwrap();
+    }
+    store.close().await;
+    open(&dir).close().await;
+    let mut bytes = std::fs::read(&path).unwrap();
+    // The header, which is looked at anyway, stays whole.
+    bytes[4_096..12_288].fill(0xa5);
+    std::fs::write(&path, &bytes).unwrap();
+    let error = KeyValue::open(&path).unwrap_err();
+    assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains(path.to_str().unwrap()) && text.contains("move it"), "{text}");
+}
