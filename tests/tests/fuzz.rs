@@ -1,4 +1,4 @@
-//! Every target of `fuzz/`, a minute each (`FUZZ_SECONDS` names another time), led by coverage, from the corpus there.
+//! Every target of `fuzz/`, half a minute each (`FUZZ_SECONDS` names another time), led by coverage, from the corpus there.
 //! `FUZZ_FOUND` names a folder in which the inputs stay that found something new.
 //!
 //! libFuzzer and the coverage it needs work with the stable compiler; what is left out is the address sanitizer, for
@@ -70,7 +70,7 @@ fn words() -> String {
 
 fn run(name: &str) {
     let program = program();
-    let seconds = std::env::var("FUZZ_SECONDS").unwrap_or("60".to_owned());
+    let seconds = std::env::var("FUZZ_SECONDS").unwrap_or("30".to_owned());
     let passing = tempfile::tempdir().unwrap();
     let found = match std::env::var_os("FUZZ_FOUND") {
         Some(folder) => Path::new(&folder).join(name),
