@@ -158,7 +158,7 @@ async fn look(api: &Api, began: Instant, check: &warren_process::CheckHandle) ->
     let waits = hold.waits(began.elapsed(), leases(api).into_iter());
     if waits == Waits::ForNothing {
         if let Err(error) = record(api, write(Op::Deleted, &hold)).await {
-            tracing::debug!(%error, "the record of a restore stays for now");
+            tracing::debug!(%error, "the record of a restore could not be removed; tried again in a second");
             return false;
         }
         *api.held.0.write() = None;

@@ -406,7 +406,7 @@ impl Mender {
         while let Some(event) = events.next().await {
             match event {
                 Event::ConnectionBlocked(reason) => {
-                    tracing::warn!(%reason, "the broker takes no publishes for now");
+                    tracing::warn!(%reason, "the broker takes no publishes: it is short of memory or of disk");
                     self.told.blocked.store(true, Ordering::Relaxed);
                     self.status.blocked(Some(reason.clone()));
                     blocked.send_replace(Some(reason));

@@ -17,7 +17,7 @@ pub struct FabricStatus {
     pub connected: bool,
     /// Since when it is connected, or not.
     pub since: SystemTime,
-    /// Why the broker takes no more publishes for now (`connection.blocked`); back-pressure, not an outage.
+    /// Why the broker takes no publishes (`connection.blocked`); back-pressure, not an outage.
     pub blocked: Option<String>,
     /// Events that are committed and not yet confirmed by the broker; `None` where nobody counts them (readers).
     pub backlog: Option<u64>,
@@ -317,7 +317,7 @@ impl Metrics {
                 .with("connection", up),
             Family::gauge(
                 "fabric_connections_blocked",
-                "Connections on which the broker takes no publishes for now.",
+                "Connections on which the broker takes no publishes: it is short of memory or of disk.",
             )
             .with("connection", blocked),
         ]

@@ -38,6 +38,8 @@ mod check;
 mod cluster;
 #[path = "simulation/faults.rs"]
 mod faults;
+#[path = "simulation/happens.rs"]
+mod happens;
 #[path = "simulation/leading.rs"]
 mod leading;
 #[path = "simulation/machine.rs"]
@@ -46,6 +48,8 @@ mod machine;
 mod process;
 #[path = "simulation/readers.rs"]
 mod readers;
+#[path = "simulation/relay.rs"]
+mod relay;
 #[path = "simulation/rng.rs"]
 mod rng;
 #[path = "simulation/server.rs"]

@@ -73,7 +73,7 @@ impl Service {
             };
             let wait = backoff(attempt, rand::random());
             if attempt.is_multiple_of(TOLD_EVERY) {
-                tracing::warn!(%reason, "requests over AMQP are not read for now");
+                tracing::warn!(%reason, "requests over AMQP are not read; tried again");
             }
             attempt += 1;
             tokio::select! {

@@ -9,10 +9,11 @@ use warren_broker::heads::Asked;
 use warren_controllers::plan::{Resource, Target, Write};
 
 use super::agent::Todo;
+use super::happens::{Caller, Happens, Token};
 use super::machine::Op;
 use super::process::{Process, Sent};
 use super::server::{Answer, OVER, Request};
-use super::world::{Caller, Happens, Token, World};
+use super::world::World;
 
 /// Nodes that say that their queues lost something are collected for so long.
 const LOST_PAUSE: u64 = 250;

@@ -5,8 +5,9 @@ use warren_broker::election::Input;
 use warren_controllers::plan::{Resource, Target, Write};
 
 use super::agent::Agent;
+use super::happens::{Caller, Happens, Token};
 use super::server::Request;
-use super::world::{Caller, Happens, Token, World};
+use super::world::World;
 
 /// What is broken is mended within this: a node that is cut off so long counts as lost.
 pub const LONGEST: u64 = 60_000;

@@ -10,8 +10,9 @@ use warren_broker::election::{Action, Election, Input, Timing, Word};
 use warren_client::lease;
 
 use super::faults::Fault;
+use super::happens::{Caller, Happens, Token};
 use super::server::{Answer, LEASE, Request};
-use super::world::{Caller, Happens, Token, World, timestamp};
+use super::world::{World, timestamp};
 
 /// Between two ticks of an election.
 const TICK: u64 = 100;

@@ -12,10 +12,11 @@ use warren_broker::heads::Asked;
 use warren_broker::{Event, EventType, Heads, Stream};
 
 use super::broker::Delivery;
+use super::happens::{Caller, Happens, Token};
 use super::process::{Heard, resources};
 use super::server::{Answer, Request};
 use super::session::Item;
-use super::world::{Caller, Happens, List, Listing, Token, World};
+use super::world::{List, Listing, World};
 
 /// Between two questions of informers where their streams stand.
 const ASK_EVERY: u64 = 10_000;

@@ -2,223 +2,31 @@
 //! moment happens in the order in which it was decided.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use warren_api::{Fence, GroupResource, NodeName, Revision};
+use warren_api::{GroupResource, NodeName, Revision};
 use warren_broker::consume::{Interest, Relist};
-use warren_broker::election::Word;
-use warren_broker::envelope::Message;
-use warren_broker::relay::{Action, Core};
-use warren_broker::{Event, topology};
+use warren_broker::relay::Core;
+use warren_broker::topology;
 
 use super::agent::Agent;
-use super::broker::{Broker, Delivery, Fate};
+use super::broker::Broker;
 use super::check::{Shadow, Told};
 use super::faults::Fault;
+use super::happens::Happens;
 use super::leading::Candidate;
-use super::machine::{Machine, Op};
-use super::process::{Process, Work, resources};
+use super::machine::Machine;
+use super::process::{Process, resources};
+use super::relay::Relay;
 use super::rng::Rng;
-use super::server::{Answer, Disk, Request, Server};
+use super::server::{Disk, Server};
 use super::session::Session;
 
 /// How often the server declares all nodes' queues anew.
 const HEAL_EVERY: u64 = 60_000;
 /// What of the trace is kept.
 const TRACE: usize = 400;
-/// As in the relay's shell, in milliseconds.
-const REFUSED_PAUSE: u64 = 50;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Caller {
-    Node(usize),
-    Process(usize),
-    /// People, who try once.
-    Person,
-}
-
-#[derive(Clone, Debug)]
-pub enum Token {
-    Status { uid: Arc<str>, delete: bool },
-    Beat { lost: bool },
-    Register,
-    Ready,
-    Step { work: Work, plan: u64, term: u64 },
-    Lease { is_read: bool },
-    Heads { ask: u64 },
-    Forget,
-}
-
-pub enum Happens {
-    // The relay and the broker.
-    Pump,
-    RelayConnects,
-    Publish {
-        generation: u64,
-        tag: u64,
-        message: Arc<Message>,
-    },
-    Confirm {
-        generation: u64,
-        tag: u64,
-        acked: bool,
-    },
-    Retry {
-        generation: u64,
-    },
-    Read {
-        run: u64,
-        after: Revision,
-        limit: usize,
-    },
-    CursorOnDisk {
-        run: u64,
-    },
-    // Readers.
-    Connect(usize),
-    Deliver {
-        reader: usize,
-        generation: u64,
-        delivery: Delivery,
-    },
-    Settle {
-        queue: String,
-        generation: u64,
-        tag: u64,
-    },
-    Work {
-        reader: usize,
-        run: u64,
-    },
-    Worked {
-        reader: usize,
-        run: u64,
-        event: Arc<Event>,
-        generation: u64,
-        tag: u64,
-    },
-    List {
-        reader: usize,
-        run: u64,
-        resource: GroupResource,
-    },
-    Listed {
-        reader: usize,
-        run: u64,
-        list: List,
-    },
-    /// Informers ask where their streams stand.
-    Asks {
-        reader: usize,
-        run: u64,
-        ask: u64,
-    },
-    Told {
-        reader: usize,
-        run: u64,
-        ask: u64,
-        heads: String,
-    },
-    NodeTold {
-        node: usize,
-        run: u64,
-    },
-    LooksAtHeads {
-        reader: usize,
-        generation: u64,
-    },
-    Rebinds {
-        reader: usize,
-        generation: u64,
-    },
-    /// The server declares a node's queue anew, or all of them.
-    LooksAt(NodeName),
-    Heals {
-        run: u64,
-    },
-    // Requests.
-    Arrives {
-        caller: Caller,
-        run: u64,
-        fence: Option<Fence>,
-        request: Request,
-        token: Token,
-    },
-    Answered {
-        caller: Caller,
-        run: u64,
-        request: Request,
-        token: Token,
-        answer: Answer,
-    },
-    // Nodes.
-    Runtime {
-        node: usize,
-        boot: u64,
-        run: u64,
-        uid: Arc<str>,
-        op: Op,
-    },
-    Ends {
-        node: usize,
-        boot: u64,
-        uid: Arc<str>,
-        id: Arc<str>,
-        code: i32,
-    },
-    Wake {
-        node: usize,
-        run: u64,
-        uid: Arc<str>,
-    },
-    Beat {
-        node: usize,
-        run: u64,
-        beat: u64,
-    },
-    WriteStatus {
-        node: usize,
-        run: u64,
-    },
-    Look {
-        node: usize,
-        run: u64,
-    },
-    // Controllers.
-    Decide {
-        process: usize,
-        run: u64,
-    },
-    Again {
-        process: usize,
-        run: u64,
-        work: Work,
-    },
-    Tick {
-        process: usize,
-        run: u64,
-    },
-    Queues {
-        process: usize,
-        run: u64,
-        generation: u64,
-    },
-    Word {
-        to: Option<String>,
-        word: Word,
-    },
-    /// The broker gives up the connections of a process that was stopped.
-    Missed {
-        process: usize,
-        run: u64,
-    },
-    // People and accidents.
-    People,
-    Accident,
-    Mended(Fault),
-}
 
 pub struct List {
     pub resource: GroupResource,
@@ -244,20 +52,6 @@ pub struct Reader {
     pub listed_once: bool,
     /// Counts what is asked about the streams: the last one counts.
     pub ask: u64,
-}
-
-pub struct Relay {
-    pub core: Core,
-    pub generation: u64,
-    pub connected: bool,
-    /// Counts the server's processes.
-    pub run: u64,
-    /// What was sent before the connection was lost arrives until then.
-    pub pipe_until: (u64, u64),
-    pub waiting: Option<Revision>,
-    pub arrival: u64,
-    pub pumping: bool,
-    pub told: Told,
 }
 
 pub struct World {
@@ -437,28 +231,8 @@ impl World {
             Happens::Publish { generation, tag, message } => {
                 self.arrives_at_broker(generation, tag, &message);
             }
-            Happens::Confirm { generation, tag, acked } => {
-                if self.relay.connected && self.relay.generation == generation {
-                    self.relay.told.confirmed(tag, acked);
-                    if acked {
-                        self.relay.core.acked(tag, false);
-                    } else {
-                        let refused = self.relay.core.nacked(tag, false);
-                        let given_up = refused.abandoned.len();
-                        (0..given_up).for_each(|_| self.count("events given up"));
-                        if refused.again > 0 {
-                            self.after(REFUSED_PAUSE, Happens::Retry { generation });
-                        }
-                    }
-                    self.pump();
-                }
-            }
-            Happens::Retry { generation } => {
-                if self.relay.connected && self.relay.generation == generation {
-                    self.relay.core.retry();
-                    self.pump();
-                }
-            }
+            Happens::Confirm { generation, tag, acked } => self.confirmed(generation, tag, acked),
+            Happens::Retry { generation } => self.retries(generation),
             Happens::Read { run, after, limit } => self.read(run, after, limit),
             Happens::CursorOnDisk { run } => {
                 if run == self.relay.run && self.server.up {
@@ -569,145 +343,6 @@ impl World {
 
     pub fn process_of(&self, reader: usize) -> Option<usize> {
         reader.checked_sub(self.agents.len())
-    }
-
-    // The relay.
-
-    pub fn relay_connects(&mut self) {
-        if !self.server.up || self.relay.connected {
-            return;
-        }
-        if !self.broker.up {
-            let later = self.rng.range(100, 2_000);
-            return self.after(later, Happens::RelayConnects);
-        }
-        if std::mem::take(&mut self.compacts) {
-            self.server.compact();
-        }
-        self.relay.generation += 1;
-        self.relay.connected = true;
-        self.relay.core.connected();
-        self.declare_nodes();
-        self.say(|| "the server is connected to the broker".to_owned());
-        self.pump();
-    }
-
-    /// The server declares the queue of each node that there is, and deletes the others.
-    pub fn declare_nodes(&mut self) {
-        (0..self.agents.len()).for_each(|node| self.declare_node(node));
-    }
-
-    fn declare_node(&mut self, node: usize) {
-        if !self.relay.connected || !self.broker.up || !self.server.up {
-            return;
-        }
-        let session = &self.readers[node].session;
-        if self.server.nodes.contains(&self.agents[node].node) {
-            self.broker.declare(&session.queue, &session.keys, false, self.bound);
-        } else if self.broker.has(&session.queue) {
-            self.broker.delete(&session.queue);
-            self.lose_connection(node);
-        }
-    }
-
-    pub fn relay_lost(&mut self) {
-        if !self.relay.connected {
-            return;
-        }
-        self.relay.connected = false;
-        self.relay.core.lost();
-        self.relay.pipe_until = (self.relay.generation, self.now + self.rng.range(0, 6));
-        let later = self.rng.range(50, 1_500);
-        self.after(later, Happens::RelayConnects);
-    }
-
-    pub fn wake_relay(&mut self) {
-        if self.relay.waiting.is_some_and(|after| self.server.disk.last > after) {
-            self.relay.waiting = None;
-            self.relay.core.woken();
-        }
-        if !std::mem::replace(&mut self.relay.pumping, true) {
-            self.after(0, Happens::Pump);
-        }
-    }
-
-    fn pump(&mut self) {
-        self.relay.pumping = false;
-        if !self.server.up {
-            return;
-        }
-        while let Some(action) = self.relay.core.poll() {
-            match action {
-                Action::Publish { tag, message } => {
-                    let at = self.now + self.rng.range(0, 5);
-                    self.relay.arrival = self.relay.arrival.max(at);
-                    self.relay.told.sent(tag, &message);
-                    let generation = self.relay.generation;
-                    self.at(self.relay.arrival, Happens::Publish { generation, tag, message });
-                }
-                Action::Advance(to) => {
-                    let open = self.server.between(self.server.cursor, to);
-                    if let Some(open) = self.relay.told.advances(to, open) {
-                        self.violate(format!("the cursor moves to {to}, past {open}"));
-                    }
-                    self.server.cursor = self.server.cursor.max(to);
-                    let run = self.relay.run;
-                    self.after(100, Happens::CursorOnDisk { run });
-                }
-                Action::Read { after, limit } => {
-                    let (run, limit) = (self.relay.run, limit.min(8));
-                    self.after(1, Happens::Read { run, after, limit });
-                }
-                Action::Wait { after } => {
-                    if self.server.disk.last > after {
-                        self.relay.core.woken();
-                    } else {
-                        self.relay.waiting = Some(after);
-                    }
-                }
-            }
-        }
-    }
-
-    fn read(&mut self, run: u64, after: Revision, limit: usize) {
-        if run != self.relay.run || !self.server.up {
-            return;
-        }
-        let now = self.now / 1000;
-        match self.server.read(after, limit) {
-            Ok(events) => self.relay.core.read(&events, now),
-            Err(floor) => {
-                self.count("floors");
-                self.relay.core.floor(self.server.disk.epoch, floor, now);
-            }
-        }
-        self.pump();
-    }
-
-    fn arrives_at_broker(&mut self, generation: u64, tag: u64, message: &Arc<Message>) {
-        let live = self.relay.connected && generation == self.relay.generation;
-        let (of, until) = self.relay.pipe_until;
-        if !self.broker.up || !(live || generation == of && self.now <= until) {
-            return;
-        }
-        self.count("published");
-        let (nacks, takes, mut chance) = (self.nacks, self.takes, self.rng.clone());
-        let whole = self.broker.publish(message, || match () {
-            () if nacks && chance.chance(50) => Fate::Refused,
-            () if takes && chance.chance(100) => Fate::Taken,
-            () => Fate::Kept,
-        });
-        self.rng = chance;
-        if !whole {
-            self.count("refused by a queue");
-        }
-        if live {
-            let later = self.rng.range(1, 30);
-            self.after(later, Happens::Confirm { generation, tag, acked: whole });
-        }
-        for queue in self.broker.names() {
-            self.push(&queue);
-        }
     }
 
     /// Sends what may be sent.
