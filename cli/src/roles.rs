@@ -37,22 +37,36 @@ enum LogStyle {
     Json,
 }
 
-/// What the shared queues at the broker are.
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-pub(crate) enum BrokerQueues {
-    /// On one node of the broker.
-    Classic,
-    /// Replicated in a RabbitMQ cluster.
-    Quorum,
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct QueuesArgs {
+    /// What the queues of nodes, commands, requests, answers, dead letters and leaders are: quorum for a RabbitMQ cluster.
+    /// The same for the API server and for controllers. A queue that is there and is something else is replaced; what is in
+    /// it is read first.
+    #[arg(
+        long,
+        env = "WARREN_BROKER_QUEUES",
+        value_name = "TYPE",
+        value_enum,
+        default_value = "classic"
+    )]
+    broker_queues: BrokerQueues,
 }
 
-impl From<BrokerQueues> for QueueType {
-    fn from(queues: BrokerQueues) -> Self {
-        match queues {
+impl QueuesArgs {
+    pub(crate) fn queue_type(self) -> QueueType {
+        match self.broker_queues {
             BrokerQueues::Classic => QueueType::Classic,
             BrokerQueues::Quorum => QueueType::Quorum,
         }
     }
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum BrokerQueues {
+    /// On one node of the broker.
+    Classic,
+    /// Replicated in a RabbitMQ cluster.
+    Quorum,
 }
 
 /// Runs a role until a signal or until a part of it ends that must not end.

@@ -379,6 +379,25 @@ impl Cluster {
         output.succeeded().then(|| output.json())
     }
 
+    /// What a node says of what runs on it, at its own port, as the API server asks.
+    pub fn summary(&self, node: &str) -> Result<Output, String> {
+        let object = self.object("node", "", node).ok_or("no such node")?;
+        let port = &object["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"];
+        let pki = self.data_dir().join("pki");
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--fail", "--max-time", "10"]);
+        for (option, file) in [
+            ("--cacert", "ca.crt"),
+            ("--cert", "apiserver-node.crt"),
+            ("--key", "apiserver-node.key"),
+        ] {
+            curl.arg(option).arg(pki.join(file));
+        }
+        curl.arg(format!("https://127.0.0.1:{port}/stats/summary?node={node}"));
+        let output = kubectl::run(curl, None);
+        if output.succeeded() { Ok(output) } else { Err(output.told()) }
+    }
+
     /// The objects of a kind.
     #[track_caller]
     pub fn objects(&self, kind: &str, namespace: &str) -> Vec<Value> {

@@ -147,3 +147,21 @@ async fn config(kubeconfig: &Path) -> kube::Config {
 pub fn full(bytes: Vec<u8>) -> Body {
     Full::from(bytes).map_err(|never| match never {}).boxed_unsync()
 }
+
+/// What an answer's status was, and its body, from a client that does not judge. `None`: there was no whole answer.
+/// `patch` is the media type of a PATCH's body.
+pub async fn call(
+    client: &kube::Client,
+    method: http::Method,
+    patch: &str,
+    path: &str,
+    body: &Value,
+) -> Option<(u16, Value)> {
+    let kind = if method == http::Method::PATCH { patch } else { "application/json" };
+    let bytes = if body.is_null() { vec![] } else { body.to_string().into_bytes() };
+    let request = http::Request::builder().method(method).uri(path).header("content-type", kind);
+    let answer = client.send(request.body(kube::client::Body::from(bytes)).ok()?).await.ok()?;
+    let status = answer.status().as_u16();
+    let bytes = answer.into_body().collect().await.ok()?.to_bytes();
+    Some((status, serde_json::from_slice(&bytes).ok()?))
+}

@@ -2,7 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the failure")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,7 +14,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use warren_tests::cluster::SOON;
-use warren_tests::{Cluster, Options, Output, RabbitMq, Role, until, until_some};
+use warren_tests::{Cluster, Options, RabbitMq, Role, until, until_some};
 
 const WRITERS: u64 = 3;
 /// Names of each writer: few, so that each is made, changed and deleted often.
@@ -256,35 +255,18 @@ impl World {
             assert!(start.elapsed() < SOON, "wanted {wanted:#?}, running {said:#?}; {told}");
             said.clear();
             for node in self.cluster.node_names() {
-                let output = self.summary(&node);
-                if !output.succeeded() {
-                    told = output.told();
-                    continue;
-                }
-                let summary = output.json();
+                let summary = match self.cluster.summary(&node) {
+                    Ok(output) => output.json(),
+                    Err(error) => {
+                        told = error;
+                        continue;
+                    }
+                };
                 let pods = summary["pods"].as_array().cloned().unwrap_or_default();
                 said.extend(pods.iter().map(|pod| text(&pod["podRef"]["uid"])));
             }
             said.sort();
         }
-    }
-
-    /// From the node's own port, as the API server asks.
-    fn summary(&self, node: &str) -> Output {
-        let object = self.cluster.object("node", "", node).expect("the node");
-        let port = &object["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"];
-        let pki = self.cluster.data_dir().join("pki");
-        let mut curl = Command::new("curl");
-        curl.args(["--silent", "--show-error", "--fail"]);
-        for (option, file) in [
-            ("--cacert", "ca.crt"),
-            ("--cert", "apiserver-node.crt"),
-            ("--key", "apiserver-node.key"),
-        ] {
-            curl.arg(option).arg(pki.join(file));
-        }
-        curl.arg(format!("https://127.0.0.1:{port}/stats/summary?node={node}"));
-        warren_tests::kubectl::run(curl, None)
     }
 
     fn nothing_is_lost(&self, written: &BTreeMap<String, String>) {

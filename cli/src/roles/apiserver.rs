@@ -8,7 +8,7 @@ use warren_apiserver::{
 };
 use warren_process::Tasks;
 
-use super::{BrokerQueues, CommonArgs, claim, names_of, url_of};
+use super::{CommonArgs, QueuesArgs, claim, names_of, url_of};
 use crate::files::DataDir;
 use crate::init::{Identities, identities, kubeconfigs};
 
@@ -36,16 +36,8 @@ pub(crate) struct ServerArgs {
     /// Of a RabbitMQ cluster several, with commas between: where one is lost, the next is tried.
     #[arg(long, env = "WARREN_BROKER", value_name = "URL")]
     pub(crate) broker: Option<String>,
-    /// What the queues of nodes, commands, requests, answers and dead letters are: quorum for a RabbitMQ cluster. One that is
-    /// there and is something else is replaced; what is in it is read first.
-    #[arg(
-        long,
-        env = "WARREN_BROKER_QUEUES",
-        value_name = "TYPE",
-        value_enum,
-        default_value = "classic"
-    )]
-    pub(crate) broker_queues: BrokerQueues,
+    #[command(flatten)]
+    pub(crate) queues: QueuesArgs,
     /// More names or addresses in the API's certificate.
     #[arg(long = "san", value_name = "NAME")]
     pub(crate) names: Vec<String>,
@@ -112,7 +104,7 @@ pub(crate) async fn start(
     if let Some(url) = &args.broker {
         let account = warren_broker::accounts::Account::Server;
         let broker = crate::accounts::broker_config(data, url, &account, "apiserver")?;
-        let queues = args.broker_queues.into();
+        let queues = args.queues.queue_type();
         config.broker = Some(warren_broker::BrokerConfig { queues, ..broker });
     }
     Server::start(config, tasks)

@@ -11,7 +11,7 @@ use warren_client::{Campaign, Connection, Leadership, Place};
 use warren_controllers::Config;
 use warren_process::{Metrics, Tasks, serve_metrics};
 
-use super::{BrokerQueues, CommonArgs};
+use super::{CommonArgs, QueuesArgs};
 use crate::files::DataDir;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -30,15 +30,8 @@ pub(crate) struct Args {
     /// Of a RabbitMQ cluster several, with commas between. Without it changes come by HTTP watch.
     #[arg(long, env = "WARREN_BROKER", value_name = "URL")]
     broker: Option<String>,
-    /// What the leader's queue is, as the API server is told for the others.
-    #[arg(
-        long,
-        env = "WARREN_BROKER_QUEUES",
-        value_name = "TYPE",
-        value_enum,
-        default_value = "classic"
-    )]
-    broker_queues: BrokerQueues,
+    #[command(flatten)]
+    queues: QueuesArgs,
     /// Requests go by the broker as well: neither a kubeconfig nor a way to the API is needed.
     #[arg(long, env = "WARREN_AMQP_ONLY", requires = "broker", conflicts_with_all = ["kubeconfig", "server"])]
     amqp_only: bool,
@@ -89,7 +82,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let host = crate::pki::hostname().unwrap_or_else(|| "localhost".to_owned());
         let identity = format!("{host}_{instance}");
         let broker = args.broker.as_deref().map(|url| {
-            let queues = args.broker_queues.into();
+            let queues = args.queues.queue_type();
             crate::accounts::fabric(&data, url, &account, "controllers", queues, &tasks)
         });
         let broker = broker.transpose()?;

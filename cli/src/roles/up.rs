@@ -174,7 +174,7 @@ fn fabrics(
 ) -> Result<Option<Fabrics>> {
     let Some(url) = &args.server.broker else { return Ok(None) };
     let fabric = |account: &Account, what: &str| -> Result<RabbitFabric> {
-        crate::accounts::fabric(data, url, account, what, args.server.broker_queues.into(), tasks)
+        crate::accounts::fabric(data, url, account, what, args.server.queues.queue_type(), tasks)
     };
     let nodes = fabric(&Account::Server, "up")?;
     let controllers = match crate::accounts::names_account(url) {

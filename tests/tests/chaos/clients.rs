@@ -4,10 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use http::{Method, Request};
-use http_body_util::BodyExt as _;
+use http::Method;
 use kube::Client;
-use kube::client::Body;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -112,19 +110,8 @@ pub async fn call(
     path: &str,
     body: &Value,
 ) -> Option<(u16, Value)> {
-    let kind = match method {
-        Method::PATCH => "application/json-patch+json",
-        _ => "application/json",
-    };
-    let bytes = if body.is_null() { vec![] } else { body.to_string().into_bytes() };
-    let request = Request::builder().method(method).uri(path).header("content-type", kind);
-    let request = request.body(Body::from(bytes)).ok()?;
-    let answer = async {
-        let answer = client.send(request).await.ok()?;
-        let status = answer.status().as_u16();
-        let bytes = answer.into_body().collect().await.ok()?.to_bytes();
-        Some((status, serde_json::from_slice(&bytes).ok()?))
-    };
+    let answer =
+        warren_tests::http::call(client, method, "application/json-patch+json", path, body);
     tokio::time::timeout(REQUEST, answer).await.ok()?
 }
 

@@ -2,16 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use http::Method;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use warren_tests::Role;
 use warren_tests::chaos::containers::{self, Event};
 use warren_tests::chaos::{State, Violation, Written, Wrong, worlds};
 use warren_tests::docker::BUSYBOX;
-use warren_tests::{Role, kubectl};
 
 use super::clients::{KINDS, Kind, call, revision};
 use super::follower::{Followed, states};
@@ -44,13 +43,23 @@ impl World {
 
         let report = self.report(took, &written, checked.undone, missing, told, &wrong, &starts);
         println!("{report}");
-        assert!(check.succeeded() && check.stdout.contains("whole"), "{}", check.told());
-        assert_eq!(rests, Ok(()), "the cluster comes to rest");
-        assert_eq!(*self.shared.strange.lock(), Vec::<String>::new());
-        assert_eq!(told.lock().strange, Vec::<String>::new());
-        assert_eq!(wrong, vec![]);
-        assert!(written.writes > 100, "too few writes");
-        assert!(told.lock().reader.messages > 100, "too few messages");
+        let strange = self.shared.strange.lock().clone();
+        let claims = [
+            (check.succeeded() && check.stdout.contains("whole"), check.told()),
+            (rests.is_ok(), format!("the cluster comes to rest: {rests:?}")),
+            (strange.is_empty(), format!("answers that nobody expects: {strange:#?}")),
+            (
+                told.lock().strange.is_empty(),
+                format!("the follower heard {:#?}", told.lock().strange),
+            ),
+            (wrong.is_empty(), format!("{wrong:#?}")),
+            (written.writes > 100, "too few writes".to_owned()),
+            (told.lock().reader.messages > 100, "too few messages".to_owned()),
+        ];
+        let failed: Vec<_> =
+            claims.into_iter().filter(|(holds, _)| !holds).map(|(_, why)| why).collect();
+        // With the report: it is read where only the failure is shown.
+        assert!(failed.is_empty(), "{}\n{report}", failed.join("\n"));
     }
 
     /// All that should run runs, once, where it should; nothing else does.
@@ -122,24 +131,7 @@ impl World {
 
     /// What the node itself says, at its port, to the API server only.
     fn runs_on(&self, node: &str) -> Result<Vec<String>, String> {
-        let object = self.cluster.object("node", "", node).ok_or("no such node")?;
-        let port = &object["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"];
-        let pki = self.cluster.data_dir().join("pki");
-        let mut curl = Command::new("curl");
-        curl.args(["--silent", "--show-error", "--fail", "--max-time", "5"]);
-        for (option, file) in [
-            ("--cacert", "ca.crt"),
-            ("--cert", "apiserver-node.crt"),
-            ("--key", "apiserver-node.key"),
-        ] {
-            curl.arg(option).arg(pki.join(file));
-        }
-        curl.arg(format!("https://127.0.0.1:{port}/stats/summary?node={node}"));
-        let output = kubectl::run(curl, None);
-        if !output.succeeded() {
-            return Err(output.told());
-        }
-        let summary = output.json();
+        let summary = self.cluster.summary(node)?.json();
         let pods = summary["pods"].as_array().into_iter().flatten();
         Ok(pods.map(|pod| text(&pod["podRef"]["uid"])).collect())
     }

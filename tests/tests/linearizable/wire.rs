@@ -20,17 +20,7 @@ pub async fn call(
     path: &str,
     body: &Value,
 ) -> Option<(u16, Value)> {
-    let bytes = if body.is_null() { vec![] } else { body.to_string().into_bytes() };
-    let media_type = match method {
-        Method::PATCH => "application/merge-patch+json",
-        _ => "application/json",
-    };
-    let request = Request::builder().method(method).uri(path);
-    let request = request.header("content-type", media_type).body(Body::from(bytes)).unwrap();
-    let answer = client.send(request).await.ok()?;
-    let status = answer.status().as_u16();
-    let bytes = answer.into_body().collect().await.ok()?.to_bytes();
-    Some((status, serde_json::from_slice(&bytes).ok()?))
+    warren_tests::http::call(client, method, "application/merge-patch+json", path, body).await
 }
 
 /// The lines of a watch, until it ends or breaks. An answer that is no stream is its status and body.

@@ -77,6 +77,17 @@ fn web(image: &str) -> String {
     pod(spec, json!({})).to_string()
 }
 
+/// A pod of the API ran; the API is away, and alice has asked for the pod's end.
+async fn deleted_alone() -> (Place, World, (String, String)) {
+    let place = Place::new();
+    let world = place.agent(true).await;
+    place.api.apply(serde_json::from_str(&web("i:1")).unwrap());
+    let old = world.runs("i:1").await;
+    place.api.set_down(true);
+    world.fabric.command(r#"{"action":"delete","podname":"web"}"#, Some("alice"), None);
+    (place, world, old)
+}
+
 fn created_by_alice(log: &[String]) -> usize {
     log.iter().filter(|l| *l == "create default/web by system:broker:alice").count()
 }
@@ -152,12 +163,7 @@ async fn what_the_api_refuses_is_stopped_and_told() {
 
 #[tokio::test]
 async fn a_pod_of_the_api_is_ended_alone_and_another_takes_its_name() {
-    let place = Place::new();
-    let world = place.agent(true).await;
-    place.api.apply(serde_json::from_str(&web("i:1")).unwrap());
-    let old = world.runs("i:1").await;
-    place.api.set_down(true);
-    world.fabric.command(r#"{"action":"delete","podname":"web"}"#, Some("alice"), None);
+    let (place, world, old) = deleted_alone().await;
     world.fabric.command(&web("i:2"), Some("alice"), None);
     let new = world.runs("i:2").await;
     assert_ne!(new.0, old.0);
@@ -183,12 +189,7 @@ async fn a_pod_of_the_api_is_ended_alone_and_another_takes_its_name() {
 
 #[tokio::test]
 async fn an_end_that_the_api_refuses_is_undone() {
-    let place = Place::new();
-    let world = place.agent(true).await;
-    place.api.apply(serde_json::from_str(&web("i:1")).unwrap());
-    let old = world.runs("i:1").await;
-    place.api.set_down(true);
-    world.fabric.command(r#"{"action":"delete","podname":"web"}"#, Some("alice"), None);
+    let (place, world, old) = deleted_alone().await;
     world.nothing_runs().await;
     place.api.refuse_deletions("it is protected");
     place.api.set_down(false);
