@@ -44,17 +44,18 @@ impl World {
         let report = self.report(took, &written, checked.undone, missing, told, &wrong, &starts);
         println!("{report}");
         let strange = self.shared.strange.lock().clone();
+        let (heard_strange, messages) = {
+            let told = told.lock();
+            (told.strange.clone(), told.reader.messages)
+        };
         let claims = [
             (check.succeeded() && check.stdout.contains("whole"), check.told()),
             (rests.is_ok(), format!("the cluster comes to rest: {rests:?}")),
             (strange.is_empty(), format!("answers that nobody expects: {strange:#?}")),
-            (
-                told.lock().strange.is_empty(),
-                format!("the follower heard {:#?}", told.lock().strange),
-            ),
+            (heard_strange.is_empty(), format!("the follower heard {heard_strange:#?}")),
             (wrong.is_empty(), format!("{wrong:#?}")),
             (written.writes > 100, "too few writes".to_owned()),
-            (told.lock().reader.messages > 100, "too few messages".to_owned()),
+            (messages > 100, "too few messages".to_owned()),
         ];
         let failed: Vec<_> =
             claims.into_iter().filter(|(holds, _)| !holds).map(|(_, why)| why).collect();
