@@ -36,7 +36,7 @@ const PODS_CHANGED: usize = 500;
 const WARM: usize = 9_000;
 /// Requests that are made at once, so that the load generator stays small.
 const CHUNK: usize = 10_000;
-const CONFIRMED: &str = "warren_broker_confirmed_total";
+const CONFIRMED: &str = "warren_fabric_confirmed_total";
 const SAMPLE_EVERY: Duration = Duration::from_millis(200);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Memory is flat where it stays, while a backlog grows and is drained, below this many times what it was before.
@@ -168,7 +168,7 @@ async fn change(client: &Client, first: usize, count: usize) -> Result<Sample> {
 
 /// The broker takes no connections any more, and has none of the server's.
 async fn cut(rabbit: &RabbitMq, client: &Client) -> Result<()> {
-    let lost = "warren_broker_disconnects_total";
+    let lost = "warren_fabric_disconnects_total";
     let before = client.metric(lost).await?;
     rabbit.ctl(&["suspend_listeners"]).await?;
     rabbit.ctl(&["close_all_user_connections", "server", "the benchmark cuts it off"]).await?;

@@ -1,6 +1,7 @@
-//! docs/metrics.md names every metric that is served, and no other.
+//! docs/metrics.md names every metric that is served, and no other; the benchmark asks for none but these.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -25,6 +26,25 @@ async fn of_controllers(port: u16) -> String {
     let mut page = String::new();
     stream.read_to_string(&mut page).await.unwrap();
     page
+}
+
+/// The metrics that stand as literals in a folder's sources.
+fn asked_for(folder: &Path) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(asked_for(&path));
+            continue;
+        }
+        let source = std::fs::read_to_string(&path).unwrap();
+        let literals = source.split('"').filter(|literal| {
+            let prefixed = literal.starts_with("warren_") || literal.starts_with("apiserver_");
+            prefixed && literal.bytes().all(|b| b == b'_' || b.is_ascii_lowercase())
+        });
+        all.extend(literals.map(str::to_owned));
+    }
+    all
 }
 
 pub async fn all_are_in_the_page(world: &World) {
@@ -64,6 +84,11 @@ pub async fn all_are_in_the_page(world: &World) {
         missing.join("\n"),
         gone.join("\n")
     );
+
+    let asked = asked_for(&Path::new(env!("CARGO_MANIFEST_DIR")).join("bench"));
+    assert!(asked.contains("warren_relay_cursor"), "{asked:?}");
+    let unknown: Vec<_> = asked.iter().filter(|name| !seen.contains_key(*name)).collect();
+    assert!(unknown.is_empty(), "the benchmark reads {unknown:?}, which nobody serves");
 
     // Of what was written to bring the cluster up.
     for name in [
