@@ -67,7 +67,7 @@ impl Shared {
     ) -> Result<(), HistoryError> {
         let until = self.visible();
         self.with_reader(|connection| {
-            let sql = "SELECT rv, resource, length(CAST(body AS BLOB)), time_ms FROM journal
+            let sql = "SELECT rv, resource, length(body), time_ms FROM journal
                  WHERE rv > ?1 AND rv <= ?2 AND deferred = 0 ORDER BY rv";
             let mut statement = connection.prepare(sql)?;
             let mut rows = statement.query((signed(after), signed(until)))?;
