@@ -27,7 +27,6 @@ async fn main() {
     config.broker = std::env::args().nth(2).map(|url| BrokerConfig {
         url: url.parse().expect("the broker's address"),
         name: "standalone".to_owned(),
-        ca_pem: None,
         queues: QueueType::default(),
     });
     let tasks = Tasks::new();

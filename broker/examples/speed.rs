@@ -96,7 +96,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = BrokerConfig {
         url: url.parse()?,
         name: "speed".to_owned(),
-        ca_pem: None,
         queues: QueueType::default(),
     };
     let account = config.url.account().to_owned();

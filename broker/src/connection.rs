@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures::{Future, StreamExt};
 use lapin::options::{BasicQosOptions, ConfirmSelectOptions};
-use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream, OwnedTLSConfig};
+use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream};
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use tokio::sync::watch;
@@ -143,8 +143,6 @@ pub struct BrokerConfig {
     pub queues: QueueType,
     /// Shown in the management page, with what the connection is for: `agent rabbit-1`.
     pub name: String,
-    /// The certificates (PEM) that the broker's is to be checked against, once the client speaks TLS.
-    pub ca_pem: Option<String>,
 }
 
 type Replayed = Pin<Box<dyn Future<Output = Result<(), BrokerError>> + Send>>;
@@ -435,7 +433,6 @@ impl Mender {
         let runtime = lapin::runtime::default_runtime().context("start", "the client")?;
         let name = format!("{} ({})", self.config.name, self.purpose.what);
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        let tls = OwnedTLSConfig { identity: None, cert_chain: self.config.ca_pem.clone() };
         // A second handle to the socket ends lapin's thread where the broker accepts and then says nothing.
         let handle: Arc<parking_lot::Mutex<Option<std::net::TcpStream>>> = Arc::default();
         let keep = Arc::clone(&handle);
@@ -444,8 +441,7 @@ impl Mender {
             uri,
             runtime,
             async move |uri: AMQPUri, runtime| {
-                let plain = AMQPUri { scheme: AMQPScheme::AMQP, ..uri.clone() };
-                let connect = plain.connect_with_config_async(tls.as_ref(), &runtime);
+                let connect = uri.connect_async(&runtime);
                 let connected = tokio::time::timeout(CALL_TIMEOUT, connect).await;
                 let stream =
                     connected.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
@@ -455,12 +451,7 @@ impl Mender {
                     socket.set_nodelay(true)?;
                     *keep.lock() = Some(socket);
                 }
-                match uri.scheme {
-                    AMQPScheme::AMQP => Ok(stream),
-                    AMQPScheme::AMQPS => {
-                        Ok(stream.into_tls(&uri.authority.host, tls.as_ref()).await?)
-                    }
-                }
+                Ok(stream)
             },
             properties,
         );

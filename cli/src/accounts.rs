@@ -52,7 +52,6 @@ pub(crate) fn broker_config(
         url: complete(data, url, account)?,
         queues: QueueType::default(),
         name: what.to_owned(),
-        ca_pem: None,
     })
 }
 

@@ -183,7 +183,6 @@ impl World {
         let config = BrokerConfig {
             url,
             name: "a client".to_owned(),
-            ca_pem: None,
             queues: QueueType::default(),
         };
         warren_client::over_amqp(RabbitFabric::new(config, "server", &self.tasks).api())

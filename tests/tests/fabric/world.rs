@@ -150,7 +150,6 @@ pub fn config(rabbit: &RabbitMq, account: &str, name: &str) -> BrokerConfig {
     BrokerConfig {
         url: rabbit.amqp_url(account).parse().unwrap(),
         name: name.to_owned(),
-        ca_pem: None,
         queues: QueueType::default(),
     }
 }
