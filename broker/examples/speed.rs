@@ -93,11 +93,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     bare(&url, &queue).await?;
 
     let tasks = Tasks::new();
-    let config = BrokerConfig {
-        url: url.parse()?,
-        name: "speed".to_owned(),
-        queues: QueueType::default(),
-    };
+    let config =
+        BrokerConfig { url: url.parse()?, name: "speed".to_owned(), queues: QueueType::default() };
     let account = config.url.account().to_owned();
     let server = ServerLink::start(config.clone(), &tasks);
     let node = NodeName(queue.as_str().into());

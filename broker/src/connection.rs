@@ -29,7 +29,7 @@ use crate::topology::QueueType;
 /// For TCP, TLS and AMQP's handshake together, and for each call after it.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Both sides give up a connection after two of these without a byte.
-const HEARTBEAT_SECONDS: u16 = 10;
+pub(crate) const HEARTBEAT_SECONDS: u16 = 10;
 /// A reader's connection that answers nothing for so long is lost: readers are told within two seconds, also of a broker
 /// that hangs or is cut off, where TCP says nothing. One small call a second, and only where nothing else comes.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);

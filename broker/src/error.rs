@@ -13,6 +13,8 @@ pub enum BrokerError {
     Publish { exchange: String, key: String, reason: String },
     #[error("the broker is out of reach: {0}")]
     Disconnected(String),
+    #[error("the queue {0:?} is read by somebody else, and is not replaced until that ends")]
+    InUse(String),
     #[error("{0}: the broker's answer goes to a queue of one's own, not to {1:?}")]
     ReservedReply(&'static str, String),
 }

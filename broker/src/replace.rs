@@ -3,7 +3,7 @@
 //! AMQP cannot change or rename a queue, and a message that somebody else published cannot be published again with its
 //! `user_id`. So what is shared is replaced by its own reader: another queue takes what comes ([`Topology::in_between`]), the
 //! reader empties the old one as it reads ever ([`settle`], [`retire`]), the new one is declared, and the one in between is
-//! emptied in turn. Whatever is killed meanwhile, the next `settle` goes on from what it finds. Nothing is lost; what comes
+//! emptied in turn ([`replace`]). Whatever is killed meanwhile, the next `settle` goes on from what it finds. Nothing is lost; what comes
 //! while two queues are bound comes twice, which readers of commands and requests know by its id or content.
 
 use std::time::Duration;
@@ -11,8 +11,9 @@ use std::time::Duration;
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable, LongString};
 use lapin::{BasicProperties, Channel, Confirmation};
+use tokio::time::Instant;
 
-use crate::connection::Live;
+use crate::connection::{HEARTBEAT_SECONDS, Live};
 use crate::declare::{self, PRECONDITION_FAILED};
 use crate::error::BrokerError;
 use crate::status::add;
@@ -22,13 +23,16 @@ use crate::topology::{self, QueueType, Topology};
 const REPLACED: &str = "the node's queue was replaced before the node had read this; send it again";
 /// A queue in use by somebody is looked at again after this.
 const IN_USE_PAUSE: Duration = Duration::from_millis(100);
+/// What a connection of ours that was killed or cut off reads is read no more within two heartbeats; who reads it still is
+/// somebody else.
+const IN_USE_WITHIN: Duration = Duration::from_secs(2 * HEARTBEAT_SECONDS as u64);
 
 /// A queue to which nothing is routed any more, but by its name.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Old {
-    pub(crate) queue: String,
+struct Old {
+    queue: String,
     /// Where its messages belong now.
-    pub(crate) into: String,
+    into: String,
     is_classic: bool,
     is_in_between: bool,
 }
@@ -62,8 +66,38 @@ pub(crate) fn next(found: Found, in_between: bool) -> Step {
     }
 }
 
+/// Who reads a shared queue, and so replaces it.
+pub(crate) trait Empties {
+    type Error: From<BrokerError>;
+
+    /// Takes one message after another until none waits, each settled before the next.
+    fn empty(
+        &mut self,
+        live: &Live,
+        channel: &Channel,
+        queue: &str,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send;
+}
+
+/// The queue as it should be; what waits in one of another type is read first.
+pub(crate) async fn replace<R: Empties>(
+    live: &Live,
+    wanted: &Topology,
+    queues: QueueType,
+    reader: &mut R,
+) -> Result<(), R::Error> {
+    while let Some(old) = settle(live, wanted, queues).await? {
+        // RabbitMQ 3.10 fails on a channel that has known a queue of the same name and another type.
+        let channel = live.channel().await?;
+        reader.empty(live, &channel, &old.queue).await?;
+        let _ = channel.close(200, "".into()).await;
+        retire(live, &old).await?;
+    }
+    Ok(())
+}
+
 /// Sees to one queue and its bindings. `Some`: empty that queue, [`retire`] it, and call again.
-pub(crate) async fn settle(
+async fn settle(
     live: &Live,
     wanted: &Topology,
     queues: QueueType,
@@ -152,11 +186,15 @@ fn verdict(counts: Option<(u32, u32)>) -> Retired {
     }
 }
 
-/// The same for a queue of whose readers there can be one only, ourselves: an earlier connection of ours, perhaps of a process
-/// that was killed or cut off, which the broker gives up within two heartbeats.
-pub(crate) async fn retire(live: &Live, old: &Old) -> Result<(), BrokerError> {
+/// The same for a queue that nobody should read but ourselves: an earlier connection of ours, perhaps of a process that was
+/// killed or cut off, is waited for. Of anybody else it is an error: whoever calls begins anew after a pause.
+async fn retire(live: &Live, old: &Old) -> Result<(), BrokerError> {
+    let since = Instant::now();
     while try_retire(live, old).await? == Retired::InUse {
-        tracing::debug!(queue = %old.queue, "read by somebody still");
+        if since.elapsed() >= IN_USE_WITHIN {
+            tracing::warn!(queue = %old.queue, "read by somebody else; not replaced until that ends");
+            return Err(BrokerError::InUse(old.queue.clone()));
+        }
         tokio::time::sleep(IN_USE_PAUSE).await;
     }
     Ok(())

@@ -25,6 +25,7 @@ use crate::dedup::{Deduplicator, Fingerprint, Said, fingerprint};
 use crate::envelope::{Incoming, decode, is_imitation};
 use crate::error::BrokerError;
 use crate::publish::Publisher;
+use crate::replace::Empties;
 use crate::status::{Dead, Metrics, add, sub};
 use crate::topology::{self, EVENTS, QueueType, Topology};
 use crate::{Ack, Delivery, Heads, ReplyTo, Stream, declare, replace};
@@ -144,7 +145,7 @@ impl Drop for Session {
 /// The reader is gone.
 struct Gone;
 
-enum End {
+pub(crate) enum End {
     Gone,
     Lost(String),
     /// What is read is not declared (yet).
@@ -303,7 +304,11 @@ impl Session {
         live.call("set the prefetch", "", qos).await?;
         if let Some((declared, queue, queues)) = self.source.shared() {
             wait_for(live, &declared, &self.out).await?;
-            self.settle(live, queue, queues).await?;
+            let (wanted, out) = (topology::shared(queues).only(queue), self.out.clone());
+            tokio::select! {
+                replaced = replace::replace(live, &wanted, queues, self) => replaced?,
+                () = out.closed() => return Err(End::Gone),
+            }
         }
         let queue = match &self.source {
             Source::Node { queue } => queue.clone(),
@@ -393,38 +398,6 @@ impl Session {
         }
     }
 
-    /// The queue as it should be; what waits in one of another type is read first.
-    async fn settle(&mut self, live: &Live, queue: &str, queues: QueueType) -> Result<(), End> {
-        let wanted = topology::shared(queues).only(queue);
-        while let Some(old) = replace::settle(live, &wanted, queues).await? {
-            // RabbitMQ 3.10 fails on a channel that has known a queue of the same name and another type.
-            let channel = live.channel().await?;
-            self.empty(live, &channel, &old.queue).await?;
-            let _ = channel.close(200, "".into()).await;
-            replace::retire(live, &old).await?;
-        }
-        Ok(())
-    }
-
-    /// One after another until none waits, each settled before the next.
-    async fn empty(&mut self, live: &Live, channel: &Channel, queue: &str) -> Result<(), End> {
-        let out = self.out.clone();
-        while let Some(message) = replace::get(live, channel, queue).await? {
-            self.delivered(channel, queue, message).await?;
-            while !self.held.is_empty() {
-                tokio::select! {
-                    () = live.ended() => return Err(End::Lost(live.reason())),
-                    Some(tell) = self.told.recv() => self.told(channel, queue, tell).await?,
-                    () = tokio::time::sleep(RETURN_AFTER), if !self.returning.is_empty() => {
-                        self.returned(channel).await?;
-                    }
-                    () = out.closed() => return Err(End::Gone),
-                }
-            }
-        }
-        Ok(())
-    }
-
     async fn relist(&mut self, relist: Relist) -> Result<(), Gone> {
         if let Some(last) = self.last_relist {
             tokio::time::sleep(RELIST_PAUSE.saturating_sub(last.elapsed())).await;
@@ -438,6 +411,26 @@ impl Session {
 
     async fn send(&mut self, delivery: Delivery) -> Result<(), Gone> {
         self.out.send(delivery).await.map_err(|_| Gone)
+    }
+}
+
+impl Empties for Session {
+    type Error = End;
+
+    async fn empty(&mut self, live: &Live, channel: &Channel, queue: &str) -> Result<(), End> {
+        while let Some(message) = replace::get(live, channel, queue).await? {
+            self.delivered(channel, queue, message).await?;
+            while !self.held.is_empty() {
+                tokio::select! {
+                    () = live.ended() => return Err(End::Lost(live.reason())),
+                    Some(tell) = self.told.recv() => self.told(channel, queue, tell).await?,
+                    () = tokio::time::sleep(RETURN_AFTER), if !self.returning.is_empty() => {
+                        self.returned(channel).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -180,11 +180,8 @@ impl World {
     /// By way of `warren.api`.
     fn client_by_broker(&self) -> kube::Client {
         let url = self.rabbit.amqp_url("admin").parse().unwrap();
-        let config = BrokerConfig {
-            url,
-            name: "a client".to_owned(),
-            queues: QueueType::default(),
-        };
+        let config =
+            BrokerConfig { url, name: "a client".to_owned(), queues: QueueType::default() };
         warren_client::over_amqp(RabbitFabric::new(config, "server", &self.tasks).api())
     }
 

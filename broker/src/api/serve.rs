@@ -116,13 +116,7 @@ impl State<'_> {
         let channel = live.channel().await?;
         let queues = self.service.queues;
         let wanted = topology::shared(queues).only(topology::API);
-        while let Some(old) = replace::settle(live, &wanted, queues).await? {
-            // RabbitMQ 3.10 fails on a channel that has known a queue of the same name and another type.
-            let empties = live.channel().await?;
-            self.empty(live, &empties, &old.queue).await?;
-            let _ = empties.close(200, "".into()).await;
-            replace::retire(live, &old).await?;
-        }
+        replace::replace(live, &wanted, queues, self).await?;
         let qos = channel.basic_qos(PREFETCH, BasicQosOptions::default());
         live.call("set the prefetch", topology::API, qos).await?;
         let consume = channel.basic_consume(
@@ -149,26 +143,6 @@ impl State<'_> {
                 },
             }
         }
-    }
-
-    /// One after another until none waits, each answered before the next.
-    async fn empty(
-        &mut self,
-        live: &Live,
-        channel: &Channel,
-        queue: &str,
-    ) -> Result<(), BrokerError> {
-        while let Some(message) = replace::get(live, channel, queue).await? {
-            self.arrived(message);
-            while !self.doing.is_empty() || !self.sending.is_empty() {
-                tokio::select! {
-                    () = live.ended() => return Err(BrokerError::Disconnected(live.reason())),
-                    Some(done) = self.doing.join_next(), if !self.doing.is_empty() => self.finished(done),
-                    Some(_) = self.sending.join_next(), if !self.sending.is_empty() => {}
-                }
-            }
-        }
-        Ok(())
     }
 
     fn arrived(&mut self, mut message: Message) {
@@ -261,6 +235,29 @@ impl State<'_> {
             // Of a connection that is no more, the broker brings it again.
             let _ = acker.ack(BasicAckOptions::default()).await;
         });
+    }
+}
+
+impl replace::Empties for State<'_> {
+    type Error = BrokerError;
+
+    async fn empty(
+        &mut self,
+        live: &Live,
+        channel: &Channel,
+        queue: &str,
+    ) -> Result<(), BrokerError> {
+        while let Some(message) = replace::get(live, channel, queue).await? {
+            self.arrived(message);
+            while !self.doing.is_empty() || !self.sending.is_empty() {
+                tokio::select! {
+                    () = live.ended() => return Err(BrokerError::Disconnected(live.reason())),
+                    Some(done) = self.doing.join_next(), if !self.doing.is_empty() => self.finished(done),
+                    Some(_) = self.sending.join_next(), if !self.sending.is_empty() => {}
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use hyper::Method;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -64,6 +65,44 @@ async fn queues_become_of_another_type() {
         }
         becomes(&rabbit, &journal, queues, &mut said).await;
     }
+}
+
+/// Somebody looks at a queue that is to be replaced, and may have a message in hand.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_somebody_else_reads_is_replaced_when_that_ends() {
+    let _one = ONE.lock().await;
+    let rabbit = RabbitMq::start().await.unwrap();
+    let journal: Arc<Journal> = Arc::default();
+    let world = World::of_type(&rabbit, Arc::clone(&journal), QueueType::Classic);
+    all_are(&rabbit, &world, "classic").await;
+    drop(world);
+    nobody_reads(&rabbit).await;
+    let url = rabbit.amqp_url("admin");
+    let other = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
+    let looks = other.create_channel().await.unwrap();
+    let queue = "warren.commands".into();
+    let _consumer = looks
+        .basic_consume(queue, "".into(), BasicConsumeOptions::default(), FieldTable::default())
+        .await
+        .unwrap();
+    let world = World::of_type(&rabbit, Arc::clone(&journal), QueueType::Quorum);
+    let commands = world.record_all(world.server.commands().await);
+    let refused =
+        |got: &Got| matches!(got, Got::Down(why) if why.contains("read by somebody else"));
+    eventually("it says why nothing is read", async || {
+        commands.all().iter().any(refused).then_some(())
+    })
+    .await;
+    other.close(200, "".into()).await.unwrap();
+    let by = json!({"user_id": "admin", "message_id": "last"});
+    assert!(rabbit.publish("warren.commands", "apply", "last", by).await.unwrap());
+    let wanted = BTreeSet::from(["last".to_owned()]);
+    commands.until("the command", |all| commands_of(all) == wanted).await;
+    eventually("it is replaced", async || {
+        let found = self::queue(&rabbit, "warren.commands").await?;
+        (found["type"] == "quorum").then_some(())
+    })
+    .await;
 }
 
 /// Nobody would read those that are left, and the broker would keep what comes for each.
