@@ -336,6 +336,13 @@ impl Reader {
         (!gaps.is_empty()).then_some(Relist { streams: gaps, at_least: at, reason: reason::GAP })
     }
 
+    /// The same while the connection is away; what was not enough is made up for by the list that it begins with.
+    pub fn listed_away(&mut self, streams: &[Stream], at: Revision) {
+        if self.listed(streams, at).is_some() {
+            self.unsure();
+        }
+    }
+
     /// A delivered event is confirmed.
     pub fn confirmed(&mut self, revision: Revision) {
         self.open.remove(&revision);

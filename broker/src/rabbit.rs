@@ -177,7 +177,8 @@ pub(crate) async fn start(
     users: Arc<()>,
 ) -> Box<dyn Subscriber> {
     let (out, deliveries) = mpsc::channel(BUFFER);
-    // Bounded by what is delivered and not settled, which is the prefetch.
+    // What is delivered and not settled, which is the prefetch; and lists, of which the reader makes one after another while
+    // the session takes them in, with a connection or without. A handle that is dropped cannot wait for room.
     let told = mpsc::unbounded_channel();
     let tell = told.0.clone();
     let session =

@@ -218,11 +218,17 @@ impl Session {
         let mut attempt = 0;
         let mut told_down = false;
         loop {
-            let out = self.out.clone();
-            let live = tokio::select! {
-                live = self.link.live() => live,
-                () = out.closed() => return,
-                reason = down(&self.link), if !told_down => {
+            let link = self.link.clone();
+            let next = async {
+                tokio::select! {
+                    live = link.live() => Ok(live),
+                    reason = down(&link), if !told_down => Err(reason),
+                }
+            };
+            let live = match self.away(next).await {
+                None => return,
+                Some(Ok(live)) => live,
+                Some(Err(reason)) => {
                     told_down = true;
                     if self.out.send(Delivery::Down { reason }).await.is_err() {
                         return;
@@ -260,10 +266,23 @@ impl Session {
                     tracing::warn!(%reason, retry_ms, "no queue to read from");
                 }
                 attempt += 1;
-                tokio::select! {
-                    () = tokio::time::sleep(wait) => {}
-                    () = out.closed() => return,
+                if self.away(tokio::time::sleep(wait)).await.is_none() {
+                    return;
                 }
+            }
+        }
+    }
+
+    /// Until then nothing is read, but the reader may list by another way, and says so each time. `None`: it is gone.
+    async fn away<T>(&mut self, until: impl Future<Output = T>) -> Option<T> {
+        tokio::pin!(until);
+        let out = self.out.clone();
+        loop {
+            tokio::select! {
+                biased;
+                value = &mut until => return Some(value),
+                Some(tell) = self.told.recv() => self.told_away(tell),
+                () = out.closed() => return None,
             }
         }
     }
@@ -455,3 +474,6 @@ async fn down(link: &Link) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

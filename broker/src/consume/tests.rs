@@ -113,6 +113,20 @@ fn a_listing_says_what_must_follow() {
 }
 
 #[test]
+fn a_list_while_the_connection_is_away_counts() {
+    let next = |listed: u64| {
+        let mut reader = Reader::new(node());
+        reader.connected("start");
+        assert_eq!(reader.event(&event(1, 12, &[("a", 11)])), Verdict::Apply);
+        reader.listed_away(&[], Revision(listed));
+        reader.reconnected().as_ref().map(show_relist)
+    };
+    assert_eq!(next(11), None);
+    // What came before the event is not in the list.
+    assert_eq!(next(10).as_deref(), Some("relist [] from 0: reconnected"));
+}
+
+#[test]
 fn what_is_not_confirmed_comes_again() {
     let mut reader = Reader::new(node());
     reader.connected("start");

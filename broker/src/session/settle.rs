@@ -134,6 +134,13 @@ impl Session {
         Ok(())
     }
 
+    /// Without a connection nothing is to be settled, and heads say nothing of what was lost with it.
+    pub(super) fn told_away(&mut self, tell: Tell) {
+        if let (Tell::Listed { streams, at }, Some(reader)) = (tell, &mut self.reader) {
+            reader.listed_away(&streams, at);
+        }
+    }
+
     pub(super) fn give_back(&mut self, tag: u64) {
         add(&self.metrics.returned, 1);
         self.returning.push(tag);
