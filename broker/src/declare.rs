@@ -5,7 +5,6 @@ use lapin::Channel;
 use lapin::options::{
     ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
-use lapin::types::FieldTable;
 
 use crate::connection::Live;
 use crate::error::BrokerError;
@@ -13,10 +12,6 @@ use crate::topology::{Queue, Topology};
 
 /// Calls under way at once on one channel.
 const CONCURRENCY: usize = 8;
-/// AMQP's PRECONDITION_FAILED: it is there with other arguments.
-pub(crate) const PRECONDITION_FAILED: u16 = 406;
-/// AMQP's NOT_FOUND.
-const NOT_FOUND: u16 = 404;
 
 /// Idempotent. A failed call closes its channel, so it takes one of its own.
 pub(crate) async fn declare(live: &Live, topology: &Topology) -> Result<(), BrokerError> {
@@ -79,7 +74,7 @@ pub(crate) async fn declare_shared(live: &Live, topology: &Topology) -> Result<(
     declare(live, &exchanges).await?;
     for queue in &topology.queues {
         match declare(live, &topology.only(&queue.name)).await {
-            Err(error) if error.code() == Some(PRECONDITION_FAILED) => {
+            Err(error) if error.is_other() => {
                 let error = error.report();
                 tracing::debug!(queue = %queue.name, %error, "to be replaced");
             }
@@ -87,22 +82,6 @@ pub(crate) async fn declare_shared(live: &Live, topology: &Topology) -> Result<(
         }
     }
     Ok(())
-}
-
-/// Messages that wait and consumers; `None` where there is no such queue.
-pub(crate) async fn counts(live: &Live, queue: &str) -> Result<Option<(u32, u32)>, BrokerError> {
-    let channel = live.channel().await?;
-    let options = QueueDeclareOptions { passive: true, ..Default::default() };
-    let declare = channel.queue_declare(queue.into(), options, FieldTable::default());
-    match live.call("look at the queue", queue, declare).await {
-        Ok(queue) => {
-            let counts = (queue.message_count(), queue.consumer_count());
-            let _ = channel.close(200, "".into()).await;
-            Ok(Some(counts))
-        }
-        Err(error) if error.code() == Some(NOT_FOUND) => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 /// From now on nothing is routed to it but by its name. What is not bound is no error: RabbitMQ answers so.

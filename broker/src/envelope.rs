@@ -219,7 +219,7 @@ fn number(value: u64) -> AMQPValue {
     AMQPValue::LongLongInt(i64::try_from(value).unwrap_or(i64::MAX))
 }
 
-fn text(value: &str) -> AMQPValue {
+pub(crate) fn text(value: &str) -> AMQPValue {
     AMQPValue::LongString(LongString::from(value))
 }
 
@@ -256,7 +256,7 @@ fn read_text<'a>(headers: &'a FieldTable, header: &'static str) -> Result<&'a st
         .ok_or(EnvelopeError::Header { header, reason: "must be text in UTF-8" })
 }
 
-fn to_text(value: &AMQPValue) -> Option<&str> {
+pub(crate) fn to_text(value: &AMQPValue) -> Option<&str> {
     match value {
         AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
         AMQPValue::ShortString(text) => Some(text.as_str()),

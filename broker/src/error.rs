@@ -1,5 +1,9 @@
 //! What can go wrong between us and the broker.
 
+/// AMQP's reply codes.
+pub(crate) const NOT_FOUND: u16 = 404;
+const PRECONDITION_FAILED: u16 = 406;
+
 /// The source is never in Display where the variant has one; [`BrokerError::report`] gives both.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum BrokerError {
@@ -28,13 +32,26 @@ impl BrokerError {
         }
     }
 
-    /// The AMQP reply code, where the broker gave one: 404 for what is missing, 406 for other arguments than before.
-    pub(crate) fn code(&self) -> Option<u16> {
+    pub(crate) fn is_missing(&self) -> bool {
+        self.code() == Some(NOT_FOUND)
+    }
+
+    /// It is there, but not as was asked for: with other arguments, or not empty.
+    pub(crate) fn is_other(&self) -> bool {
+        self.code() == Some(PRECONDITION_FAILED)
+    }
+
+    fn code(&self) -> Option<u16> {
         let BrokerError::Rpc { source, .. } = self else { return None };
-        match source.kind() {
-            lapin::ErrorKind::ProtocolError(error) => Some(error.get_id()),
-            _ => None,
-        }
+        code(source)
+    }
+}
+
+/// The AMQP reply code, where the broker gave one.
+pub(crate) fn code(error: &lapin::Error) -> Option<u16> {
+    match error.kind() {
+        lapin::ErrorKind::ProtocolError(error) => Some(error.get_id()),
+        _ => None,
     }
 }
 

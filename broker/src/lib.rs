@@ -17,6 +17,7 @@ mod fabric;
 pub mod fallback;
 pub mod heads;
 mod leader;
+mod letter;
 mod look;
 mod publish;
 mod rabbit;

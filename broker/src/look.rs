@@ -18,8 +18,6 @@ use crate::topology;
 /// For all queues together. One takes well under a millisecond, so it does for some thousands; who was left out comes first
 /// the next time.
 const WITHIN: Duration = Duration::from_secs(1);
-/// AMQP's NOT_FOUND.
-const NOT_FOUND: u16 = 404;
 
 /// A queue, as the broker counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,20 +47,40 @@ struct Look<'a> {
 
 impl Look<'_> {
     async fn at(&mut self, queue: &str) -> Result<Option<QueueDepth>, BrokerError> {
-        let passive = QueueDeclareOptions { passive: true, ..Default::default() };
-        let declare = self.channel.queue_declare(queue.into(), passive, FieldTable::default());
-        match self.live.call("look at the queue", queue, declare).await {
-            Ok(queue) => Ok(Some(QueueDepth {
-                messages: queue.message_count(),
-                consumers: queue.consumer_count(),
-            })),
-            Err(error) if error.code() == Some(NOT_FOUND) => {
-                self.channel = self.live.channel().await?;
-                Ok(None)
-            }
-            Err(error) => Err(error),
+        let depth = look_at(self.live, &self.channel, queue).await?;
+        if depth.is_none() {
+            self.channel = self.live.channel().await?;
         }
+        Ok(depth)
     }
+}
+
+/// `None` where there is no such queue; the broker has closed the channel then.
+async fn look_at(
+    live: &Live,
+    channel: &Channel,
+    queue: &str,
+) -> Result<Option<QueueDepth>, BrokerError> {
+    let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+    let declare = channel.queue_declare(queue.into(), passive, FieldTable::default());
+    match live.call("look at the queue", queue, declare).await {
+        Ok(queue) => {
+            let (messages, consumers) = (queue.message_count(), queue.consumer_count());
+            Ok(Some(QueueDepth { messages, consumers }))
+        }
+        Err(error) if error.is_missing() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Of one queue; `None` where there is none of this name.
+pub(crate) async fn depth(live: &Live, queue: &str) -> Result<Option<QueueDepth>, BrokerError> {
+    let channel = live.channel().await?;
+    let depth = look_at(live, &channel, queue).await?;
+    if depth.is_some() {
+        let _ = channel.close(200, "".into()).await;
+    }
+    Ok(depth)
 }
 
 impl ServerLink {

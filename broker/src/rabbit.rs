@@ -13,8 +13,9 @@ use warren_process::Tasks;
 
 use crate::api::ApiLink;
 use crate::connection::{BrokerConfig, Link, Purpose};
+use crate::letter::DeadLetters;
 use crate::publish::Publisher;
-use crate::session::{DeadLetters, PREFETCH, Session, Source, Tell};
+use crate::session::{PREFETCH, Session, Source, Tell};
 use crate::status::{FabricStatus, Metrics, StatusCell};
 use crate::{
     BrokerError, Delivery, Fabric, Heads, LeaderQueue, ReplyTo, Stream, Subscriber, Subscription,

@@ -8,14 +8,15 @@
 
 use std::time::Duration;
 
-use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions};
-use lapin::types::{AMQPValue, FieldTable, LongString};
+use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions};
 use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::time::Instant;
 
 use crate::connection::{HEARTBEAT_SECONDS, Live};
-use crate::declare::{self, PRECONDITION_FAILED};
+use crate::declare;
 use crate::error::BrokerError;
+use crate::letter::Letter;
+use crate::look::{QueueDepth, depth};
 use crate::status::add;
 use crate::topology::{self, QueueType, Topology};
 
@@ -107,19 +108,19 @@ async fn settle(
     let Some(moving) = other.queues.first() else { return Ok(None) };
     let found = match declare::declare(live, wanted).await {
         Ok(()) => Found::Ours,
-        Err(error) if error.code() == Some(PRECONDITION_FAILED) => {
+        Err(error) if error.is_other() => {
             Found::Other { is_classic: says_classic(&error.report()) }
         }
         Err(error) => return Err(error),
     };
-    let in_between = declare::counts(live, &moving.name).await?.is_some();
+    let in_between = depth(live, &moving.name).await?.is_some();
     match next(found, in_between) {
         Step::Done => Ok(None),
         Step::PutAside { is_classic } => {
             tracing::info!(queue = %queue.name, becomes = queues.name(), "replacing a queue");
             match declare::declare(live, &other).await {
                 // Left by an attempt with yet other arguments: it takes messages all the same.
-                Err(error) if error.code() == Some(PRECONDITION_FAILED) => {
+                Err(error) if error.is_other() => {
                     let bindings = Topology { queues: Vec::new(), ..other.clone() };
                     declare::declare(live, &bindings).await?;
                 }
@@ -151,9 +152,9 @@ pub(crate) enum Retired {
 /// Deletes it where nothing is in it and nobody reads it. Of a quorum queue the broker deletes nothing "if empty", so what is
 /// put into it by its name between a look and the deletion, about a millisecond, goes with it.
 async fn try_retire(live: &Live, old: &Old) -> Result<Retired, BrokerError> {
-    let counts = declare::counts(live, &old.queue).await?;
-    let verdict = verdict(counts);
-    if verdict != Retired::Gone || counts.is_none() {
+    let depth = depth(live, &old.queue).await?;
+    let verdict = verdict(depth);
+    if verdict != Retired::Gone || depth.is_none() {
         return Ok(verdict);
     }
     let deleted = match old.is_classic {
@@ -161,7 +162,7 @@ async fn try_retire(live: &Live, old: &Old) -> Result<Retired, BrokerError> {
         false => declare::delete(live, &old.queue).await,
     };
     match deleted {
-        Err(error) if error.code() == Some(PRECONDITION_FAILED) => return Ok(Retired::Filled),
+        Err(error) if error.is_other() => return Ok(Retired::Filled),
         other => other?,
     }
     if !old.is_in_between {
@@ -177,11 +178,10 @@ async fn delete_other(live: &Live, queue: &str) -> Result<(), BrokerError> {
     Ok(())
 }
 
-/// Of messages that wait, and of readers.
-fn verdict(counts: Option<(u32, u32)>) -> Retired {
-    match counts {
-        None | Some((0, 0)) => Retired::Gone,
-        Some((0, _)) => Retired::InUse,
+fn verdict(depth: Option<QueueDepth>) -> Retired {
+    match depth {
+        None | Some(QueueDepth { messages: 0, consumers: 0 }) => Retired::Gone,
+        Some(QueueDepth { messages: 0, .. }) => Retired::InUse,
         Some(_) => Retired::Filled,
     }
 }
@@ -211,10 +211,10 @@ pub(crate) async fn replace_letters(
     queues: QueueType,
 ) -> Result<(), BrokerError> {
     while let Some(old) = settle(live, wanted, queues).await? {
-        let channel = confirming(live).await?;
+        let channel = live.confirming_channel().await?;
         while let Some(message) = get(live, &channel, &old.queue).await? {
-            put(live, &channel, "", &old.into, &message.data, letter(&message.properties, true))
-                .await?;
+            let properties = Letter::moved(&message.properties);
+            put(live, &channel, "", &old.into, &message.data, properties).await?;
             ack(&channel, message.delivery_tag).await?;
         }
         let _ = channel.close(200, "".into()).await;
@@ -235,7 +235,7 @@ pub(crate) async fn declare_node(
     server_account: &str,
 ) -> Result<(), BrokerError> {
     match declare::declare(live, topology).await {
-        Err(error) if error.code() == Some(PRECONDITION_FAILED) => {
+        Err(error) if error.is_other() => {
             for queue in &topology.queues {
                 tracing::info!(queue = %queue.name, why = %error.report(), "replacing a queue");
                 rescue(live, &queue.name, server_account).await?;
@@ -248,18 +248,17 @@ pub(crate) async fn declare_node(
 }
 
 async fn rescue(live: &Live, queue: &str, server_account: &str) -> Result<(), BrokerError> {
-    let channel = confirming(live).await?;
-    while let Some(message) = get(live, &channel, queue).await? {
+    let channel = live.confirming_channel().await?;
+    while let Some(mut message) = get(live, &channel, queue).await? {
         let user = message.properties.user_id().as_ref().map(|user| user.as_str().to_owned());
         let is_event = message.exchange.as_str() == topology::EVENTS
             && user.as_deref() == Some(server_account);
         if !is_event {
-            let letter = letter(&message.properties, false);
-            let mut headers = letter.headers().clone().unwrap_or_default();
-            headers.insert("x-reason".into(), text(REPLACED));
-            headers.insert("x-origin".into(), text(queue));
-            let letter = letter.with_headers(headers);
-            put(live, &channel, topology::DEAD, "", &message.data, letter).await?;
+            // It was not tried.
+            let body = std::mem::take(&mut message.data).into();
+            let letter = Letter::new(&message, body, 0);
+            let properties = letter.properties(queue, REPLACED, server_account);
+            put(live, &channel, topology::DEAD, "", &letter.body, properties).await?;
         }
         ack(&channel, message.delivery_tag).await?;
     }
@@ -271,11 +270,11 @@ async fn rescue(live: &Live, queue: &str, server_account: &str) -> Result<(), Br
 /// taken as it is. What is in it is good for a second only.
 pub(crate) async fn declare_yielding(live: &Live, topology: &Topology) -> Result<(), BrokerError> {
     let error = match declare::declare(live, topology).await {
-        Err(error) if error.code() == Some(PRECONDITION_FAILED) => error.report(),
+        Err(error) if error.is_other() => error.report(),
         other => return other,
     };
     for queue in &topology.queues {
-        let in_use = declare::counts(live, &queue.name).await?.is_some_and(|(_, users)| users > 0);
+        let in_use = depth(live, &queue.name).await?.is_some_and(|depth| depth.consumers > 0);
         if in_use {
             tracing::info!(queue = %queue.name, why = %error, "others use this queue as it is");
             let bindings = Topology { queues: Vec::new(), ..topology.clone() };
@@ -285,13 +284,6 @@ pub(crate) async fn declare_yielding(live: &Live, topology: &Topology) -> Result
         delete_other(live, &queue.name).await?;
     }
     declare::declare(live, topology).await
-}
-
-async fn confirming(live: &Live) -> Result<Channel, BrokerError> {
-    let channel = live.channel().await?;
-    let select = channel.confirm_select(ConfirmSelectOptions::default());
-    live.call("ask for confirms", "", select).await?;
-    Ok(channel)
 }
 
 /// The next message that waits, unacknowledged.
@@ -307,28 +299,6 @@ pub(crate) async fn get(
 async fn ack(channel: &Channel, tag: u64) -> Result<(), BrokerError> {
     let acked = channel.basic_ack(tag, BasicAckOptions::default()).await;
     acked.map_err(|error| BrokerError::Disconnected(error.to_string()))
-}
-
-/// As it came, but for the account that the broker vouched for: we may vouch for ourselves alone. Of what somebody sent it
-/// moves into a header, which nobody else may have set; a letter that gives a reason has it there already.
-fn letter(properties: &BasicProperties, by_server: bool) -> BasicProperties {
-    let mut headers = properties.headers().clone().unwrap_or_default().inner().clone();
-    let is_letter = by_server && headers.contains_key("x-reason");
-    if !is_letter {
-        headers.remove("x-user-id");
-        if let Some(user) = properties.user_id() {
-            headers.insert("x-user-id".into(), text(user.as_str()));
-        }
-    }
-    let mut letter =
-        BasicProperties::default().with_headers(FieldTable::from(headers)).with_delivery_mode(2);
-    if let Some(id) = properties.message_id() {
-        letter = letter.with_message_id(id.clone());
-    }
-    if let Some(kind) = properties.content_type() {
-        letter = letter.with_content_type(kind.clone());
-    }
-    letter
 }
 
 /// Waits for the confirm; an error where the broker did not take it.
@@ -352,10 +322,6 @@ async fn put(
             reason: "not taken".to_owned(),
         }),
     }
-}
-
-fn text(text: &str) -> AMQPValue {
-    AMQPValue::LongString(LongString::from(text))
 }
 
 #[cfg(test)]
@@ -393,27 +359,10 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_says_who_wrote_the_message_and_nobody_else_does() {
-        let user = |letter: &BasicProperties| {
-            let headers = letter.headers().clone().unwrap_or_default();
-            headers.inner().get("x-user-id").map(|user| format!("{user:?}"))
-        };
-        let mut forged = FieldTable::default();
-        forged.insert("x-user-id".into(), text("admin"));
-        forged.insert("x-reason".into(), text("mine"));
-        let sent = BasicProperties::default().with_headers(forged);
-        assert_eq!(user(&letter(&sent, false)), None);
-        let signed = sent.clone().with_user_id("eve".into());
-        assert_eq!(user(&letter(&signed, false)), Some(format!("{:?}", text("eve"))));
-        // What has the server's or a node's reason already.
-        assert_eq!(user(&letter(&signed, true)), Some(format!("{:?}", text("admin"))));
-        assert!(letter(&signed, true).user_id().is_none());
-    }
-
-    #[test]
     fn what_somebody_has_in_hand_is_not_deleted() {
         let table = [None, Some((0, 0)), Some((0, 1)), Some((1, 0)), Some((1, 1))];
-        let shown = table.map(|counts| format!("{:?}", verdict(counts)));
+        let depth = |(messages, consumers)| QueueDepth { messages, consumers };
+        let shown = table.map(|counts| format!("{:?}", verdict(counts.map(depth))));
         assert_eq!(shown, ["Gone", "Gone", "InUse", "Filled", "Filled"]);
     }
 

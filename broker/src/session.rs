@@ -14,8 +14,6 @@ use lapin::types::FieldTable;
 use tokio::sync::mpsc;
 use warren_api::{Revision, Shard};
 
-pub(crate) use self::letter::DeadLetters;
-use self::letter::Letter;
 use self::settle::Held;
 pub(crate) use self::settle::Tell;
 use crate::connection::{Link, Live, State, TOLD_EVERY, backoff};
@@ -24,14 +22,13 @@ use crate::consume::{Dropped, Interest, Reader, Relist, Verdict, reason};
 use crate::dedup::{Deduplicator, Fingerprint, Said, fingerprint};
 use crate::envelope::{Incoming, decode, is_imitation};
 use crate::error::BrokerError;
-use crate::publish::Publisher;
+use crate::letter::{DeadLetters, Letter};
 use crate::replace::Empties;
 use crate::status::{Dead, Metrics, add, sub};
 use crate::topology::{self, EVENTS, QueueType, Topology};
 use crate::{Ack, Delivery, Heads, ReplyTo, Stream, declare, replace};
 
 mod deliver;
-mod letter;
 mod settle;
 mod watch;
 
@@ -43,8 +40,6 @@ pub const MAX_COMMAND_BYTES: usize = 3 << 20;
 const RETURN_AFTER: Duration = Duration::from_millis(250);
 /// Deliveries that came back, and how often; beyond the bound the counts start again.
 const MAX_COUNTED: usize = 1_000;
-/// AMQP's NOT_FOUND.
-const NOT_FOUND: u16 = 404;
 /// A queue of our own is declared and bound anew so often: that somebody deleted its bindings, or the exchange, nobody tells.
 /// Where the exchange is missing, all is listed when it is back; else the next event of a stream shows the gap.
 const REBIND_EVERY: Duration = Duration::from_secs(10);
@@ -160,9 +155,9 @@ impl From<Gone> for End {
 
 impl From<BrokerError> for End {
     fn from(error: BrokerError) -> Self {
-        match error.code() {
-            Some(NOT_FOUND) => End::Missing(error.report()),
-            _ => End::Lost(error.report()),
+        match error.is_missing() {
+            true => End::Missing(error.report()),
+            false => End::Lost(error.report()),
         }
     }
 }

@@ -6,10 +6,11 @@
 //! needs, the word is `-`. Full names stand in the message's headers.
 
 use lapin::ExchangeKind;
-use lapin::types::{AMQPValue, FieldTable, LongString};
+use lapin::types::{AMQPValue, FieldTable};
 use sha2::{Digest, Sha256};
 use warren_api::{GroupResource, NodeName, Revision, Shard};
 
+use crate::envelope::text;
 use crate::{Event, EventType};
 
 /// Every change of every object; topic.
@@ -300,10 +301,6 @@ fn dead_letter_to(arguments: &mut FieldTable, queues: QueueType, strategy: &str)
     if queues == QueueType::Quorum {
         arguments.insert("x-dead-letter-strategy".into(), text(strategy));
     }
-}
-
-fn text(text: &str) -> AMQPValue {
-    AMQPValue::LongString(LongString::from(text))
 }
 
 /// `node.<name>`; shortened like a word where it exceeds AMQP's 255 bytes.

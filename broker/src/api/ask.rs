@@ -19,7 +19,7 @@ use warren_process::Tasks;
 use super::codec::{Envelope, of_request, read_answer};
 use super::{ApiAnswer, ApiRequest};
 use crate::connection::{BrokerConfig, Link, Live, Purpose, State, TOLD_EVERY, backoff};
-use crate::error::BrokerError;
+use crate::error::{BrokerError, NOT_FOUND, code};
 use crate::status::{Metrics, StatusCell, add};
 use crate::topology;
 
@@ -35,7 +35,6 @@ const RECONNECTS_WITHIN: Duration = Duration::from_secs(3);
 const REPEATS: u32 = 3;
 /// After the queue was full.
 const FULL_PAUSE: Duration = Duration::from_millis(200);
-const NOT_FOUND: u16 = 404;
 
 /// Why there is no answer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -252,11 +251,7 @@ impl Session {
             Ok(Confirmation::Nack(None)) => return Try::Full,
             Ok(Confirmation::NotRequested) => return Try::Lost("not confirmed".to_owned()),
             Err(error) => {
-                let code = match error.kind() {
-                    lapin::ErrorKind::ProtocolError(error) => Some(error.get_id()),
-                    _ => None,
-                };
-                return match code {
+                return match code(&error) {
                     Some(NOT_FOUND) => Try::Failed(AskError::NoServer(error.to_string())),
                     Some(_) if !self.live.is_ended() => {
                         Try::Failed(AskError::Away(error.to_string()))

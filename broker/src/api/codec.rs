@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lapin::BasicProperties;
-use lapin::types::{AMQPValue, FieldArray, FieldTable, LongString, ShortString};
+use lapin::types::{AMQPValue, FieldArray, FieldTable, ShortString};
 use warren_api::{Reason, Status};
 
 use super::{AGAIN, ApiAnswer, ApiRequest, MAX_BODY_BYTES};
+use crate::envelope::{text, to_text};
 
 /// Paths have at most 4 KiB; selectors and continue tokens come beside.
 const MAX_PATH_BYTES: usize = 16 << 10;
@@ -221,18 +222,6 @@ fn with_content_type(properties: BasicProperties, headers: &[(String, String)]) 
 
 fn is_printable(text: &str) -> bool {
     !text.bytes().any(|byte| byte < b' ' || byte == 0x7f)
-}
-
-fn text(value: &str) -> AMQPValue {
-    AMQPValue::LongString(LongString::from(value))
-}
-
-fn to_text(value: &AMQPValue) -> Option<&str> {
-    match value {
-        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
-        AMQPValue::ShortString(text) => Some(text.as_str()),
-        _ => None,
-    }
 }
 
 /// Ours are short; of what is not, the start.
