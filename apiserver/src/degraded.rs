@@ -80,7 +80,7 @@ impl Looked {
 
 impl Facts {
     pub(crate) async fn gather(api: &Api) -> Self {
-        let leaders = leaders::all(&api.cache);
+        let leaders = leaders::all(&api.cache, api.clock.now());
         let depths = api.looked.depths(api, &leaders).await;
         Self { broker: link(api, depths), readers: api.readers.all(), leaders }
     }
