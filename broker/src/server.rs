@@ -23,7 +23,7 @@ use crate::publish::Publisher;
 use crate::relay::Relay;
 use crate::session::Source;
 use crate::status::{FabricStatus, Metrics, StatusCell};
-use crate::topology::QueueType;
+use crate::topology::{QueueType, Topology};
 use crate::{Delivery, ReplyTo, Subscriber, declare, rabbit, replace, topology};
 
 /// How often the shared topology and all nodes' queues are declared anew, so that what somebody deleted is back; also
@@ -257,6 +257,7 @@ impl ServerLink {
 
     async fn heal(&self) {
         let mut last = None;
+        let mut told = Told::default();
         let mut everything = true;
         let mut next = Instant::now();
         loop {
@@ -265,19 +266,29 @@ impl ServerLink {
             let is_new = last.replace(now.clone()).is_none_or(|old| !old.ptr_eq(&now));
             everything |= is_new;
             let lost = std::mem::take(&mut *self.0.lost.lock());
-            let nodes: Vec<NodeName> = match everything {
-                true => self.0.nodes.lock().iter().cloned().collect(),
-                false => lost.into_iter().collect(),
-            };
             let queues = self.0.queues;
-            let shared = topology::shared(queues);
+            let mut shared = topology::shared(queues);
+            let nodes = match everything {
+                true => self.0.nodes.lock().clone(),
+                false => {
+                    if told.is_news(&lost, Instant::now()) {
+                        let nodes = lost.len();
+                        tracing::info!(nodes, "queues that lost something are looked at");
+                    }
+                    // What the nodes' queues are bound to.
+                    shared = Topology { exchanges: shared.exchanges, ..Topology::default() };
+                    lost
+                }
+            };
             // The replay has just declared what is shared.
             if !is_new && let Err(error) = declare::declare_shared(&live, &shared).await {
-                tracing::warn!(error = %error.report(), "the shared queues are not all there");
+                tracing::warn!(error = %error.report(), "what is shared is not all there");
             }
-            let dead = shared.only(topology::DEAD);
-            if let Err(error) = replace::replace_letters(&live, &dead, queues).await {
-                tracing::warn!(error = %error.report(), "the queue of dead letters is not as it should be");
+            if everything {
+                let dead = shared.only(topology::DEAD);
+                if let Err(error) = replace::replace_letters(&live, &dead, queues).await {
+                    tracing::warn!(error = %error.report(), "the queue of dead letters is not as it should be");
+                }
             }
             futures::stream::iter(nodes)
                 .for_each_concurrent(HEAL_CONCURRENCY, |node| {
@@ -300,9 +311,43 @@ impl ServerLink {
             };
             if !everything {
                 tokio::time::sleep(LOST_PAUSE).await;
-                let nodes = self.0.lost.lock().len();
-                tracing::info!(nodes, "queues that lost something are looked at");
             }
         }
+    }
+}
+
+/// What was logged last of nodes whose queues lost something: a node may say so with every breath.
+#[derive(Default)]
+struct Told(Option<(BTreeSet<NodeName>, Instant)>);
+
+impl Told {
+    fn is_news(&mut self, nodes: &BTreeSet<NodeName>, now: Instant) -> bool {
+        if let Some((told, at)) = &self.0
+            && told == nodes
+            && now.duration_since(*at) < HEAL_INTERVAL
+        {
+            return false;
+        }
+        self.0 = Some((nodes.clone(), now));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_nodes_are_told_of_once_a_minute() {
+        let of = |names: &[&str]| names.iter().map(|name| NodeName((*name).into())).collect();
+        let (mut told, start) = (Told::default(), Instant::now());
+        let mut at = |nodes: &[&str], seconds| {
+            told.is_news(&of(nodes), start + Duration::from_secs(seconds))
+        };
+        assert!(at(&["a"], 0));
+        assert!(!at(&["a"], 1));
+        assert!(at(&["a", "b"], 2));
+        assert!(!at(&["a", "b"], 61));
+        assert!(at(&["a", "b"], 62));
     }
 }
