@@ -71,6 +71,11 @@ impl fmt::Display for ObjectKey {
 #[serde(transparent)]
 pub struct Revision(pub u64);
 
+impl Revision {
+    /// How far a restore raises the revision: no server gives out so many between a backup and its use.
+    pub const RESTORE_STEP: u64 = 1_000_000_000;
+}
+
 impl fmt::Display for Revision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)

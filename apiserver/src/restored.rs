@@ -18,7 +18,7 @@ use warren_api::{
     Cause, FieldError, GroupResource, Object, ObjectKey, Revision, Shard, Status, Uid,
 };
 use warren_broker::heads::LISTED;
-use warren_store::{Durability, Item, Loaded, Op, RESTORE_STEP, Write};
+use warren_store::{Durability, Item, Loaded, Op, Write};
 
 use crate::api::Api;
 use crate::cache::{Entry, Scope, node_of};
@@ -82,7 +82,7 @@ impl std::fmt::Display for Waits {
 /// Whether a database was restored and not written to since. A killed server skips some thousand revisions, a restore 10⁹.
 pub(crate) fn is_fresh(loaded: &Loaded) -> bool {
     let newest = loaded.objects.iter().map(|change| change.revision.0).max();
-    newest.is_some_and(|newest| loaded.revision.0.saturating_sub(newest) >= RESTORE_STEP)
+    newest.is_some_and(|newest| loaded.revision.0.saturating_sub(newest) >= Revision::RESTORE_STEP)
 }
 
 /// What binding asks.

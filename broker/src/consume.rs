@@ -107,9 +107,6 @@ pub enum Queue {
     Busy,
 }
 
-/// By so much a restore raises the revision, and nothing else does between two looks.
-const RESTORE_STEP: u64 = 1_000_000_000;
-
 /// What the heads say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outlook {
@@ -395,10 +392,11 @@ impl Reader {
         }
     }
 
-    /// What was listed before any epoch was known may be of an older one: a restore raises the revision by 10⁹ at once.
+    /// What was listed before any epoch was known may be of an older one: nothing but a restore raises the revision so far
+    /// at once.
     fn leaps(&self, to: Revision) -> bool {
         let listed = self.listed.filter(|_| self.epoch.is_none());
-        listed.is_some_and(|listed| to.0.saturating_sub(listed.0) >= RESTORE_STEP)
+        listed.is_some_and(|listed| to.0.saturating_sub(listed.0) >= Revision::RESTORE_STEP)
     }
 
     fn reset(&mut self, epoch: u64) {

@@ -14,9 +14,6 @@ use crate::journal::SCHEMA;
 #[cfg(test)]
 mod tests;
 
-/// How far a restore raises the revision: no server gives out so many between a backup and its use.
-pub const RESTORE_STEP: u64 = 1_000_000_000;
-
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
     #[error("cannot copy the database to {}", path.display())]
@@ -170,7 +167,7 @@ fn raise(path: &Path, old: Option<(u64, u64)>) -> Result<Restored, BackupError> 
             transaction
                 .query_row("SELECT coalesce(max(rv), 0) FROM journal", [], |row| row.get(0))?;
         let mark = meta(&transaction, "mark")?.max(old_mark).max(newest as u64);
-        let revision = mark + RESTORE_STEP;
+        let revision = mark + Revision::RESTORE_STEP;
         for (name, value) in
             [("epoch", epoch), ("mark", revision), ("floor", revision), ("cursor", revision)]
         {

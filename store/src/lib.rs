@@ -10,7 +10,7 @@ mod database;
 mod journal;
 mod key_value;
 
-pub use backup::{BackupError, RESTORE_STEP, Restored, Summary, back_up, inspect, restore};
+pub use backup::{BackupError, Restored, Summary, back_up, inspect, restore};
 pub use database::OpenError;
 pub use journal::{
     Batch, Body, Change, CommitError, Durability, Expected, HistoryError, Item, Journal, Loaded,

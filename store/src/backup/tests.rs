@@ -55,7 +55,7 @@ async fn a_restored_world_is_newer_than_the_one_it_replaces() {
 
     let restored = restore(&files.copy, &files.live).unwrap();
     assert!(restored.epoch > first.epoch);
-    assert!(restored.revision.0 >= 4 + RESTORE_STEP);
+    assert!(restored.revision.0 >= 4 + Revision::RESTORE_STEP);
     let (journal, loaded) = open(&files.live);
     assert_eq!(names(&loaded), ["a", "b"]);
     assert_eq!((loaded.epoch, loaded.revision), (restored.epoch, restored.revision));
@@ -97,7 +97,7 @@ async fn a_backup_is_made_while_the_journal_is_written() {
     copying.await.unwrap();
     journal.close().await;
     let restored = restore(&files.copy, &beside(&files.live, ".new")).unwrap();
-    assert!(restored.revision.0 >= RESTORE_STEP && last > 0);
+    assert!(restored.revision.0 >= Revision::RESTORE_STEP && last > 0);
 }
 
 #[tokio::test]

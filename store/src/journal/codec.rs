@@ -1,7 +1,7 @@
 //! How columns and bodies are written and read.
 
 use smallvec::SmallVec;
-use warren_api::{NodeName, Revision, Shard};
+use warren_api::{Revision, Shard};
 
 use super::{Body, CommitError, Item, MAX_BODY_BYTES, Op, StreamPosition};
 
@@ -65,16 +65,6 @@ pub(crate) fn op_of(code: i64) -> Option<Op> {
         3 => Some(Op::Deleted),
         _ => None,
     }
-}
-
-pub(crate) fn shard_of(word: &str) -> Option<Shard> {
-    Some(match word {
-        "-" => Shard::None,
-        "all" => Shard::All,
-        "unscheduled" => Shard::Unscheduled,
-        "*" => Shard::Every,
-        _ => Shard::Node(NodeName(word.strip_prefix("node~")?.into())),
-    })
 }
 
 pub(crate) fn encode_streams(streams: &[StreamPosition], into: &mut String) {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, Row};
 use warren_api::{GroupResource, NodeName, ObjectKey, Revision, Shard, Uid};
 
-use super::codec::{decode_streams, op_of, shard_of};
+use super::codec::{decode_streams, op_of};
 use super::state::{Entry, Heads, Resources, State};
 use super::{Change, Durability, Loaded, Op};
 use crate::database::OpenError;
@@ -126,7 +126,7 @@ fn load_heads(connection: &Connection, path: &Path) -> Result<Heads, OpenError> 
     let rows = read().map_err(|source| OpenError::sqlite(path, source))?;
     rows.into_iter()
         .map(|(resource, word, rv)| {
-            let shard = shard_of(&word)
+            let shard = Shard::of_word(&word)
                 .ok_or_else(|| OpenError::damaged(path, format!("unknown shard {word:?}")))?;
             Ok(((resource, shard), rv as u64))
         })
@@ -225,7 +225,7 @@ impl Reader {
     }
 
     fn shard(&mut self, word: &str) -> Option<Shard> {
-        let Some(name) = word.strip_prefix("node~") else { return shard_of(word) };
+        let Some(name) = word.strip_prefix("node~") else { return Shard::of_word(word) };
         if let Some(shard) = self.words.get(name) {
             return Some(shard.clone());
         }

@@ -19,7 +19,7 @@ use warren_broker::{Event, EventType, Heads, Stream};
 use warren_controllers::plan::{Resource, Target, Write};
 
 /// What a restore adds to the revision.
-const RESTORE_STEP: u64 = 1_000_000_000;
+const RESTORE_STEP: u64 = Revision::RESTORE_STEP;
 /// Namespace and name of the controllers' Lease.
 pub const LEASE: (&str, &str) = ("kube-system", "warren-controllers");
 /// How a write of a term that is over is answered.

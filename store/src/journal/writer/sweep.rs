@@ -7,7 +7,6 @@ use rusqlite::Connection;
 use warren_api::Shard;
 
 use super::{Writer, set_meta};
-use crate::journal::codec::shard_of;
 use crate::journal::state::Heads;
 
 /// Changes above the wanted history before compaction starts, so that it runs in strides: a sixteenth, but not more.
@@ -108,7 +107,7 @@ impl Writer<'_> {
             let resource = row.get(0)?;
             for line in row.get_ref(1)?.as_str()?.split('\n') {
                 let word = line.split_once(' ').map_or("", |(_, word)| word);
-                let Some(shard) = shard_of(word) else { continue };
+                let Some(shard) = Shard::of_word(word) else { continue };
                 keep_head(self.connection, &heads, (resource, shard), word, revision)?;
             }
         }
