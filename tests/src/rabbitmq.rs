@@ -27,7 +27,8 @@ const IN: &str = "RABBITMQ_IN";
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 const CONTROL: &str = "/usr/lib/rabbitmq/bin/rabbitmqctl";
 const QUEUES: &str = "/usr/lib/rabbitmq/bin/rabbitmq-queues";
-/// A cold start on two busy cores.
+/// Seconds, as a rule; a cold start on two cores with ten processes for each has taken 100 s, and a cluster's nodes start on the
+/// same cores. Who waits so long has a broker that does not start.
 const STARTS_WITHIN: Duration = Duration::from_secs(240);
 const LOOK: Duration = Duration::from_millis(100);
 
