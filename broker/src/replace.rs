@@ -330,8 +330,7 @@ mod tests {
 
     use super::*;
 
-    /// The queue, the one in between, and whether each holds what was accepted: from every state that a kill can leave, all
-    /// comes to a reader, and the queue that is wanted is alone in the end.
+    /// The steps from each state that a kill can leave.
     #[test]
     fn a_replacement_goes_on_from_wherever_it_was_left() {
         let steps = |mut found: Found, mut in_between: bool| {

@@ -2,7 +2,7 @@
 
 #![cfg(test)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -39,6 +39,21 @@ fn each_promise_names_a_test_that_is_there() {
     let rows = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| promise"));
     let without: Vec<_> = rows.filter(|row| named(row).next().is_none()).collect();
     assert!(without.is_empty(), "no test is named: {without:#?}");
+}
+
+/// Else they are one promise.
+#[test]
+fn no_two_promises_name_the_same_tests() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let page = fs::read_to_string(root.join("docs/contract.md")).expect("the page");
+    let mut rows = BTreeMap::new();
+    for row in page.lines().filter(|line| line.starts_with("| ")) {
+        let tests: BTreeSet<_> = named(row).collect();
+        if let Some(other) = rows.insert(tests, row).filter(|other| named(other).next().is_some()) {
+            panic!("{row}\n{other}");
+        }
+    }
+    assert!(rows.len() > 20, "{} rows", rows.len());
 }
 
 #[test]

@@ -37,7 +37,8 @@ pub struct Sample {
     pub number: Number,
 }
 
-/// A metric with all its values: one without a label, or any number with one. The name is without the process's prefix and, for a counter, without `_total`.
+/// A metric with all its values: one without a label, or any number with one. The name is without the process's prefix and,
+/// for a counter, without `_total`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Family {
     pub name: &'static str,
