@@ -11,6 +11,10 @@ use warren_tests::cluster::{SOON, binary};
 use warren_tests::running::Running;
 use warren_tests::{Cluster, Options, Role, until, until_some};
 
+mod trace {
+    pub mod following;
+}
+
 /// A hop, flat.
 #[derive(Clone, Debug)]
 struct Hop {

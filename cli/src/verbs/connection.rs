@@ -87,6 +87,13 @@ impl Failure {
         matches!(self, Failure::Status { code: 410, .. })
     }
 
+    /// The revision that was asked for is one that the server does not have yet.
+    pub(crate) fn is_ahead(&self) -> bool {
+        let Failure::Status { code: 504, status } = self else { return false };
+        let causes = status["details"]["causes"].as_array();
+        causes.into_iter().flatten().any(|cause| cause["reason"] == "ResourceVersionTooLarge")
+    }
+
     /// From what a server says with a code that is no success.
     pub(crate) fn from_answer(code: u16, body: &[u8]) -> Self {
         let status = serde_json::from_slice::<Value>(body)

@@ -3,14 +3,16 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use futures::stream::{BoxStream, SelectAll, StreamExt};
+use futures::stream::{SelectAll, StreamExt};
 use serde_json::Value;
 
+use self::source::{Source, Told};
 use super::connection::escape;
 use super::discovery::{Discovery, Resource};
-use super::get::watch;
-use super::{Connection, ConnectionArgs, Failure};
+use super::{Connection, ConnectionArgs};
 use crate::output::Columns;
+
+mod source;
 
 /// There is a watch for each kind, and a change told late is better than one told out of order: events wait until no
 /// other came for the first of these times, and not longer than the second.
@@ -89,22 +91,29 @@ async fn recorded(args: &Args, connection: &Connection) -> Result<()> {
 async fn follow(args: &Args, connection: &Connection) -> Result<()> {
     let discovery = Discovery::read(connection).await?;
     let resources = chosen(&discovery, args.kinds.as_deref(), args.namespace.is_some())?;
+    let namespace = args.namespace.as_deref();
     let begin = match args.since {
         Some(revision) => revision,
-        None => newest(connection, resources[0], args).await?,
+        None => source::newest(connection, &resources[0].path(namespace)).await?,
     };
-    // Where each kind's watch is.
-    let mut from = vec![begin; resources.len()];
-    let mut streams = SelectAll::new();
-    for (index, resource) in resources.iter().enumerate() {
-        streams.push(open(connection, resource, args, index, begin).await?);
+    let mut sources = SelectAll::new();
+    for resource in resources {
+        let source = Source::open(connection, resource, namespace, begin).await?;
+        sources.push(
+            futures::stream::unfold(source, |mut source| async {
+                let told = source.next().await?;
+                Some(((source.resource(), told), source))
+            })
+            .boxed_local(),
+        );
     }
     let mut columns = Columns::default();
     let mut held = Held::default();
+    let mut away = 0_usize;
     loop {
         let next = match held.wait() {
-            None => streams.next().await,
-            Some(wait) => match tokio::time::timeout(wait, streams.next()).await {
+            None => sources.next().await,
+            Some(wait) => match tokio::time::timeout(wait, sources.next()).await {
                 Ok(next) => next,
                 Err(_) => {
                     print_all(args, &mut columns, &held.take())?;
@@ -112,58 +121,42 @@ async fn follow(args: &Args, connection: &Connection) -> Result<()> {
                 }
             },
         };
-        let Some((index, event)) = next else { return Ok(()) };
-        match event {
-            Some(Ok(event)) => {
-                from[index] = from[index].max(revision(&event));
-                if wants(args, &event) {
-                    held.events.push(timed(event));
-                    held.since.get_or_insert_with(Instant::now);
-                    if held.events.len() >= MOST_HELD {
-                        print_all(args, &mut columns, &held.take())?;
-                    }
+        let Some((resource, told)) = next else { return Ok(()) };
+        match told {
+            Told::Event(event) if wants(args, &event) => {
+                held.events.push(timed(event));
+                held.since.get_or_insert_with(Instant::now);
+                if held.events.len() >= MOST_HELD {
+                    print_all(args, &mut columns, &held.take())?;
                 }
-                continue;
             }
-            // The server ends watches after a while.
-            None => {}
-            Some(Err(error)) => {
-                print_all(args, &mut columns, &held.take())?;
-                if !error.downcast_ref::<Failure>().is_some_and(Failure::is_gone) {
-                    return Err(error);
+            Told::Event(_) => {}
+            // The kinds' watches go and come one after another; it is one server.
+            Told::Away(reason) => {
+                away += 1;
+                if away == 1 {
+                    crate::note!("waiting for the server: {reason}");
                 }
-                let kind = &resources[index].plural;
+            }
+            Told::Back => {
+                away = away.saturating_sub(1);
+                if away == 0 {
+                    crate::note!("the server is back: going on where it was");
+                }
+            }
+            Told::Missed { after, up_to } => {
+                let kind = &resource.plural;
                 crate::note!(
-                    "some changes of {kind} may be missing: the server's history does not reach back so far"
+                    "changes of {kind} after revision {after} and up to {up_to} may be missing: the server's history \
+                     does not have them"
                 );
-                from[index] = newest(connection, resources[index], args).await?;
+            }
+            Told::Failed(error) => {
+                print_all(args, &mut columns, &held.take())?;
+                return Err(error);
             }
         }
-        streams.push(open(connection, resources[index], args, index, from[index]).await?);
     }
-}
-
-/// Events of the watch with this index, or how it ended.
-type Events = BoxStream<'static, (usize, Option<Result<Value>>)>;
-
-async fn open(
-    connection: &Connection,
-    resource: &Resource,
-    args: &Args,
-    index: usize,
-    from: u64,
-) -> Result<Events> {
-    let path = resource.path(args.namespace.as_deref());
-    let path = format!("{path}?watch=1&allowWatchBookmarks=true&resourceVersion={from}");
-    let events = watch(connection, &path, "application/json").await?;
-    // One that failed says nothing more: the failure is its end.
-    let events = events.map(Some).chain(futures::stream::once(async { None }));
-    let mut ended = false;
-    let events = events.take_while(move |event| {
-        let now = std::mem::replace(&mut ended, !matches!(event, Some(Ok(_))));
-        futures::future::ready(!now)
-    });
-    Ok(events.map(move |event| (index, event)).boxed())
 }
 
 fn chosen<'a>(
@@ -191,13 +184,6 @@ fn chosen<'a>(
         bail!("none of these kinds can be watched here");
     }
     Ok(found)
-}
-
-/// The revision is one for all kinds, so any list tells where "now" is.
-async fn newest(connection: &Connection, resource: &Resource, args: &Args) -> Result<u64> {
-    let path = resource.path(args.namespace.as_deref());
-    let list = connection.get(&format!("{path}?limit=1")).await?;
-    Ok(list["metadata"]["resourceVersion"].as_str().and_then(|v| v.parse().ok()).unwrap_or(0))
 }
 
 /// Events of several watches, kept for a moment so that they can be told in their order.
