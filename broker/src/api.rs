@@ -1,7 +1,7 @@
 //! The API over AMQP: requests on the queue `warren.api`, answers to wherever the asker reads them.
 //!
-//! What a request is, and what comes of it, is pure: [`codec`] reads and writes messages, [`desk`] judges who may be
-//! served now. [`serve`] is the server's shell, [`ask`] the asker's.
+//! What a request is, and what comes of it, is pure: [`codec`] reads and writes messages, [`desk`] knows what was asked
+//! before, [`turns`] whose turn it is. [`serve`] is the server's shell, [`ask`] the asker's.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,6 +10,7 @@ pub(crate) mod ask;
 pub(crate) mod codec;
 pub(crate) mod desk;
 pub(crate) mod serve;
+pub(crate) mod turns;
 
 pub use ask::{ApiLink, AskError};
 

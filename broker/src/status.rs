@@ -230,14 +230,18 @@ metrics! {
     gauge prefetch,
     /// Requests that came over AMQP.
     counter api_requests,
-    /// Requests over AMQP that were refused at the door: malformed, or too many of one account.
+    /// Requests over AMQP that were refused at the door: malformed, or with the id of another.
     counter api_refused,
     /// Requests over AMQP whose asker no longer waited.
     counter api_expired,
     /// Requests over AMQP that came again, and were answered with what the first came to.
     counter api_repeated,
+    /// Requests over AMQP that were answered with 429: their account has too many.
+    counter api_too_many,
     /// Requests over AMQP that are being done.
     gauge api_in_flight,
+    /// Requests over AMQP that wait for their account's turn.
+    gauge api_waiting,
     /// Requests of this process that went over AMQP.
     counter api_asked,
     /// Requests of this process that were sent again after a lost connection.

@@ -1,11 +1,11 @@
-//! Who is served, who has to wait, and who has had the answer already. Pure: the clock is an argument.
+//! What is done, what is being done already, and what has been. Pure: the clock is an argument.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
-use warren_api::{Details, Reason, Status};
+use warren_api::Status;
 
 use super::{ApiAnswer, ApiRequest};
 
@@ -16,8 +16,6 @@ pub const REMEMBERED_FOR: Duration = Duration::from_secs(600);
 pub const MAX_REMEMBERED: usize = 20_000;
 /// Of their bodies. Policy: as above.
 pub const MAX_REMEMBERED_BYTES: usize = 32 << 20;
-/// Requests of one account that are being done; two of our own clients keep below it. Policy: beyond it, 429.
-pub const MAX_OF_ONE: usize = 100;
 
 type Key = [u8; 32];
 
@@ -31,7 +29,7 @@ pub(crate) struct Arrival<'a> {
 }
 
 pub(crate) enum Verdict<W> {
-    /// Do it, and then [`Desk::done`] with this.
+    /// Do it, and then [`Desk::done`] with this; or [`Desk::abandon`].
     Do(Ticket<W>),
     /// The same is being done; whoever does it answers here as well.
     Joined,
@@ -43,7 +41,6 @@ pub(crate) enum Verdict<W> {
 }
 
 pub(crate) struct Ticket<W> {
-    account: String,
     key: Option<Key>,
     waiter: W,
 }
@@ -56,7 +53,6 @@ enum Entry<W> {
 
 /// `W` is where an answer goes.
 pub(crate) struct Desk<W> {
-    in_flight: HashMap<String, usize>,
     known: HashMap<Key, Entry<W>>,
     order: VecDeque<(Instant, Key)>,
     bytes: usize,
@@ -64,8 +60,7 @@ pub(crate) struct Desk<W> {
 
 impl<W> Default for Desk<W> {
     fn default() -> Self {
-        let (in_flight, known) = (HashMap::new(), HashMap::new());
-        Self { in_flight, known, order: VecDeque::new(), bytes: 0 }
+        Self { known: HashMap::new(), order: VecDeque::new(), bytes: 0 }
     }
 }
 
@@ -97,16 +92,10 @@ impl<W> Desk<W> {
         if now.saturating_duration_since(*arrived) >= *patience {
             return Verdict::Late(waiter);
         }
-        let account = account.unwrap_or_default();
-        let count = self.in_flight.entry(account.to_owned()).or_default();
-        if *count >= MAX_OF_ONE {
-            return Verdict::Refused(waiter, Box::new(too_many()));
-        }
-        *count += 1;
         if let Some(key) = key {
             self.known.insert(key, Entry::Doing(content, Vec::new()));
         }
-        Verdict::Do(Ticket { account: account.to_owned(), key, waiter })
+        Verdict::Do(Ticket { key, waiter })
     }
 
     /// Answers who is to be told.
@@ -116,13 +105,7 @@ impl<W> Desk<W> {
         ticket: Ticket<W>,
         answer: &Arc<ApiAnswer>,
     ) -> Vec<W> {
-        let Ticket { account, key, waiter } = ticket;
-        if let Some(count) = self.in_flight.get_mut(&account) {
-            *count -= 1;
-            if *count == 0 {
-                self.in_flight.remove(&account);
-            }
-        }
+        let Ticket { key, waiter } = ticket;
         let mut told = vec![waiter];
         let Some(key) = key else { return told };
         if let Some(Entry::Doing(content, others)) = self.known.remove(&key) {
@@ -138,9 +121,14 @@ impl<W> Desk<W> {
         told
     }
 
-    /// How many are being done.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight.values().sum()
+    /// It is not done. Answers who is to be told; the same may be asked for again.
+    pub(crate) fn abandon(&mut self, ticket: Ticket<W>) -> Vec<W> {
+        let Ticket { key, waiter } = ticket;
+        let mut told = vec![waiter];
+        if let Some(Entry::Doing(_, others)) = key.and_then(|key| self.known.remove(&key)) {
+            told.extend(others);
+        }
+        told
     }
 
     fn forget(&mut self, now: Instant) {
@@ -155,12 +143,6 @@ impl<W> Desk<W> {
             self.order.pop_front();
         }
     }
-}
-
-fn too_many() -> Status {
-    let why = format!("Too many requests: an account has at most {MAX_OF_ONE} at a time over AMQP");
-    let details = Details { retry_after_seconds: Some(1), ..Details::default() };
-    Status { details: Some(Box::new(details)), ..Status::new(Reason::TooManyRequests, why) }
 }
 
 fn hash(parts: &[&[u8]]) -> [u8; 32] {

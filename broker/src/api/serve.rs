@@ -12,10 +12,11 @@ use lapin::types::{FieldTable, ShortString};
 use lapin::{Acker, BasicProperties, Channel};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
-use warren_api::{Reason, Status};
+use warren_api::{Details, Reason, Status};
 use warren_process::Shutdown;
 
 use super::desk::{Arrival, Desk, Ticket, Verdict};
+use super::turns::{LIMITS, Turn, Turns};
 use super::{ApiAnswer, ApiHandler, Asked, codec};
 use crate::connection::{Link, Live, TOLD_EVERY, backoff};
 use crate::error::BrokerError;
@@ -23,9 +24,9 @@ use crate::status::{Metrics, add, set};
 use crate::topology::QueueType;
 use crate::{replace, topology};
 
-/// Requests in our hands, all accounts together; the rest waits in the queue. More than two accounts may have at a time,
-/// so that one that floods leaves room.
-const PREFETCH: u16 = 400;
+/// Requests in our hands, all accounts together; the rest waits in the queue, in its order. As many as ten accounts that
+/// flood may have.
+const PREFETCH: u16 = 1000;
 /// An answer that cannot be sent for so long is dropped: a broker that blocks publishers must not hold up the requests.
 const SEND_WITHIN: Duration = Duration::from_secs(5);
 /// What is being done when the process shuts down has so long to end; the links stay up a little longer.
@@ -48,7 +49,15 @@ struct Waiter {
     acker: Acker,
 }
 
-type Finished = (Ticket<Waiter>, ApiAnswer);
+/// What waits for its account's turn.
+struct Job {
+    ticket: Ticket<Waiter>,
+    asked: Asked,
+    /// Nobody waits for it after that.
+    until: Instant,
+}
+
+type Finished = (Turn, Ticket<Waiter>, ApiAnswer);
 
 impl Service {
     /// Until draining starts; then waits for what is being done.
@@ -61,6 +70,7 @@ impl Service {
         let mut state = State {
             service: &self,
             desk: Desk::default(),
+            turns: Turns::new(LIMITS),
             doing: JoinSet::new(),
             sending: JoinSet::new(),
             answers,
@@ -81,6 +91,8 @@ impl Service {
                 () = shutdown.draining() => break,
             }
         }
+        // The broker brings it to the next server.
+        state.forget_waiting();
         let end = async {
             while let Some(done) = state.doing.join_next().await {
                 state.finished(done);
@@ -94,6 +106,7 @@ impl Service {
 struct State<'a> {
     service: &'a Service,
     desk: Desk<Waiter>,
+    turns: Turns<Job>,
     doing: JoinSet<Finished>,
     sending: JoinSet<()>,
     answers: Arc<Answers>,
@@ -127,6 +140,8 @@ impl State<'_> {
         );
         let mut consumer = live.call("consume", topology::API, consume).await?;
         *attempt = 0;
+        // Of the connection before; the broker brings it again.
+        self.forget_waiting();
         loop {
             tokio::select! {
                 biased;
@@ -176,18 +191,14 @@ impl State<'_> {
         match self.desk.arrive(now, &arrival, waiter) {
             Verdict::Do(ticket) => {
                 let again = message.redelivered || codec::is_again(properties);
-                let asked = Asked { account, again, request };
-                let handler = Arc::clone(&self.service.handler);
-                self.doing.spawn(async move {
-                    // A panic is an answer and no loss.
-                    let answer = AssertUnwindSafe(handler.answer(asked)).catch_unwind().await;
-                    let failed = |_| {
-                        let why = "the request could not be finished";
-                        ApiAnswer::of(&Status::new(Reason::InternalError, why))
-                    };
-                    (ticket, answer.unwrap_or_else(failed))
-                });
-                set(&metrics.api_in_flight, self.desk.in_flight() as u64);
+                let (bytes, until) = (request.body.len(), now + arrival.patience);
+                let job = Job { ticket, asked: Asked { account, again, request }, until };
+                let account = job.asked.account.clone().unwrap_or_default();
+                if let Err(job) = self.turns.arrive(&account, bytes, job) {
+                    add(&metrics.api_too_many, 1);
+                    return self.give_up(job.ticket, &too_many());
+                }
+                self.start();
             }
             Verdict::Joined => add(&metrics.api_repeated, 1),
             Verdict::Answered(waiter, answer) => {
@@ -200,19 +211,64 @@ impl State<'_> {
             }
             Verdict::Late(waiter) => {
                 add(&metrics.api_expired, 1);
-                let why = "the request's expiration was over before it could be done";
-                self.send(waiter, Arc::new(ApiAnswer::of(&Status::new(Reason::Timeout, why))));
+                self.send(waiter, Arc::new(ApiAnswer::of(&late())));
             }
         }
     }
 
+    /// Begins what may.
+    fn start(&mut self) {
+        let metrics = &self.service.metrics;
+        while let Some((turn, job)) = self.turns.start() {
+            let Job { ticket, asked, until } = job;
+            if Instant::now() >= until {
+                add(&metrics.api_expired, 1);
+                self.turns.done(turn);
+                self.give_up(ticket, &late());
+                continue;
+            }
+            let handler = Arc::clone(&self.service.handler);
+            self.doing.spawn(async move {
+                // A panic is an answer and no loss.
+                let answer = AssertUnwindSafe(handler.answer(asked)).catch_unwind().await;
+                let failed = |_| {
+                    let why = "the request could not be finished";
+                    ApiAnswer::of(&Status::new(Reason::InternalError, why))
+                };
+                (turn, ticket, answer.unwrap_or_else(failed))
+            });
+        }
+        self.tell();
+    }
+
     fn finished(&mut self, done: Result<Finished, tokio::task::JoinError>) {
-        let Ok((ticket, answer)) = done else { return };
+        let Ok((turn, ticket, answer)) = done else { return };
         let answer = Arc::new(answer);
+        self.turns.done(turn);
         for waiter in self.desk.done(Instant::now(), ticket, &answer) {
             self.send(waiter, Arc::clone(&answer));
         }
-        set(&self.service.metrics.api_in_flight, self.desk.in_flight() as u64);
+        self.start();
+    }
+
+    fn give_up(&mut self, ticket: Ticket<Waiter>, status: &Status) {
+        let answer = Arc::new(ApiAnswer::of(status));
+        for waiter in self.desk.abandon(ticket) {
+            self.send(waiter, Arc::clone(&answer));
+        }
+    }
+
+    fn forget_waiting(&mut self) {
+        for job in self.turns.forget_waiting() {
+            self.desk.abandon(job.ticket);
+        }
+        self.tell();
+    }
+
+    fn tell(&self) {
+        let metrics = &self.service.metrics;
+        set(&metrics.api_in_flight, self.turns.doing() as u64);
+        set(&metrics.api_waiting, self.turns.waiting() as u64);
     }
 
     /// Sends the answer where there is somebody to hear it, and then lets the broker forget the request. Bounded by the
@@ -259,6 +315,19 @@ impl replace::Empties for State<'_> {
         }
         Ok(())
     }
+
+fn late() -> Status {
+    Status::new(Reason::Timeout, "the request's expiration was over before it could be done")
+}
+
+fn too_many() -> Status {
+    let why = format!(
+        "Too many requests: an account has at most {} at a time over AMQP, with bodies of at most {} MiB together",
+        LIMITS.of_one,
+        LIMITS.bytes_of_one >> 20
+    );
+    let details = Details { retry_after_seconds: Some(1), ..Details::default() };
+    Status { details: Some(Box::new(details)), ..Status::new(Reason::TooManyRequests, why) }
 }
 
 /// A channel for answers. Without confirms: who misses an answer asks again, and is known by the message's id.
