@@ -292,10 +292,13 @@ impl ServerLink {
             }
             futures::stream::iter(nodes)
                 .for_each_concurrent(HEAL_CONCURRENCY, |node| {
-                    let live = &live;
+                    let (live, log) = (&live, &log);
                     async move {
-                        if let Err(error) = self.declare_on(live, &node).await {
-                            tracing::warn!(%node, error = %error.report(), "a node's queue is not there");
+                        if let Err(error) = self.declare_on(live, &node).await
+                            && let Some(left_out) = log.pass("not there")
+                        {
+                            let error = error.report();
+                            tracing::warn!(%node, %error, left_out, "a node's queue is not there");
                         }
                     }
                 })

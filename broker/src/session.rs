@@ -13,6 +13,7 @@ use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use tokio::sync::mpsc;
 use warren_api::{Revision, Shard};
+use warren_process::Seldom;
 
 use self::settle::Held;
 pub(crate) use self::settle::Tell;
@@ -111,6 +112,8 @@ pub(crate) struct Session {
     /// The queue that this reader declares itself, and over which connection: it is gone with that.
     own: Option<Topology>,
     owned_by: Weak<Live>,
+    /// Anybody who may write to the queue could fill the log.
+    log: Seldom,
     /// What of the gauge of deliveries in readers' hands is this one's.
     told_open: u64,
 }
@@ -202,6 +205,7 @@ impl Session {
             watch: Watch::new(false, Duration::ZERO),
             rebinds: false,
             own: None,
+            log: Seldom::default(),
             told_open: 0,
             owned_by: Weak::new(),
         }

@@ -315,6 +315,7 @@ impl replace::Empties for State<'_> {
         }
         Ok(())
     }
+}
 
 fn late() -> Status {
     Status::new(Reason::Timeout, "the request's expiration was over before it could be done")

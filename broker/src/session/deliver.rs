@@ -106,12 +106,15 @@ impl Session {
         // Without an id a repetition may be a second wish; what the broker brings again is none.
         if repeated && (message_id.is_some() || message.redelivered) {
             add(&self.metrics.duplicates, 1);
-            tracing::info!(
-                queue,
-                routing_key,
-                publisher,
-                "dropped a message that came before within ten minutes"
-            );
+            if let Some(left_out) = self.log.pass("came before") {
+                tracing::info!(
+                    queue,
+                    routing_key,
+                    publisher,
+                    left_out,
+                    "dropped a message that came before within ten minutes"
+                );
+            }
             return self.acknowledge(channel, tag).await;
         }
         let count = self.counts.get(&content).copied().unwrap_or(0) + 1;

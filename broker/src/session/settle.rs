@@ -223,13 +223,18 @@ impl Session {
         reason: &str,
     ) -> Result<(), End> {
         self.metrics.buried(why);
-        tracing::warn!(queue, reason, "a message that cannot be used");
+        if let Some(left_out) = self.log.pass("cannot be used") {
+            tracing::warn!(queue, reason, left_out, "a message that cannot be used");
+        }
         if let (Some(letter), Some(to)) = (letter, &self.dead_letters) {
             let properties = letter.properties(queue, reason, &to.account);
             match to.publisher.publish(to.exchange, &to.key, &letter.body, properties).await {
                 Ok(()) => return self.acknowledge(channel, tag).await,
                 Err(error) => {
-                    tracing::warn!(error = %error.report(), "leaving a dead letter to the broker");
+                    if let Some(left_out) = self.log.pass("left to the broker") {
+                        let error = error.report();
+                        tracing::warn!(%error, left_out, "leaving a dead letter to the broker");
+                    }
                 }
             }
         }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use warren_api::LEADER_QUEUE;
 use warren_broker::election::{Action, Election, Input, Timing};
 use warren_broker::{Heard, LeaderQueue};
-use warren_process::{Clock, Shutdown, SystemClock, Tasks};
+use warren_process::{Clock, Seldom, Shutdown, SystemClock, Tasks};
 
 use super::{Leadership, Shared, lease};
 
@@ -61,6 +61,7 @@ impl Campaign {
                 operation: None,
                 said: None,
                 answered: None,
+                log: Seldom::default(),
                 leaving: false,
                 away: false,
             };
@@ -89,6 +90,8 @@ struct Run {
     said: Option<(Option<String>, u64)>,
     /// Who answers, as last logged.
     answered: Option<(String, u64)>,
+    /// Whoever may write to the leader's queue can be anybody by turns.
+    log: Seldom,
     leaving: bool,
     away: bool,
 }
@@ -226,8 +229,11 @@ impl Run {
             Input::Joined => tracing::debug!("the leader's queue is there"),
             Input::Pong(word) if word.holder.as_ref() == Some(&word.from) => {
                 let answered = (word.from.clone(), word.term);
-                if self.answered.as_ref() != Some(&answered) {
-                    tracing::info!(leader = word.from, term = word.term, "the leader answers");
+                if self.answered.as_ref() != Some(&answered)
+                    && let Some(left_out) = self.log.pass("answers")
+                {
+                    let (leader, term) = (&word.from, word.term);
+                    tracing::info!(leader, term, left_out, "the leader answers");
                     self.answered = Some(answered);
                 }
             }
