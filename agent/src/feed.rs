@@ -157,7 +157,7 @@ impl Feed {
                     // Not waited for: who carries it out may wait for this task.
                     handing = Some(self.commands.clone().hand_in(command).boxed());
                 }
-                Delivery::Down { reason } => {
+                Delivery::Down { reason, .. } => {
                     tracing::info!(node = %node, reason, "the fabric is out of reach");
                     // It may be the queue alone that is gone; the server declares it anew.
                     heads.ask_soon(true);

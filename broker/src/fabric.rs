@@ -1,5 +1,7 @@
 //! The contract between writers and readers of events.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use warren_api::{GroupResource, NodeName, Revision};
 
@@ -73,6 +75,8 @@ pub enum Delivery {
     /// Readers may fall back to HTTP watch meanwhile.
     Down {
         reason: String,
+        /// Nothing had come from the broker for so long.
+        silent: Duration,
     },
 }
 

@@ -229,7 +229,7 @@ impl Session {
                 Some(Ok(live)) => live,
                 Some(Err(reason)) => {
                     told_down = true;
-                    if self.out.send(Delivery::Down { reason }).await.is_err() {
+                    if self.out.send(Delivery::Down { reason, silent: Duration::ZERO }).await.is_err() {
                         return;
                     }
                     continue;
@@ -247,10 +247,13 @@ impl Session {
                 End::Missing(reason) => (reason, true),
             };
             let reason = if live.is_ended() { live.reason() } else { reason };
-            if !std::mem::replace(&mut told_down, true)
-                && self.out.send(Delivery::Down { reason: reason.clone() }).await.is_err()
-            {
-                return;
+            if !std::mem::replace(&mut told_down, true) {
+                // Where the queue alone is gone, the broker has just said so.
+                let silent = if live.is_ended() { live.silent() } else { Duration::ZERO };
+                let down = Delivery::Down { reason: reason.clone(), silent };
+                if self.out.send(down).await.is_err() {
+                    return;
+                }
             }
             if !live.is_ended() {
                 // The connection is well, the queue is not: missing, deleted, taken, or not allowed.

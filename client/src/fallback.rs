@@ -15,8 +15,14 @@ use warren_broker::{
 use crate::HttpFabric;
 use crate::http_fabric::HttpSubscriber;
 
-/// A broker that is away for less than this is waited for; so that HTTP watch is there within two seconds.
+/// A broker of which nothing has come for less than this is waited for; so that HTTP watch is there within two seconds.
 const PATIENCE: Duration = Duration::from_millis(1000);
+/// Where that is over when it is noticed (a broker that hangs: TCP says nothing), a new connection still has so long.
+const AT_LEAST: Duration = Duration::from_millis(200);
+
+fn patience(silent: Duration) -> Duration {
+    PATIENCE.saturating_sub(silent).max(AT_LEAST)
+}
 
 /// Reads the broker's fabric. While it is down (or has not answered at the start) the same subscription is read by HTTP
 /// watch; the broker's first relist ends that.
@@ -124,11 +130,11 @@ impl Subscriber for Both {
             tokio::select! {
                 biased;
                 delivery = from_broker => match &delivery {
-                    Delivery::Down { reason } => {
+                    Delivery::Down { reason, silent } => {
                         let already = !matches!(self.standby, Standby::Idle);
                         if !already {
                             tracing::warn!(%reason, "the broker is away");
-                            self.standby = Standby::Waiting(Instant::now() + PATIENCE);
+                            self.standby = Standby::Waiting(Instant::now() + patience(*silent));
                             return delivery;
                         }
                     }
@@ -150,6 +156,19 @@ impl Subscriber for Both {
                     }
                 },
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_silent_is_waited_for_the_less() {
+        for (silent, wanted) in [(0, 1000), (300, 700), (800, 200), (900, 200), (60_000, 200)] {
+            let waited = patience(Duration::from_millis(silent));
+            assert_eq!(waited, Duration::from_millis(wanted), "{silent} ms");
         }
     }
 }

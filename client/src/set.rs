@@ -163,7 +163,9 @@ impl InformerSet {
                     // What was asked before says nothing of what this connection missed.
                     asking = self.ask(&asked, RELIST_JITTER.mul_f64(rand::random()));
                 }
-                Delivery::Down { reason } => tracing::warn!(%reason, "the event fabric is away"),
+                Delivery::Down { reason, .. } => {
+                    tracing::warn!(%reason, "the event fabric is away")
+                }
                 Delivery::Command { ack, .. } => {
                     tracing::warn!("a command came to a controllers' queue, where none belongs");
                     ack.ack().await;

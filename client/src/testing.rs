@@ -90,7 +90,10 @@ impl Subscriber for FakeSubscriber {
             Some(Message::Relist(at_least)) => {
                 Delivery::Relist { streams: Vec::new(), at_least, reason: "the test says so" }
             }
-            Some(Message::Down) => Delivery::Down { reason: "the test says so".to_owned() },
+            Some(Message::Down) => Delivery::Down {
+                reason: "the test says so".to_owned(),
+                silent: std::time::Duration::ZERO,
+            },
             None => std::future::pending().await,
         }
     }

@@ -237,8 +237,8 @@ async fn without_the_broker(world: &mut World) {
 async fn a_broker_that_hangs(world: &World) {
     world.rabbit.pause(true);
     let stopped = Instant::now();
-    // A second without a word, another for the question, and then the patience of whoever has an alternative.
-    let limit = Duration::from_secs(4);
+    // 0.6 s without a word, 0.9 s for the question, and then the patience of whoever has an alternative.
+    let limit = FALLBACK_WITHIN;
     world.until("the broker", limit, "broker degraded: disconnected", "does not answer").await;
     let told = stopped.elapsed();
     world.until("informers", limit, "informers degraded: 2 processes", "").await;

@@ -312,7 +312,7 @@ impl Recorder {
                             subscriber.heads(heads);
                             Got::Reconnected
                         }
-                        Delivery::Down { reason } => {
+                        Delivery::Down { reason, .. } => {
                             if let Tells::Heads(Some(node)) = &tells {
                                 server.look_at(node);
                             }
