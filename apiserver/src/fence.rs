@@ -102,3 +102,52 @@ fn spec(lease: &[u8]) -> Spec {
     }
     serde_json::from_slice::<Lease>(lease).map(|lease| lease.spec).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    struct Nothing;
+
+    impl Facts for Nothing {
+        fn node_of_pod(&self, _: &str, _: &str) -> Option<String> {
+            None
+        }
+        fn node_refers_to(&self, _: &str, _: &str, _: &str, _: &str) -> bool {
+            false
+        }
+        fn loopback_only(&self) -> bool {
+            true
+        }
+    }
+
+    /// Also where its words are those of the leader of now: a publisher is somebody else.
+    #[test]
+    fn who_could_not_take_the_lease_names_no_fence() {
+        let (leader, node) = ("kube-system/warren-controllers@7/boss", "kube-node-lease/n@7/n");
+        let next = "kube-system/warren-controllers@8/evil";
+        for (user, fence, may) in [
+            (User::controllers(), leader, true),
+            (User::admin("admin"), leader, true),
+            (User::broker(Some("mine")), leader, false),
+            (User::broker(Some("mine")), next, false),
+            (User::broker(Some("mine")), node, false),
+            (User::broker(None), leader, false),
+            (User::broker(None), next, false),
+            (User::node("n"), leader, false),
+            (User::node("n"), next, false),
+            (User::node("m"), node, false),
+            // Its own lease: what it says there of itself binds only itself.
+            (User::node("n"), node, true),
+        ] {
+            let name = user.name.clone();
+            let headers =
+                [(http::HeaderName::from_static(FENCE_HEADER), HeaderValue::from_static(fence))];
+            let of = of(&HeaderMap::from_iter(headers), &Arc::new(user), &Nothing);
+            assert_eq!(of.is_ok(), may, "{name} {fence}");
+            assert!(may || of.is_err_and(|status| status.reason.code() == 403), "{name} {fence}");
+        }
+    }
+}
