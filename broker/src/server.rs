@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use warren_api::NodeName;
-use warren_process::Tasks;
+use warren_process::{Seldom, Tasks};
 
 use crate::api::ApiHandler;
 use crate::api::serve::Service;
@@ -257,7 +257,8 @@ impl ServerLink {
 
     async fn heal(&self) {
         let mut last = None;
-        let mut told = Told::default();
+        // A node may say with every breath that it lost something.
+        let log = Seldom::default();
         let mut everything = true;
         let mut next = Instant::now();
         loop {
@@ -271,9 +272,9 @@ impl ServerLink {
             let nodes = match everything {
                 true => self.0.nodes.lock().clone(),
                 false => {
-                    if told.is_news(&lost, Instant::now()) {
+                    if let Some(left_out) = log.pass("looked at") {
                         let nodes = lost.len();
-                        tracing::info!(nodes, "queues that lost something are looked at");
+                        tracing::info!(nodes, left_out, "queues that lost something are looked at");
                     }
                     // What the nodes' queues are bound to.
                     shared = Topology { exchanges: shared.exchanges, ..Topology::default() };
@@ -316,41 +317,5 @@ impl ServerLink {
                 tokio::time::sleep(LOST_PAUSE).await;
             }
         }
-    }
-}
-
-/// What was logged last of nodes whose queues lost something: a node may say so with every breath.
-#[derive(Default)]
-struct Told(Option<(BTreeSet<NodeName>, Instant)>);
-
-impl Told {
-    fn is_news(&mut self, nodes: &BTreeSet<NodeName>, now: Instant) -> bool {
-        if let Some((told, at)) = &self.0
-            && told == nodes
-            && now.duration_since(*at) < HEAL_INTERVAL
-        {
-            return false;
-        }
-        self.0 = Some((nodes.clone(), now));
-        true
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_same_nodes_are_told_of_once_a_minute() {
-        let of = |names: &[&str]| names.iter().map(|name| NodeName((*name).into())).collect();
-        let (mut told, start) = (Told::default(), Instant::now());
-        let mut at = |nodes: &[&str], seconds| {
-            told.is_news(&of(nodes), start + Duration::from_secs(seconds))
-        };
-        assert!(at(&["a"], 0));
-        assert!(!at(&["a"], 1));
-        assert!(at(&["a", "b"], 2));
-        assert!(!at(&["a", "b"], 61));
-        assert!(at(&["a", "b"], 62));
     }
 }

@@ -229,7 +229,12 @@ impl Session {
                 Some(Ok(live)) => live,
                 Some(Err(reason)) => {
                     told_down = true;
-                    if self.out.send(Delivery::Down { reason, silent: Duration::ZERO }).await.is_err() {
+                    if self
+                        .out
+                        .send(Delivery::Down { reason, silent: Duration::ZERO })
+                        .await
+                        .is_err()
+                    {
                         return;
                     }
                     continue;
