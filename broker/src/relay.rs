@@ -1,17 +1,22 @@
 //! The relay: from the journal to `warren.events`, in order, nothing skipped. [`Core`] is the logic without I/O;
 //! [`Relay`] is the shell that feeds it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use warren_api::Revision;
 
 use crate::Event;
 use crate::envelope::{self, Message};
 
+mod patience;
 mod shell;
 
+pub use patience::PATIENCE;
 pub use shell::Relay;
+
+use patience::Patience;
 
 /// Messages published and not yet confirmed. At 5,000/s and a confirm after 50 ms (a broker that is busy writing) 250
 /// are under way; four times that.
@@ -21,9 +26,9 @@ pub const WINDOW_BYTES: usize = 8 << 20;
 /// Events read from the journal at once, and only where the window has room for them: of a backlog each read is one of the
 /// disk, and with room for one event after each confirm there would be as many reads as events.
 pub const READ_LIMIT: usize = 256;
-/// How often a message is sent that the broker refuses. Any queue that somebody binds to `warren.events` and that is
-/// full and rejects, or whose node was lost, makes the broker refuse, so the relay must go on in the end: its readers see the
-/// gap and list, all others have it.
+/// How often a message is sent at least that the broker refuses, and at most once [`PATIENCE`] is over. Any queue that
+/// somebody binds to `warren.events` and that is full and rejects, or whose node was lost, makes the broker refuse, so the relay
+/// must go on in the end: its readers see the gap and list, all others have it.
 pub const MAX_ATTEMPTS: u32 = 3;
 
 /// What the shell must do, in this order.
@@ -37,6 +42,10 @@ pub enum Action {
     Read { after: Revision, limit: usize },
     /// Wait until there is something after the revision; answer with [`Core::woken`].
     Wait { after: Revision },
+    /// Wait for so long, then say so with [`Core::retry`]. A new connection forgets it.
+    Pause(Duration),
+    /// Go on with another channel, then say so with [`Core::reopened`].
+    Reopen,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,15 +65,6 @@ struct Entry {
     refusals: u32,
 }
 
-/// What became of messages that the broker refused.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Refused {
-    /// Sent again after [`Core::retry`].
-    pub again: usize,
-    /// Given up.
-    pub abandoned: Vec<Revision>,
-}
-
 /// Invariants: the cursor moves only past confirmed rows (or abandoned ones); within a connection messages are published
 /// in the order of revisions, but for those that the broker refused; the window is bounded.
 #[derive(Debug)]
@@ -77,9 +77,12 @@ pub struct Core {
     /// The number of the front entry; numbers are never used twice.
     front: u64,
     /// What must be published, by number.
-    queue: VecDeque<u64>,
+    queue: BTreeSet<u64>,
     /// What the broker refused, until [`Core::retry`].
-    refused: Vec<u64>,
+    refused: BTreeSet<u64>,
+    patience: Patience,
+    pausing: bool,
+    another_channel: bool,
     in_flight: BTreeMap<u64, u64>,
     bytes: usize,
     next_tag: u64,
@@ -100,8 +103,11 @@ impl Core {
             read_to: cursor,
             entries: VecDeque::new(),
             front: 0,
-            queue: VecDeque::new(),
-            refused: Vec::new(),
+            queue: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            patience: Patience::new(),
+            pausing: false,
+            another_channel: false,
             in_flight: BTreeMap::new(),
             bytes: 0,
             next_tag: 1,
@@ -124,16 +130,24 @@ impl Core {
 
     /// A new connection: tags start again at 1, and what is not confirmed is published again, in order.
     pub fn connected(&mut self) {
-        self.connected = true;
         self.blocked = false;
+        self.patience.connected();
+        self.entries.iter_mut().for_each(|entry| entry.refusals = 0);
+        self.reopened();
+    }
+
+    /// A new channel: the same, but what was refused is known to have been.
+    pub fn reopened(&mut self) {
+        self.connected = true;
         self.next_tag = 1;
         self.in_flight.clear();
         self.queue.clear();
         self.refused.clear();
+        (self.pausing, self.another_channel) = (false, false);
         for (number, entry) in (self.front..).zip(&mut self.entries) {
             if entry.state != State::Done {
                 entry.state = State::Queued;
-                self.queue.push_back(number);
+                self.queue.insert(number);
             }
         }
     }
@@ -190,29 +204,44 @@ impl Core {
         self.advance();
     }
 
-    /// The broker could not place a message everywhere. After [`Core::retry`] it is sent again, out of order (who got its
-    /// successors sees a gap, who got it before drops it), at most [`MAX_ATTEMPTS`] times in all. Others go on meanwhile.
-    pub fn nacked(&mut self, tag: u64, multiple: bool) -> Refused {
-        let mut refused = Refused::default();
+    /// The broker could not place a message everywhere. After a pause it is sent again, out of order (who got its
+    /// successors sees a gap, who got it before drops it), until [`PATIENCE`] is over and it was sent [`MAX_ATTEMPTS`] times.
+    /// Others go on meanwhile. Answers what is given up. `now` is the time since any fixed point.
+    pub fn nacked(&mut self, tag: u64, multiple: bool, now: Duration) -> Vec<Revision> {
+        self.patience.reckon(now);
+        let over = self.patience.is_over();
+        let mut given_up = Vec::new();
         for number in self.take(tag, multiple) {
             let Some(entry) = self.entry(number) else { continue };
             entry.refusals += 1;
-            if entry.refusals < MAX_ATTEMPTS {
-                entry.state = State::Queued;
-                self.refused.push(number);
-                refused.again += 1;
-            } else {
-                refused.abandoned.push(entry.revision);
+            let (revision, refusals) = (entry.revision, entry.refusals);
+            if refusals == 1 {
+                self.patience.refused();
+            }
+            if over && refusals >= MAX_ATTEMPTS {
+                given_up.push(revision);
                 self.done(number);
+            } else {
+                self.refused.insert(number);
             }
         }
         self.advance();
-        refused
+        given_up
     }
 
-    /// What was refused so far is sent again. The shell pauses before, once for all that were refused together.
-    pub fn retry(&mut self) {
-        self.queue.extend(self.refused.drain(..));
+    /// The answer to [`Action::Pause`]: what was refused so far is sent again, in order.
+    pub fn retry(&mut self, now: Duration) {
+        self.pausing = false;
+        self.patience.reckon(now);
+        if self.another_channel {
+            return;
+        }
+        while let Some(number) = self.refused.pop_first() {
+            if let Some(entry) = self.entry(number) {
+                entry.state = State::Queued;
+                self.queue.insert(number);
+            }
+        }
     }
 
     /// What to do next; `None` until the next input.
@@ -220,10 +249,24 @@ impl Core {
         if std::mem::take(&mut self.advanced) {
             return Some(Action::Advance(self.cursor));
         }
-        if !self.connected || self.blocked {
+        if !self.connected {
             return None;
         }
-        if let Some(number) = self.queue.pop_front() {
+        // Once for all that were refused meanwhile: where a node of the broker is lost, it refuses a whole window.
+        if !self.pausing && self.another_channel {
+            self.connected = false;
+            self.in_flight.clear();
+            return Some(Action::Reopen);
+        }
+        if !self.refused.is_empty() && !std::mem::replace(&mut self.pausing, true) {
+            let (pause, another_channel) = self.patience.pause();
+            self.another_channel = another_channel;
+            return Some(Action::Pause(pause));
+        }
+        if self.blocked {
+            return None;
+        }
+        if let Some(number) = self.queue.pop_first() {
             let tag = self.next_tag;
             let entry = self.entry(number)?;
             entry.state = State::InFlight;
@@ -245,7 +288,7 @@ impl Core {
     }
 
     fn push(&mut self, revision: Revision, last: bool, message: Message) {
-        self.queue.push_back(self.front + self.entries.len() as u64);
+        self.queue.insert(self.front + self.entries.len() as u64);
         self.bytes += message.body.len();
         let message = Arc::new(message);
         self.entries.push_back(Entry {
@@ -272,8 +315,10 @@ impl Core {
     }
 
     fn done(&mut self, number: u64) {
-        if let Some(entry) = self.entry(number) {
-            entry.state = State::Done;
+        let Some(entry) = self.entry(number) else { return };
+        entry.state = State::Done;
+        if entry.refusals > 0 {
+            self.patience.settled();
         }
     }
 

@@ -126,6 +126,7 @@ impl ServerLink {
             status: self.0.status.clone(),
             metrics: Arc::clone(&self.0.metrics),
             trace: None,
+            started: std::time::Instant::now(),
         }
     }
 

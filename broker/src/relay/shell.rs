@@ -1,7 +1,7 @@
 //! The relay's shell: a channel with confirms, and what the core asks for.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use futures::future::{BoxFuture, OptionFuture};
 use futures::stream::FuturesUnordered;
@@ -18,10 +18,6 @@ use crate::envelope::Message;
 use crate::status::{Metrics, StatusCell, add, set};
 use crate::{Event, Outbox, topology};
 
-/// After messages were refused, before they are sent again: the queue that refuses may drain. Once for all that were refused
-/// meanwhile: where a node of the broker is lost, it refuses a whole window.
-const REFUSED_PAUSE: Duration = Duration::from_millis(50);
-
 /// Publishes what the outbox holds, and goes on until shutdown. Get one from
 /// [`ServerLink::relay`](crate::server::ServerLink::relay).
 pub struct Relay {
@@ -30,6 +26,7 @@ pub struct Relay {
     pub(crate) status: StatusCell,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) trace: Option<Trace>,
+    pub(crate) started: Instant,
 }
 
 struct Confirmed {
@@ -71,7 +68,7 @@ impl Relay {
 
     /// Publishes over one connection until it is of no use any more.
     async fn session(&self, live: &Live, core: &mut Core, asked: &mut Asked) -> String {
-        let channel = match live.confirming_channel().await {
+        let mut channel = match live.confirming_channel().await {
             Ok(channel) => channel,
             Err(error) => return error.report(),
         };
@@ -79,7 +76,6 @@ impl Relay {
         let mut blocked = live.blocked();
         let mut confirms: FuturesUnordered<BoxFuture<'static, Confirmed>> = FuturesUnordered::new();
         let mut pause: OptionFuture<BoxFuture<'static, ()>> = None.into();
-        let mut pausing = false;
         loop {
             core.blocked(blocked.borrow_and_update().is_some());
             while let Some(action) = core.poll() {
@@ -102,6 +98,23 @@ impl Relay {
                         let read = async move { outbox.read(after, limit).await };
                         asked.read = Some(read.boxed()).into();
                     }
+                    Action::Reopen => {
+                        tracing::info!(
+                            "events are refused for long; they are sent again on another channel"
+                        );
+                        // What was sent on the old one goes before.
+                        let close = channel.close(200, "".into());
+                        let closed = live.call("close a channel", "", close).await;
+                        channel = match closed.and(live.confirming_channel().await) {
+                            Ok(channel) => channel,
+                            Err(error) => return error.report(),
+                        };
+                        confirms.clear();
+                        core.reopened();
+                    }
+                    Action::Pause(time) => {
+                        pause = Some(tokio::time::sleep(time).boxed()).into();
+                    }
                     Action::Wait { after } => {
                         let outbox = Arc::clone(&asked.outbox);
                         asked.wait = Some(async move { outbox.wait(after).await }.boxed()).into();
@@ -112,23 +125,17 @@ impl Relay {
             tokio::select! {
                 Some(confirmed) = confirms.next() => {
                     let mut next = Some(confirmed);
-                    let mut again = 0;
                     // Whatever else is there, before the core is asked again.
                     while let Some(confirmed) = next {
-                        match self.confirmed(core, confirmed) {
-                            Ok(refused) => again += refused,
-                            Err(reason) => return reason,
+                        if let Err(reason) = self.confirmed(core, confirmed) {
+                            return reason;
                         }
                         next = confirms.next().now_or_never().flatten();
                     }
-                    if again > 0 && !pausing {
-                        pausing = true;
-                        pause = Some(tokio::time::sleep(REFUSED_PAUSE).boxed()).into();
-                    }
                 }
                 Some(()) = &mut pause => {
-                    (pause, pausing) = (None.into(), false);
-                    core.retry();
+                    pause = None.into();
+                    core.retry(self.started.elapsed());
                 }
                 Some(answer) = &mut asked.read => {
                     asked.read = None.into();
@@ -150,8 +157,7 @@ impl Relay {
         }
     }
 
-    /// How many messages are to be sent again.
-    fn confirmed(&self, core: &mut Core, confirmed: Confirmed) -> Result<usize, String> {
+    fn confirmed(&self, core: &mut Core, confirmed: Confirmed) -> Result<(), String> {
         let Confirmed { tag, since, message, confirmation } = confirmed;
         match confirmation {
             Ok(Confirmation::Ack(_)) => {
@@ -159,19 +165,18 @@ impl Relay {
                 self.hop(Step::Confirmed, &message);
                 self.metrics.confirm.observe(since.elapsed());
                 core.acked(tag, false);
-                Ok(0)
+                Ok(())
             }
             Ok(Confirmation::Nack(_)) => {
                 add(&self.metrics.nacked, 1);
-                let refused = core.nacked(tag, false);
-                for revision in refused.abandoned {
+                for revision in core.nacked(tag, false, self.started.elapsed()) {
                     add(&self.metrics.abandoned, 1);
                     tracing::error!(
                         %revision,
                         "the broker refuses an event (a queue bound to it is full and rejects, or its node is lost)"
                     );
                 }
-                Ok(refused.again)
+                Ok(())
             }
             Ok(Confirmation::NotRequested) => Err("the channel does not confirm".to_owned()),
             Err(error) => Err(error.to_string()),

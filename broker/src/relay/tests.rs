@@ -37,6 +37,8 @@ fn drain(core: &mut Core) -> Vec<String> {
             Action::Advance(to) => format!("advance {to}"),
             Action::Read { after, limit } => format!("read {limit} after {after}"),
             Action::Wait { after } => format!("wait after {after}"),
+            Action::Pause(time) => format!("pause {}", time.as_millis()),
+            Action::Reopen => "reopen".to_owned(),
         })
         .collect()
 }
@@ -88,42 +90,152 @@ fn blocked_is_a_pause() {
     assert_eq!(drain(&mut core).len(), 3);
 }
 
+const fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
 #[test]
-fn a_refused_message_is_sent_again_a_few_times_and_then_given_up() {
+fn a_refused_message_is_sent_again_for_a_while_and_then_given_up() {
     let mut core = started(1..=2);
     drain(&mut core);
     core.acked(2, false);
-    let again = Refused { again: 1, abandoned: vec![] };
-    assert_eq!(core.nacked(1, false), again);
-    assert_eq!(drain(&mut core), [""; 0]);
-    core.retry();
-    assert_eq!(drain(&mut core), ["3→1"]);
-    assert_eq!(core.nacked(3, true), again);
-    core.retry();
-    assert_eq!(drain(&mut core), ["4→1"]);
-    let given_up = Refused { again: 0, abandoned: vec![Revision(1)] };
-    assert_eq!(core.nacked(4, false), given_up);
+    let (mut now, mut tag, mut pauses, mut channels) = (ms(5_000), 1, Vec::new(), 1);
+    let given_up = loop {
+        let given_up = core.nacked(tag, false, now);
+        if !given_up.is_empty() {
+            break given_up;
+        }
+        let Some(Action::Pause(pause)) = core.poll() else { panic!("it waits") };
+        assert_eq!(core.poll(), None, "once");
+        pauses.push(pause);
+        now += pause;
+        core.retry(now);
+        let mut all = drain(&mut core);
+        tag = if tag == 1 && channels == 1 { 3 } else { tag + 1 };
+        if all == ["reopen"] {
+            core.reopened();
+            (tag, channels) = (1, channels + 1);
+            all = drain(&mut core);
+        }
+        assert_eq!(all, [format!("{tag}→1")]);
+    };
+    assert_eq!(given_up, [Revision(1)]);
+    assert_eq!((pauses.iter().sum::<Duration>(), pauses.len(), channels), (PATIENCE, 10, 8));
     assert_eq!(drain(&mut core), ["advance 2"]);
-    assert_eq!(core.nacked(4, false), Refused::default());
+    assert_eq!(core.nacked(tag, false, now), []);
+
+    // A queue that refuses for ever keeps nobody waiting: what comes next is tried no more than a few times.
+    core.woken();
+    core.read(&[event(3), event(4)], 7);
+    let all = drain(&mut core);
+    assert_eq!(all[..2], ["2→3", "3→4"]);
+    core.acked(3, false);
+    for tag in [2, 4] {
+        assert_eq!(core.nacked(tag, false, now), []);
+        assert_eq!(drain(&mut core), ["pause 50"]);
+        now += ms(50);
+        core.retry(now);
+        assert_eq!(drain(&mut core), [format!("{}→3", if tag == 2 { 4 } else { 5 })]);
+    }
+    assert_eq!(core.nacked(5, false, now), [Revision(3)]);
+    assert_eq!(drain(&mut core), ["advance 4"]);
+}
+
+/// A channel that was opened while a queue lost its leader may go on to refuse.
+#[test]
+fn what_is_refused_for_long_is_sent_again_on_another_channel_in_order() {
+    let mut core = started(1..=4);
+    drain(&mut core);
+    let mut now = ms(0);
+    // All but the last are refused.
+    for (tag, pause) in [(3, 50), (7, 100), (10, 200), (13, 400)] {
+        assert_eq!(core.nacked(tag, true, now), []);
+        assert_eq!(drain(&mut core), [format!("pause {pause}")]);
+        now += ms(pause);
+        core.retry(now);
+        if pause < 400 {
+            assert_eq!(drain(&mut core).len(), 3);
+        }
+        if tag == 3 {
+            core.acked(4, false);
+        }
+    }
+    assert_eq!(drain(&mut core), ["reopen"]);
+    // Until there is another channel, nothing is said.
+    core.acked(11, true);
+    core.woken();
+    core.read(&[event(5)], 7);
+    assert_eq!(drain(&mut core), [""; 0]);
+    core.reopened();
+    assert_eq!(drain(&mut core)[..4], ["1→1", "2→2", "3→3", "4→5"]);
+    core.acked(4, true);
+    assert_eq!(drain(&mut core)[0], "advance 5");
+}
+
+/// The tag of the one message that is sent now, perhaps on another channel.
+fn sent_again(core: &mut Core) -> u64 {
+    loop {
+        match core.poll() {
+            Some(Action::Publish { tag, .. }) => return tag,
+            Some(Action::Reopen) => core.reopened(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn patience_is_there_again_when_nothing_was_refused_for_long() {
+    let mut core = started(1..=1);
+    drain(&mut core);
+    // The broker refuses for nine seconds, and then no more.
+    assert_eq!(core.nacked(1, false, ms(0)), []);
+    assert_eq!(drain(&mut core), ["pause 50"]);
+    core.retry(ms(9_000));
+    assert_eq!(drain(&mut core), ["2→1"]);
+    core.acked(2, false);
+    assert_eq!(drain(&mut core), ["advance 1"]);
+    core.read(&[event(2)], 7);
+    assert_eq!(drain(&mut core)[0], "3→2");
+    // A minute later there are seven seconds of it.
+    let start = 69_000;
+    assert_eq!(core.nacked(3, false, ms(start)), []);
+    for n in 1..6 {
+        assert_eq!(drain(&mut core).len(), 1);
+        core.retry(ms(start + n * 1_000));
+        let tag = sent_again(&mut core);
+        assert_eq!(core.nacked(tag, false, ms(start + n * 1_000)), []);
+    }
+    assert_eq!(drain(&mut core).len(), 1);
+    core.retry(ms(start + 8_000));
+    let tag = sent_again(&mut core);
+    assert_eq!(core.nacked(tag, false, ms(start + 8_000)), [Revision(2)]);
 }
 
 #[test]
 fn a_refused_window_waits_once_and_others_go_on_meanwhile() {
     let mut core = started(1..=4);
     drain(&mut core);
-    assert_eq!(core.nacked(3, true).again, 3);
-    core.acked(4, false);
     core.woken();
+    // In whatever order the refusals come.
+    assert_eq!(core.nacked(3, false, ms(0)), []);
+    assert_eq!(core.nacked(2, true, ms(1)), []);
+    core.acked(4, false);
     core.read(&[event(5)], 7);
-    assert_eq!(drain(&mut core)[0], "5→5");
-    core.retry();
-    assert_eq!(drain(&mut core), ["6→1", "7→2", "8→3"]);
+    let all = drain(&mut core);
+    assert_eq!(all[..2], ["pause 50", "5→5"]);
+    // What is sent again goes before what was not sent yet.
+    core.blocked(true);
+    core.read(&[event(6)], 7);
+    core.retry(ms(50));
+    core.blocked(false);
+    assert_eq!(drain(&mut core)[..4], ["6→1", "7→2", "8→3", "9→6"]);
     // Refused again, and then the connection is lost: sent once, in order.
-    assert_eq!(core.nacked(6, false).again, 1);
+    assert_eq!(core.nacked(6, false, ms(60)), []);
     core.lost();
+    assert_eq!(drain(&mut core), [""; 0]);
     core.connected();
-    core.retry();
-    assert_eq!(drain(&mut core), ["1→1", "2→2", "3→3", "4→5"]);
+    core.retry(ms(150));
+    assert_eq!(drain(&mut core), ["1→1", "2→2", "3→3", "4→5", "5→6"]);
 }
 
 #[test]
@@ -185,6 +297,7 @@ enum Step {
     Lose,
     Connect,
     Retry,
+    Later(u16),
     Block(bool),
     Write(u8),
     Compact,
@@ -196,6 +309,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => which.clone().prop_map(|(at, multiple)| Step::Ack { at, multiple }),
         1 => which.prop_map(|(at, multiple)| Step::Nack { at, multiple }),
         1 => Just(Step::Retry),
+        1 => any::<u16>().prop_map(Step::Later),
         1 => Just(Step::Lose),
         2 => Just(Step::Connect),
         1 => any::<bool>().prop_map(Step::Block),
@@ -214,7 +328,7 @@ proptest! {
         let mut settled: BTreeSet<u64> = BTreeSet::new();
         let mut tags: Vec<(u64, u64)> = Vec::new();
         let mut once: BTreeSet<u64> = BTreeSet::new();
-        let mut waiting = false;
+        let (mut waiting, mut pausing, mut now) = (false, false, Duration::ZERO);
         // The steps, then a broker that is well.
         let end = [Step::Connect, Step::Block(false)].into_iter();
         let well = std::iter::repeat_n(Step::Ack { at: 1_000, multiple: true }, 40);
@@ -227,14 +341,15 @@ proptest! {
                         settled.extend(tags.iter().filter(|(t, _)| covered(*t)).map(|(_, rv)| *rv));
                         core.acked(tag, multiple);
                     } else {
-                        settled.extend(core.nacked(tag, multiple).abandoned.iter().map(|rv| rv.0));
+                        settled.extend(core.nacked(tag, multiple, now).iter().map(|rv| rv.0));
                     }
                     tags.retain(|(t, _)| !covered(*t));
                 }
                 Step::Ack { .. } | Step::Nack { .. } => {}
                 Step::Lose => { core.lost(); tags.clear(); }
-                Step::Connect => { core.connected(); tags.clear(); }
-                Step::Retry => core.retry(),
+                Step::Connect => { core.connected(); tags.clear(); pausing = false; }
+                Step::Retry => { core.retry(now); pausing = false; }
+                Step::Later(time) => now += ms(time.into()),
                 Step::Block(blocked) => core.blocked(blocked),
                 Step::Write(n) => {
                     head += u64::from(n);
@@ -242,6 +357,7 @@ proptest! {
                 }
                 Step::Compact => floor = head,
             }
+            let mut burst: Option<(u64, u64)> = None;
             while let Some(action) = core.poll() {
                 match action {
                     Action::Publish { tag, message } => {
@@ -250,6 +366,10 @@ proptest! {
                             let before = once.range(..rv.0).next_back().copied().unwrap_or(0);
                             prop_assert!(once.range(rv.0 + 1..).next().is_none(), "out of order");
                             prop_assert!(is_floor || before + 1 == rv.0, "skipped");
+                        }
+                        // What is sent again is sent in order.
+                        if let Some((_, before)) = burst.replace((tag, rv.0)) {
+                            prop_assert!(before < rv.0, "{before} before {rv}");
                         }
                         tags.push((tag, rv.0));
                     }
@@ -265,6 +385,15 @@ proptest! {
                     Action::Read { after, limit } => {
                         let to = head.min(after.0 + limit as u64);
                         core.read(&(after.0 + 1..=to).map(event).collect::<Vec<_>>(), 7);
+                    }
+                    Action::Reopen => {
+                        core.reopened();
+                        (burst, pausing) = (None, false);
+                        tags.clear();
+                    }
+                    Action::Pause(time) => {
+                        prop_assert!(!std::mem::replace(&mut pausing, true), "one at a time");
+                        prop_assert!(!time.is_zero() && time <= ms(2_000));
                     }
                     Action::Wait { after } => {
                         if after.0 < head { core.woken() } else { waiting = true }

@@ -1,6 +1,7 @@
 //! The server's side of the broker: the relay's shell, with the real core in it, and the nodes' queues.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use warren_api::Revision;
 use warren_broker::envelope::Message;
@@ -10,9 +11,6 @@ use super::broker::Fate;
 use super::check::Told;
 use super::happens::Happens;
 use super::world::World;
-
-/// As in the relay's shell, in milliseconds.
-const REFUSED_PAUSE: u64 = 50;
 
 pub struct Relay {
     pub core: Core,
@@ -114,6 +112,18 @@ impl World {
                     let (run, limit) = (self.relay.run, limit.min(8));
                     self.after(1, Happens::Read { run, after, limit });
                 }
+                Action::Reopen => {
+                    // What was sent on the old channel arrives before; what is said of it is not heard any more.
+                    self.count("channels opened anew");
+                    self.relay.pipe_until = (self.relay.generation, self.relay.arrival);
+                    self.relay.generation += 1;
+                    self.relay.core.reopened();
+                }
+                Action::Pause(time) => {
+                    let generation = self.relay.generation;
+                    let later = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+                    self.after(later, Happens::Retry { generation });
+                }
                 Action::Wait { after } => {
                     if self.server.disk.last > after {
                         self.relay.core.woken();
@@ -174,19 +184,15 @@ impl World {
         if acked {
             self.relay.core.acked(tag, false);
         } else {
-            let refused = self.relay.core.nacked(tag, false);
-            let given_up = refused.abandoned.len();
-            (0..given_up).for_each(|_| self.count("events given up"));
-            if refused.again > 0 {
-                self.after(REFUSED_PAUSE, Happens::Retry { generation });
-            }
+            let given_up = self.relay.core.nacked(tag, false, Duration::from_millis(self.now));
+            given_up.iter().for_each(|_| self.count("events given up"));
         }
         self.pump();
     }
 
     pub fn retries(&mut self, generation: u64) {
         if self.relay.connected && self.relay.generation == generation {
-            self.relay.core.retry();
+            self.relay.core.retry(Duration::from_millis(self.now));
             self.pump();
         }
     }
