@@ -71,7 +71,10 @@ impl Publisher {
             channel.basic_publish(exchange_name, key_name, options, body, properties).await?.await
         };
         let confirmation = live.call("publish to", exchange, publish).await?;
-        *held = Some((live, channel));
+        // A channel that was opened while a quorum queue lost its leader goes on to refuse (RabbitMQ 3.10).
+        if !matches!(confirmation, Confirmation::Nack(None)) {
+            *held = Some((live, channel));
+        }
         match confirmation {
             Confirmation::Ack(None) => Ok(()),
             Confirmation::Ack(Some(back)) | Confirmation::Nack(Some(back)) => {
