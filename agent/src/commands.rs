@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use warren_api::manifest;
 use warren_api::{NodeName, Registry, Status, Uid};
 use warren_broker::{Ack, Fabric, ReplyTo};
+use warren_process::Seldom;
 
 use crate::api::{ApiError, SharedApi};
 use crate::context::Context;
@@ -32,6 +33,9 @@ mod wish;
 /// Commands that wait to be handed in; the queue is not read further meanwhile.
 const WAITING: usize = 64;
 const NO_EVENT: &str = "it has the form of an event, and the server did not send it";
+/// An Event is a change like any other, which a queue of somebody's may bring back here as another such message: what is
+/// said of them is said so often.
+const NO_EVENT_TOLD_EVERY: Duration = Duration::from_secs(600);
 const RETRY: Backoff = Backoff { first: Duration::from_millis(300), last: Duration::from_secs(10) };
 /// An autonomous node does not wait longer for an API before it acts by itself.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -96,6 +100,8 @@ impl Commands {
             log,
             feed,
             registry: Registry::builtin(),
+            log_lines: Seldom::default(),
+            imitations: Seldom::new(NO_EVENT_TOLD_EVERY),
             failures: 0,
             again: Instant::now(),
         };
@@ -132,6 +138,9 @@ struct Worker {
     log: SharedLog,
     feed: mpsc::Sender<Local>,
     registry: Registry,
+    log_lines: Seldom,
+    /// Events about what is dressed as one.
+    imitations: Seldom,
     /// The API was asked about the log in vain so often, and is asked again then.
     failures: u32,
     again: Instant,
@@ -190,18 +199,22 @@ impl Worker {
             Err(Status { message: reason, .. }) => {
                 // Whoever has it dead-lettered logs the reason.
                 tracing::debug!(node = %self.node, publisher, %reason, "a command was refused");
-                let by = publisher.as_deref().unwrap_or("somebody without an account");
-                let message = format!("A message of {by} on this node's queue: {reason}");
-                self.tell_node("CommandRefused", &message);
+                if !imitation || self.imitations.pass("imitation").is_some() {
+                    let by = publisher.as_deref().unwrap_or("somebody without an account");
+                    let message = format!("A message of {by} on this node's queue: {reason}");
+                    self.tell_node("CommandRefused", &message);
+                }
                 ack.reject(reason).await;
             }
         }
     }
 
     async fn reply(&self, to: &ReplyTo, status: &Value) {
-        if let Err(error) = self.fabric.reply(to, status).await {
+        if let Err(error) = self.fabric.reply(to, status).await
+            && let Some(left_out) = self.log_lines.pass("not answered")
+        {
             let error = error.report();
-            tracing::warn!(node = %self.node, %error, "a command was not answered");
+            tracing::warn!(node = %self.node, %error, left_out, "a command was not answered");
         }
     }
 

@@ -244,5 +244,25 @@ async fn who_is_not_autonomous_waits_and_what_is_forged_is_refused() {
     assert!(world.index.pods(None).is_empty());
 }
 
+#[tokio::test]
+async fn what_is_dressed_as_an_event_feeds_nobody() {
+    let place = Place::new();
+    let world = place.agent(false).await;
+    // As a queue brings it that is bound to all events, and whose dead letters come here: also what is said of it.
+    for n in 0..20 {
+        world.fabric.forged(&web(&format!("i:{n}")), Some("server"));
+    }
+    world.fabric.command("nonsense", Some("alice"), None);
+    let all = |_: &FakeApi| (world.fabric.outcomes.lock().len() == 21).then_some(());
+    world.api.until("refused", all).await;
+    let told = |api: &FakeApi| {
+        let mut told = api.told();
+        told.retain(|(reason, _)| reason == "CommandRefused");
+        told.iter().any(|(_, text)| text.contains("alice")).then_some(told)
+    };
+    let told = world.api.until("told", told).await;
+    assert_eq!(told.len(), 2, "of all that are no events once: {told:#?}");
+}
+
 /// Longer than a node waits before it acts by itself.
 const PATIENCE_AND_MORE: Duration = Duration::from_secs(5);
