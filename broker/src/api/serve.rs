@@ -126,6 +126,8 @@ impl State<'_> {
     }
 
     async fn read(&mut self, live: &Live, attempt: &mut u32) -> Result<String, BrokerError> {
+        // Of the connection before; the broker brings it again.
+        self.forget_waiting();
         let channel = live.channel().await?;
         let queues = self.service.queues;
         let wanted = topology::shared(queues).only(topology::API);
@@ -140,8 +142,6 @@ impl State<'_> {
         );
         let mut consumer = live.call("consume", topology::API, consume).await?;
         *attempt = 0;
-        // Of the connection before; the broker brings it again.
-        self.forget_waiting();
         loop {
             tokio::select! {
                 biased;
