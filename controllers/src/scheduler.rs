@@ -32,6 +32,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use warren_api::Cause;
 use warren_client::{Change, Connection, Informer, InformerSet, Leadership};
 use warren_process::trace::{About, Step as Hop, Subject, Trace};
 use warren_process::{Clock, Tasks};
@@ -308,7 +309,8 @@ impl Scheduler {
 /// The pod may run on a node since before a restore: nothing failed, and it is tried again.
 fn is_held(status: &kube::core::Status) -> bool {
     let causes = status.details.iter().flat_map(|details| &details.causes);
-    causes.into_iter().any(|cause| cause.reason == "MayRunElsewhere")
+    let held = json!(Cause::MayRunElsewhere);
+    causes.into_iter().any(|cause| held == cause.reason)
 }
 
 async fn sleep_until(at: Option<Instant>) {
