@@ -6,10 +6,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Secret};
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, ObjectList, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::Value;
 use tokio::sync::watch;
-use warren_api::Revision;
+use warren_api::{Listed, NodeName, Revision};
 use warren_broker::Heads;
 use warren_broker::heads::{self, Asked};
 
@@ -39,10 +39,24 @@ impl ApiError {
 /// Who asks instead of the node: `Impersonate-User`.
 pub type Identity = String;
 
+/// The pods of a node.
+#[derive(Debug)]
+pub struct PodList {
+    pub pods: Vec<Pod>,
+    pub at: Revision,
+    /// The incarnation of the database, where the server says it.
+    pub epoch: Option<u64>,
+}
+
+impl PodList {
+    pub fn listed(&self) -> Option<Listed> {
+        self.epoch.map(|epoch| Listed { epoch, revision: self.at })
+    }
+}
+
 #[async_trait]
 pub trait NodeApi: Send + Sync {
-    /// The node's pods, and the revision of the list.
-    async fn pods(&self, node: &str) -> Result<(Vec<Pod>, Revision), ApiError>;
+    async fn pods(&self, node: &str) -> Result<PodList, ApiError>;
     async fn pod(&self, namespace: &str, name: &str) -> Result<Pod, ApiError>;
     async fn create_pod(&self, pod: &Value, by: Option<&Identity>) -> Result<Pod, ApiError>;
     /// A strategic merge patch of the pod itself.
@@ -121,8 +135,34 @@ impl KubeApi {
         Ok(Api::namespaced(self.client()?, namespace))
     }
 
-    /// What the typed client has no way for: a request with `Impersonate-User`.
+    /// What the typed client has no way for: headers, of the request and of its answer.
     async fn send(
+        &self,
+        mut request: http::request::Builder,
+        body: Vec<u8>,
+        more: Option<(&str, String)>,
+    ) -> Result<(http::HeaderMap, Vec<u8>), ApiError> {
+        if let Some((name, value)) = more {
+            request = request.header(name, value);
+        }
+        let request = request.header("accept", "application/json");
+        let request = request.body(kube::client::Body::from(body));
+        let request = request.map_err(|e| ApiError::Refused(400, e.to_string()))?;
+        let answer = self.client()?.send(request).await.map_err(translate)?;
+        let (head, body) = answer.into_parts();
+        let body = body.collect_bytes().await.map_err(translate)?;
+        if head.status.is_success() {
+            return Ok((head.headers, body.into()));
+        }
+        let status = serde_json::from_slice(&body).unwrap_or_else(|_| {
+            let text = String::from_utf8_lossy(&body);
+            kube::core::Status::failure(&text, "").with_code(head.status.as_u16())
+        });
+        Err(translate(kube::Error::Api(Box::new(status))))
+    }
+
+    /// In somebody else's name.
+    async fn send_as(
         &self,
         method: http::Method,
         uri: &str,
@@ -130,18 +170,15 @@ impl KubeApi {
         body: Vec<u8>,
         by: Option<&Identity>,
     ) -> Result<Vec<u8>, ApiError> {
-        let mut request = http::Request::builder()
-            .method(method)
-            .uri(uri)
-            .header("content-type", content_type)
-            .header("accept", "application/json");
-        if let Some(by) = by {
-            request = request.header("impersonate-user", by);
-        }
-        let request = request.body(body).map_err(|e| ApiError::Refused(400, e.to_string()))?;
-        let text = self.client()?.request_text(request).await.map_err(translate)?;
-        Ok(text.into_bytes())
+        let request = http::Request::builder().method(method).uri(uri);
+        let request = request.header("content-type", content_type);
+        let by = by.map(|by| ("impersonate-user", by.clone()));
+        self.send(request, body, by).await.map(|(_, body)| body)
     }
+}
+
+fn told(headers: &http::HeaderMap) -> Option<Heads> {
+    Heads::told(headers.get(heads::TOLD).map(http::HeaderValue::as_bytes))
 }
 
 fn translate(error: kube::Error) -> ApiError {
@@ -176,11 +213,18 @@ const STRATEGIC: &str = "application/strategic-merge-patch+json";
 
 #[async_trait]
 impl NodeApi for KubeApi {
-    async fn pods(&self, node: &str) -> Result<(Vec<Pod>, Revision), ApiError> {
-        let params = ListParams::default().fields(&format!("spec.nodeName={node}"));
-        let list = Api::<Pod>::all(self.client()?).list(&params).await.map_err(translate)?;
+    async fn pods(&self, node: &str) -> Result<PodList, ApiError> {
+        let uri = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{node}");
+        let asked = Asked::Node { name: NodeName(node.into()), lost: false };
+        let ask = Some((heads::ASK, asked.to_string()));
+        let (headers, body) = self.send(http::Request::get(uri), Vec::new(), ask).await?;
+        let list: ObjectList<Pod> = parse(&body)?;
         let revision = list.metadata.resource_version.and_then(|rv| rv.parse().ok());
-        Ok((list.items, revision.unwrap_or_default()))
+        Ok(PodList {
+            pods: list.items,
+            at: revision.unwrap_or_default(),
+            epoch: told(&headers).map(|heads| heads.epoch),
+        })
     }
 
     async fn pod(&self, namespace: &str, name: &str) -> Result<Pod, ApiError> {
@@ -190,7 +234,7 @@ impl NodeApi for KubeApi {
     async fn create_pod(&self, pod: &Value, by: Option<&Identity>) -> Result<Pod, ApiError> {
         let namespace = pod["metadata"]["namespace"].as_str().unwrap_or("default");
         let uri = format!("/api/v1/namespaces/{namespace}/pods");
-        let answer = self.send(http::Method::POST, &uri, "application/json", json(pod), by).await?;
+        let answer = self.send_as(http::Method::POST, &uri, "application/json", json(pod), by).await?;
         parse(&answer)
     }
 
@@ -202,7 +246,7 @@ impl NodeApi for KubeApi {
         by: Option<&Identity>,
     ) -> Result<Pod, ApiError> {
         let uri = format!("/api/v1/namespaces/{namespace}/pods/{name}");
-        let answer = self.send(http::Method::PATCH, &uri, STRATEGIC, json(patch), by).await?;
+        let answer = self.send_as(http::Method::PATCH, &uri, STRATEGIC, json(patch), by).await?;
         parse(&answer)
     }
 
@@ -213,7 +257,7 @@ impl NodeApi for KubeApi {
         patch: &Value,
     ) -> Result<(), ApiError> {
         let uri = format!("/api/v1/namespaces/{namespace}/pods/{name}/status");
-        self.send(http::Method::PATCH, &uri, STRATEGIC, json(patch), None).await.map(drop)
+        self.send_as(http::Method::PATCH, &uri, STRATEGIC, json(patch), None).await.map(drop)
     }
 
     async fn delete_pod(
@@ -235,7 +279,7 @@ impl NodeApi for KubeApi {
         body["kind"] = "DeleteOptions".into();
         let uri = format!("/api/v1/namespaces/{namespace}/pods/{name}");
         let delete = http::Method::DELETE;
-        self.send(delete, &uri, "application/json", json(&body), by).await.map(drop)
+        self.send_as(delete, &uri, "application/json", json(&body), by).await.map(drop)
     }
 
     async fn create_namespace(&self, name: &str) -> Result<(), ApiError> {
@@ -243,7 +287,7 @@ impl NodeApi for KubeApi {
             "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name},
         });
         let post = http::Method::POST;
-        match self.send(post, "/api/v1/namespaces", "application/json", json(&body), None).await {
+        match self.send_as(post, "/api/v1/namespaces", "application/json", json(&body), None).await {
             Ok(_) | Err(ApiError::AlreadyExists(_)) => Ok(()),
             Err(error) => Err(error),
         }
@@ -286,28 +330,11 @@ impl NodeApi for KubeApi {
     ) -> Result<Option<Heads>, ApiError> {
         let uri =
             format!("/apis/coordination.k8s.io/v1/namespaces/{LEASE_NAMESPACE}/leases/{name}");
-        let mut request = http::Request::patch(uri)
-            .header("content-type", "application/merge-patch+json")
-            .header("accept", "application/json");
-        if let Some(asked) = asked {
-            request = request.header(heads::ASK, asked.to_string());
-        }
-        let request = request.body(kube::client::Body::from(json(patch)));
-        let request = request.map_err(|e| ApiError::Refused(400, e.to_string()))?;
-        let answer = self.client()?.send(request).await.map_err(translate)?;
-        let (head, body) = answer.into_parts();
-        let body = body.collect_bytes().await.map_err(translate)?;
-        if !head.status.is_success() {
-            let code = head.status.as_u16();
-            let status = serde_json::from_slice(&body).unwrap_or_else(|_| {
-                let text = String::from_utf8_lossy(&body);
-                kube::core::Status::failure(&text, "").with_code(code)
-            });
-            return Err(translate(kube::Error::Api(Box::new(status))));
-        }
-        let told = head.headers.get(heads::TOLD).and_then(|told| told.to_str().ok());
-        let unread = |error| ApiError::Unreachable(format!("header {}: {error}", heads::TOLD));
-        told.map(Heads::parse).transpose().map_err(unread)
+        let request = http::Request::patch(uri);
+        let request = request.header("content-type", "application/merge-patch+json");
+        let asked = asked.map(|asked| (heads::ASK, asked.to_string()));
+        let (headers, _) = self.send(request, json(patch), asked).await?;
+        Ok(told(&headers))
     }
 
     async fn create_event(&self, event: &Event) -> Result<(), ApiError> {

@@ -3,13 +3,12 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodIP, PodStatus};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
-use warren_api::NodeName;
+use warren_api::{Listed, NodeName};
 use warren_process::trace::{About, Step, Subject, Trace};
 use warren_process::{Clock, Tasks};
 
@@ -37,8 +36,8 @@ pub(crate) struct Context {
     pub volumes: Volumes,
     pub events: Events,
     pub heads: HeadsCell,
-    /// What runs here is what a list as of this revision said; 0 before the first.
-    pub agreed: AtomicU64,
+    /// What runs here is what this list said; none before the first.
+    pub agreed: Mutex<Option<Listed>>,
     /// The API has another database by now, and what was said of the node before is forgotten.
     pub restored: Notify,
     pub index: PodIndex,

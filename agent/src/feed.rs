@@ -16,6 +16,7 @@ use warren_broker::{
 };
 use warren_process::trace::Step;
 
+use crate::api::PodList;
 use crate::commands::{Command, Commands, Local};
 use crate::context::Context;
 use crate::desired::{Desired, Effect, revision};
@@ -54,7 +55,7 @@ pub(crate) struct Feed {
 /// A list that is being asked for, and of which streams.
 struct Listing {
     streams: Vec<Stream>,
-    answer: BoxFuture<'static, (Vec<Pod>, Revision)>,
+    answer: BoxFuture<'static, PodList>,
     /// The newest that was applied since it was asked for.
     newest: Revision,
     stale: u32,
@@ -98,9 +99,9 @@ impl Feed {
                     subscriber.heads(told);
                     continue;
                 }
-                (pods, at) = answer(&mut listing), if listing.is_some() => {
+                list = answer(&mut listing), if listing.is_some() => {
                     let done = listing.take();
-                    listing = Box::pin(self.answered(&mut desired, &mut *subscriber, done, pods, at)).await;
+                    listing = Box::pin(self.answered(&mut desired, &mut *subscriber, done, list)).await;
                     continue;
                 }
                 () = context.vigil.asks_for_a_list() => {
@@ -254,14 +255,14 @@ impl Feed {
         desired: &mut Desired,
         subscriber: &mut dyn Subscriber,
         listing: Option<Listing>,
-        pods: Vec<Pod>,
-        at: Revision,
+        list: PodList,
     ) -> Option<Listing> {
+        let at = list.at;
         let Listing { streams, newest, stale, awaited, restored, .. } = listing?;
         if at < newest && stale < STALE_LISTS {
             return Some(Listing { stale: stale + 1, awaited, restored, ..self.ask(streams) });
         }
-        self.listed(desired, pods, at).await;
+        self.listed(desired, list).await;
         if awaited {
             self.context.vigil.listed();
         }
@@ -272,7 +273,8 @@ impl Feed {
         None
     }
 
-    async fn listed(&self, desired: &mut Desired, pods: Vec<Pod>, at: Revision) {
+    async fn listed(&self, desired: &mut Desired, list: PodList) {
+        let (listed, PodList { pods, at, .. }) = (list.listed(), list);
         let bodies: Vec<(String, Bytes)> = pods
             .iter()
             .filter(|p| mirror::mirrors(p).is_none())
@@ -296,7 +298,7 @@ impl Feed {
         self.context.objects.forget_all();
         self.sinks.iter().for_each(|sink| sink.relist());
         // What is not on disk a restart would not know.
-        self.tell(Change::Complete(kept.is_ok().then_some(at))).await;
+        self.tell(Change::Complete(listed.filter(|_| kept.is_ok()))).await;
         self.writer.wake();
         self.context.api_answers.notify_one();
     }
@@ -464,7 +466,7 @@ impl Feed {
 }
 
 /// The answer to a list that is being asked for. Cancellation safe.
-async fn answer(listing: &mut Option<Listing>) -> (Vec<Pod>, Revision) {
+async fn answer(listing: &mut Option<Listing>) -> PodList {
     match listing {
         Some(listing) => (&mut listing.answer).await,
         None => std::future::pending().await,

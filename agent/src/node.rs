@@ -13,9 +13,8 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
 use serde_json::json;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use tokio::sync::{Notify, watch};
-use warren_broker::heads::LISTED;
+use warren_api::LISTED;
 
 use crate::api::{ApiError, LEASE_NAMESPACE};
 use crate::claim::INSTANCE;
@@ -352,8 +351,8 @@ fn millis(millis: i64) -> String {
 
 /// Who renews the lease, and with which list what runs here agrees.
 fn said_of_lease(context: &Context) -> BTreeMap<String, String> {
-    let agreed = context.agreed.load(Ordering::Relaxed);
-    let listed = (agreed > 0).then(|| (LISTED.to_owned(), agreed.to_string()));
+    let agreed = *context.agreed.lock();
+    let listed = agreed.map(|at| (LISTED.to_owned(), at.to_string()));
     let instance = context.instance.clone().map(|instance| (INSTANCE.to_owned(), instance));
     listed.into_iter().chain(instance).collect()
 }

@@ -18,7 +18,7 @@ use warren_broker::{
 };
 use warren_process::Clock;
 
-use crate::api::{ApiError, Identity, NodeApi};
+use crate::api::{ApiError, Identity, NodeApi, PodList};
 
 /// Time that tests may pause and advance.
 pub(crate) struct TokioClock(tokio::time::Instant, Timestamp);
@@ -42,6 +42,7 @@ type OnPod = Box<dyn Fn(bool, &Value) + Send + Sync>;
 #[derive(Default)]
 struct State {
     down: bool,
+    epoch: u64,
     revision: u64,
     pods: BTreeMap<Key, Value>,
     nodes: BTreeMap<String, Value>,
@@ -179,11 +180,13 @@ impl FakeApi {
         }
     }
 
-    /// Goes back to a database that knows the node by name only, and none of its pods.
+    /// Goes back to a database that knows the node by name only, and none of its pods. Where the one before it is lost,
+    /// its revision does not depend on that one's.
     pub(crate) fn restore(&self) {
         let mut state = self.state.lock();
         state.pods.clear();
-        state.revision += 1_000_000_000;
+        state.epoch += 1;
+        state.revision = 1_000_000_000;
         for (name, node) in &mut state.nodes {
             *node = json!({"metadata": {"name": name, "uid": "node-uid"}});
         }
@@ -256,10 +259,11 @@ fn missing(name: &str) -> ApiError {
 
 #[async_trait]
 impl NodeApi for FakeApi {
-    async fn pods(&self, node: &str) -> Result<(Vec<Pod>, Revision), ApiError> {
+    async fn pods(&self, node: &str) -> Result<PodList, ApiError> {
         let state = self.up()?;
         let pods = state.pods.values().filter(|p| p["spec"]["nodeName"] == node).map(typed);
-        Ok((pods.collect(), Revision(state.revision)))
+        let (at, epoch) = (Revision(state.revision), Some(state.epoch));
+        Ok(PodList { pods: pods.collect(), at, epoch })
     }
     async fn pod(&self, namespace: &str, name: &str) -> Result<Pod, ApiError> {
         drop(self.up()?);

@@ -7,9 +7,6 @@ use crate::{GroupResource, ObjectKey};
 
 /// A write with this header is accepted only while the term that it names lasts.
 pub const FENCE_HEADER: &str = "warren-fence";
-/// An annotation of the Lease of an election: the `<name>` of the leader's queue `controllers.<name>.leader`, empty where there is
-/// no broker.
-pub const LEADER_QUEUE: &str = "warren.dev/leader-queue";
 
 /// A namespace (63 bytes), a name and a holder (253 each), a number, and what parts them.
 const MAX_BYTES: usize = 600;

@@ -3,7 +3,7 @@
 //! A pod that had no node when the backup was made may have got one since. What is restored says that it has none; the node
 //! of then runs it until it has listed its pods. To give it to a node meanwhile would run it twice. So the pods that a
 //! restored database has without a node get none before every node says, on its lease, that all that runs there agrees with
-//! a list that is newer than the restore ([`LISTED`]), and before nodes of which the backup knows nothing had time to come.
+//! a list of the restored database ([`LISTED`]), and before nodes of which the backup knows nothing had time to come.
 //! A node that is not heard of is waited for: it may run them still. Whoever knows that it does not deletes the Node.
 
 use std::collections::BTreeSet;
@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use smallvec::SmallVec;
 use warren_api::{
-    Cause, FieldError, GroupResource, Object, ObjectKey, Revision, Shard, Status, Uid,
+    Cause, FieldError, GroupResource, LISTED, Listed, Object, ObjectKey, Revision, Shard, Status,
+    Uid,
 };
-use warren_broker::heads::LISTED;
 use warren_store::{Durability, Item, Loaded, Op, Write};
 
 use crate::api::Api;
@@ -34,6 +34,9 @@ const NAMED: usize = 3;
 /// The pods that wait, and for lists since when. Bounded by the pods that the backup has without a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {
+    /// The restored database's; a record of before they were told apart has none.
+    #[serde(default)]
+    pub epoch: u64,
     pub at: Revision,
     pub pods: BTreeSet<String>,
 }
@@ -47,12 +50,26 @@ pub enum Waits {
 }
 
 impl Hold {
-    /// `nodes`: all that have a lease, with what it says.
-    pub fn waits(&self, up: Duration, nodes: impl Iterator<Item = (String, Revision)>) -> Waits {
+    /// Pods that somebody has deleted wait for nothing. Answers whether there were any.
+    fn forget_all_but(&mut self, there: &BTreeSet<String>) -> bool {
+        let before = self.pods.len();
+        self.pods.retain(|uid| there.contains(uid));
+        self.pods.len() < before
+    }
+
+    /// `nodes`: all that have a lease, with what it says. What a list of another database said counts for nothing: two
+    /// restores of one backup come to the same revision where the disk was lost in between.
+    pub fn waits(
+        &self,
+        up: Duration,
+        nodes: impl Iterator<Item = (String, Option<Listed>)>,
+    ) -> Waits {
         if self.pods.is_empty() {
             return Waits::ForNothing;
         }
-        let late = nodes.filter(|(_, listed)| *listed < self.at).map(|(name, _)| name);
+        let at = Listed { epoch: self.epoch, revision: self.at };
+        let late = nodes.filter(|(_, listed)| !listed.is_some_and(|listed| listed.covers(at)));
+        let late = late.map(|(name, _)| name);
         match late.collect::<Vec<_>>() {
             late if !late.is_empty() => Waits::For(late),
             _ if up < SHOWS_UP => Waits::ForNodesToCome,
@@ -123,10 +140,16 @@ pub(crate) async fn start(api: &Arc<Api>, fresh: bool) -> Result<(), Status> {
     let hold = match (&known, fresh) {
         (Some(entry), false) => {
             let value: Value = serde_json::from_slice(entry.body()).unwrap_or_default();
-            serde_json::from_value(value["hold"].clone()).unwrap_or_default()
+            let hold: Hold = serde_json::from_value(value["hold"].clone()).unwrap_or_default();
+            // Of this database, as another one would be fresh.
+            Hold { epoch: api.journal.epoch(), ..hold }
         }
         (None, false) => return Ok(()),
-        (_, true) => Hold { at: api.cache.revision(), pods: without_node(api) },
+        (_, true) => Hold {
+            epoch: api.journal.epoch(),
+            at: api.cache.revision(),
+            pods: without_node(api),
+        },
     };
     if fresh && !hold.pods.is_empty() {
         let op = if known.is_some() { Op::Modified } else { Op::Added };
@@ -154,19 +177,22 @@ pub(crate) async fn start(api: &Arc<Api>, fresh: bool) -> Result<(), Status> {
 
 /// Whether nothing waits any more. A lease goes with its Node.
 async fn look(api: &Api, began: Instant, check: &warren_process::CheckHandle) -> bool {
-    let Some((hold, before)) = api.held.0.read().clone() else { return true };
+    let Some((mut hold, before)) = api.held.0.read().clone() else { return true };
+    let forgot = hold.forget_all_but(&without_node(api));
     let waits = hold.waits(began.elapsed(), leases(api).into_iter());
     if waits == Waits::ForNothing {
-        if let Err(error) = record(api, write(Op::Deleted, &hold)).await {
+        let key = key();
+        let is_recorded = api.cache.get(&key.resource, "", &key.name).is_some();
+        if is_recorded && let Err(error) = record(api, write(Op::Deleted, &hold)).await {
             tracing::debug!(%error, "the record of a restore could not be removed; tried again in a second");
             return false;
         }
         *api.held.0.write() = None;
         check.ready();
-        tracing::info!("restored: all nodes have listed their pods");
+        tracing::info!("restored: no pod waits for nodes any more");
         return true;
     }
-    if waits != before {
+    if forgot || waits != before {
         let pods = hold.pods.len();
         let pods = if pods == 1 { "1 pod waits".to_owned() } else { format!("{pods} pods wait") };
         check.degraded(format!("{pods} for {waits} since the database was restored"));
@@ -181,13 +207,13 @@ fn without_node(api: &Api) -> BTreeSet<String> {
     unbound.map(|entry| entry.change.uid.0.to_string()).collect()
 }
 
-fn leases(api: &Api) -> Vec<(String, Revision)> {
+fn leases(api: &Api) -> Vec<(String, Option<Listed>)> {
     let leases = GroupResource::new("coordination.k8s.io", "leases");
     let (leases, _) = api.cache.list(&leases, Scope::Namespace("kube-node-lease"));
     let of = |lease: &Arc<Entry>| {
         let object = lease.object();
         let listed = object.str_at(&["metadata", "annotations", LISTED]).parse();
-        (lease.change.key.name.to_string(), listed.unwrap_or_default())
+        (lease.change.key.name.to_string(), listed.ok())
     };
     leases.iter().map(of).collect()
 }
@@ -213,30 +239,80 @@ mod tests {
 
     #[test]
     fn what_pods_of_before_a_restore_wait_for() {
-        let at = 1_000;
         let (early, late) = (Duration::from_secs(1), SHOWS_UP);
         let for_nodes =
             |nodes: &[&str]| Waits::For(nodes.iter().map(|n| (*n).to_owned()).collect());
+        let at = |epoch, revision| Some(Listed { epoch, revision: Revision(revision) });
         for (what, pods, up, nodes, waits) in [
-            ("nobody waits", &[][..], early, &[("a", 0)][..], Waits::ForNothing),
-            ("a node of then", &["p"], late, &[("a", 0)], for_nodes(&["a"])),
-            ("one has listed before", &["p"], late, &[("a", 999), ("b", 1_000)], for_nodes(&["a"])),
-            ("both have not", &["p"], early, &[("a", 7), ("b", 8)], for_nodes(&["a", "b"])),
+            ("nobody waits", &[][..], early, &[("a", None)][..], Waits::ForNothing),
+            ("a node of then", &["p"], late, &[("a", None)], for_nodes(&["a"])),
+            (
+                "one has listed before",
+                &["p"],
+                late,
+                &[("a", at(7, 999)), ("b", at(7, 1_000))],
+                for_nodes(&["a"]),
+            ),
+            (
+                "both have not",
+                &["p"],
+                early,
+                &[("a", at(7, 7)), ("b", at(7, 8))],
+                for_nodes(&["a", "b"]),
+            ),
+            (
+                "one has listed what was lost, which had come further",
+                &["p"],
+                late,
+                &[("a", at(6, 1_005)), ("b", at(7, 1_000))],
+                for_nodes(&["a"]),
+            ),
+            (
+                "nor is a greater epoch this one: clocks go backwards",
+                &["p"],
+                late,
+                &[("a", at(8, 1_005))],
+                for_nodes(&["a"]),
+            ),
             (
                 "all have, but another may come",
                 &["p"],
                 early,
-                &[("a", 1_000)],
+                &[("a", at(7, 1_000))],
                 Waits::ForNodesToCome,
             ),
-            ("all have", &["p"], late, &[("a", 1_000), ("b", 2_000)], Waits::ForNothing),
+            (
+                "all have",
+                &["p"],
+                late,
+                &[("a", at(7, 1_000)), ("b", at(7, 2_000))],
+                Waits::ForNothing,
+            ),
             ("there is no node", &["p"], late, &[], Waits::ForNothing),
         ] {
             let pods = pods.iter().map(|pod| (*pod).to_owned()).collect();
-            let hold = Hold { at: Revision(at), pods };
-            let nodes = nodes.iter().map(|(name, listed)| ((*name).to_owned(), Revision(*listed)));
+            let hold = Hold { epoch: 7, at: Revision(1_000), pods };
+            let nodes = nodes.iter().map(|(name, listed)| ((*name).to_owned(), *listed));
             assert_eq!(hold.waits(up, nodes), waits, "{what}");
         }
+    }
+
+    #[test]
+    fn pods_that_were_deleted_do_not_wait() {
+        let all = |pods: &[&str]| pods.iter().map(|pod| (*pod).to_owned()).collect();
+        let mut hold = Hold { epoch: 7, at: Revision(5), pods: all(&["p", "q"]) };
+        let waits = |hold: &Hold| hold.waits(SHOWS_UP, std::iter::once(("gone".to_owned(), None)));
+        assert!(!hold.forget_all_but(&all(&["p", "q", "new"])));
+        assert!(hold.forget_all_but(&all(&["q", "new"])));
+        assert_eq!((&hold.pods, waits(&hold)), (&all(&["q"]), Waits::For(vec!["gone".to_owned()])));
+        assert!(hold.forget_all_but(&all(&["new"])));
+        assert_eq!(waits(&hold), Waits::ForNothing, "nobody is left for whom the node matters");
+    }
+
+    #[test]
+    fn a_record_of_before_epochs_holds_its_pods() {
+        let hold: Hold = serde_json::from_value(json!({"at": 5, "pods": ["p"]})).unwrap();
+        assert_eq!((hold.at, hold.pods.len()), (Revision(5), 1));
     }
 
     #[test]
@@ -251,7 +327,7 @@ mod tests {
     fn a_pod_that_is_not_held_is_bound() {
         let held = Held::default();
         held.may_bind("web", "u").unwrap();
-        let hold = Hold { at: Revision(5), pods: BTreeSet::from(["u".to_owned()]) };
+        let hold = Hold { epoch: 7, at: Revision(5), pods: BTreeSet::from(["u".to_owned()]) };
         *held.0.write() = Some((hold, Waits::For(vec!["n1".to_owned()])));
         held.may_bind("web", "other").unwrap();
         let status = held.may_bind("web", "u").unwrap_err().to_json();

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::num::NonZeroU64;
+use std::sync::Once;
 
 use warren_api::{GroupResource, NodeName, Revision, Shard};
 
@@ -14,9 +15,6 @@ use crate::Stream;
 pub const ASK: &str = "warren-streams";
 /// `epoch=1763766330 published=120 pods/node~rabbit-1=118 services/all=7`
 pub const TOLD: &str = "warren-heads";
-
-/// What a node says of itself, on its lease: the revision of the list with which all that runs there agrees.
-pub const LISTED: &str = "warren.dev/listed";
 
 /// Resources that one request asks for; the names of all that a cluster has fit.
 pub const MAX_ASKED: usize = 128;
@@ -123,6 +121,20 @@ impl fmt::Display for Asked {
 }
 
 impl Heads {
+    /// What a server tells in its header. One that cannot be read is as none, from a server that does not know, so that the
+    /// request that asked has not failed.
+    pub fn told(header: Option<&[u8]>) -> Option<Self> {
+        static SAID: Once = Once::new();
+        let text = String::from_utf8_lossy(header?);
+        Self::parse(&text)
+            .inspect_err(|error| {
+                SAID.call_once(|| {
+                    tracing::warn!(%error, header = TOLD, "cannot be read, and is passed over from here on");
+                });
+            })
+            .ok()
+    }
+
     pub fn parse(text: &str) -> Result<Self, HeadsError> {
         if text.len() > MAX_BYTES {
             return Err(HeadsError::TooLarge(text.len()));

@@ -56,8 +56,6 @@ pub(crate) enum RawError {
     Watch(String),
     #[error("the server does not say where the streams stand: HTTP {0}")]
     Heads(u16),
-    #[error("where the streams stand cannot be read")]
-    Told(#[from] heads::HeadsError),
     #[error("the server's answer has no resourceVersion")]
     NoRevision,
 }
@@ -126,8 +124,7 @@ pub(crate) async fn heads(
     if !response.status().is_success() {
         return Err(RawError::Heads(response.status().as_u16()));
     }
-    let told = response.headers().get(heads::TOLD).and_then(|told| told.to_str().ok());
-    Ok(told.map(Heads::parse).transpose()?)
+    Ok(Heads::told(response.headers().get(heads::TOLD).map(http::HeaderValue::as_bytes)))
 }
 
 /// One object as JSON; `None` where there is none.

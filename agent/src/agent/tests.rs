@@ -494,23 +494,46 @@ async fn an_orphan_is_ended_only_when_all_is_known() {
     }
 }
 
+/// What the lease says of the list with which all agrees.
+fn listed(api: &FakeApi) -> Option<warren_api::Listed> {
+    api.lease("n1")?["metadata"]["annotations"][warren_api::LISTED].as_str()?.parse().ok()
+}
+
+/// Both restores come to the same revision, as nothing is known of the database in between.
+#[tokio::test(start_paused = true)]
+async fn a_backup_that_is_restored_again_is_another_database() {
+    let world = start(|_| {}).await;
+    world.api.restore();
+    world.fabric.relist_for(warren_broker::consume::reason::EPOCH);
+    world.api.apply(pod(one(json!({})), json!({})));
+    world.pod_is("it runs", |pod| phase(pod) == "Running").await;
+    world.fabric.relist();
+    let of_first = |api: &FakeApi| {
+        listed(api).filter(|at| at.epoch == 1 && at.revision.0 > 1_000_000_000)
+    };
+    world.api.until("it has listed more than the backup has", of_first).await;
+    let runtime = world.simulation.node("n1");
+    world.api.restore();
+    world.fabric.relist_for(warren_broker::consume::reason::EPOCH);
+    let second = warren_api::Listed { epoch: 2, revision: warren_api::Revision(1_000_000_000) };
+    let of_second = |api: &FakeApi| listed(api).filter(|at| at.covers(second));
+    world.api.until("the lease says so of the second, which is behind the first", of_second).await;
+    assert_eq!(runtime.pods().await.unwrap().len(), 0, "not before the pod has ended");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_restored_api_is_told_anew_and_what_it_does_not_know_ends() {
     let world = start(|_| {}).await;
     let before = pod(one(json!({})), json!({}));
     world.api.apply(before);
     world.pod_is("it runs", |pod| phase(pod) == "Running").await;
-    let listed = |api: &FakeApi| {
-        let lease = api.lease("n1")?;
-        lease["metadata"]["annotations"][warren_broker::heads::LISTED].as_str()?.parse::<u64>().ok()
-    };
     world.api.restore();
     world.fabric.relist_for(warren_broker::consume::reason::EPOCH);
     let runtime = world.simulation.node("n1");
     world
         .api
         .until("the lease says that all agrees with the new database", |api| {
-            listed(api).filter(|at| *at >= 1_000_000_000)
+            listed(api).filter(|at| (at.epoch, at.revision.0) == (1, 1_000_000_000))
         })
         .await;
     assert_eq!(runtime.pods().await.unwrap().len(), 0, "not before the pod has ended");

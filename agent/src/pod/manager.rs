@@ -4,7 +4,6 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,7 +11,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use warren_api::Revision;
+use warren_api::Listed;
 use warren_process::trace::Step;
 
 use super::decide::{self, Action, Then, Wanted};
@@ -52,8 +51,8 @@ pub(crate) enum Change {
     Remove(Arc<str>, Option<Arc<Pod>>),
     /// A pod that is not wanted, and of which something may be left.
     Ended(Arc<Pod>),
-    /// Everything that is wanted has been said: what else runs is an orphan. As of this revision, where it is on disk.
-    Complete(Option<Revision>),
+    /// Everything that is wanted has been said: what else runs is an orphan. By this list, where it is on disk.
+    Complete(Option<Listed>),
     /// What the API has for this pod was made anew (a static pod's mirror, a pod that was begun without the API): it has no
     /// status.
     Mirrored(Arc<str>),
@@ -252,8 +251,8 @@ impl Manager {
         }
     }
 
-    fn agrees(&self, agreed: Revision) {
-        self.context.agreed.store(agreed.0, Ordering::Relaxed);
+    fn agrees(&self, agreed: Option<Listed>) {
+        *self.context.agreed.lock() = agreed;
     }
 
     /// Decides about a pod and does what it says. Asks the runtime first where what is known may be old.

@@ -14,7 +14,7 @@ use warren_agent::pod::decide::{self, Action, Then, Wanted};
 use warren_agent::pod::memory::{Backoffs, Busy, Failure, Memory, later};
 use warren_agent::pod::{spec, status};
 use warren_agent::runtime::{Observed, PodRef, State};
-use warren_api::Revision;
+use warren_api::Listed;
 use warren_controllers::plan::Target;
 
 use super::machine::{Machine, Op};
@@ -68,7 +68,7 @@ pub struct Agent {
     listed: bool,
     agreement: Agreement,
     /// What its lease says of the list that it agrees with.
-    pub agreed: Revision,
+    pub agreed: Option<Listed>,
     updates: BTreeMap<Arc<str>, Update>,
     /// A status is on its way.
     pub writing: bool,
@@ -99,7 +99,7 @@ impl Agent {
             complete: false,
             listed: false,
             agreement: Agreement::default(),
-            agreed: Revision(0),
+            agreed: None,
             updates: BTreeMap::new(),
             writing: false,
             todo: Vec::new(),
@@ -196,9 +196,9 @@ impl Agent {
     }
 
     /// All that is wanted has been said: what else runs is ended.
-    pub fn complete(&mut self, at: Revision, machine: &Machine, now: Timestamp) {
+    pub fn complete(&mut self, listed: Listed, machine: &Machine, now: Timestamp) {
         self.complete = true;
-        self.agreement.listed(at);
+        self.agreement.listed(listed);
         self.look(machine, now);
         let differs = |slot: &Slot| {
             slot.learnt && slot.pod.status.as_ref().is_none_or(|s| !status::same(s, &slot.status))

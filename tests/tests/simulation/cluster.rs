@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::json;
-use warren_api::{Fence, GroupResource, NodeName, ObjectKey, Revision};
+use warren_api::{Fence, GroupResource, NodeName, ObjectKey};
 use warren_broker::heads::Asked;
 use warren_controllers::plan::{Resource, Target, Write};
 
@@ -226,7 +226,7 @@ impl World {
         if self.server.up && !self.readers[node].cut_off {
             let lease = self.server.disk.leases.entry(name.clone()).or_default();
             // A process that has listed nothing yet leaves what the one before it said.
-            *lease = if agreed > Revision(0) { agreed } else { *lease };
+            *lease = agreed.or(*lease);
         }
         let key = ObjectKey::new(GroupResource::new("", "nodes"), "", name.as_str());
         // As a lease whose owner is gone is not there either.

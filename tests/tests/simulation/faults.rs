@@ -26,6 +26,8 @@ pub enum Fault {
     Compacted,
     Backup,
     Restored,
+    /// Nothing is left of the server's disk: the backup is restored in an empty place.
+    DiskLost,
     AgentKilled(usize),
     Rebooted(usize),
     StateLost(usize),
@@ -52,6 +54,7 @@ impl Fault {
             Fault::Compacted => "fault: history compacted",
             Fault::Backup => "backup made",
             Fault::Restored => "fault: backup restored",
+            Fault::DiskLost => "fault: server's disk lost, backup restored",
             Fault::AgentKilled(_) => "fault: agent killed",
             Fault::Rebooted(_) => "fault: node rebooted",
             Fault::StateLost(_) => "fault: node's state lost",
@@ -81,6 +84,7 @@ impl World {
             Fault::Compacted,
             Fault::Backup,
             Fault::Restored,
+            Fault::DiskLost,
             Fault::AgentKilled(0),
             Fault::Rebooted(0),
             Fault::StateLost(0),
@@ -164,15 +168,15 @@ impl World {
                 self.relay_lost();
                 mended = Some(self.rng.range(50, 15_000));
             }
-            Fault::ServerKilled | Fault::Restored if self.server.up => {
+            Fault::ServerKilled | Fault::Restored | Fault::DiskLost if self.server.up => {
                 self.server.crash();
                 self.relay_lost();
-                if fault == Fault::Restored {
+                if fault != Fault::ServerKilled {
                     let Some(backup) = self.backup.clone() else {
                         return self.after(500, Happens::Mended(Fault::ServerKilled));
                     };
                     let now = super::world::timestamp(self.now);
-                    self.server.restore(backup, now);
+                    self.server.restore(backup, fault == Fault::DiskLost, now);
                     self.machines.iter_mut().for_each(|machine| machine.over.clear());
                 }
                 mended = Some(self.rng.range(100, 15_000));
@@ -248,7 +252,7 @@ impl World {
             Fault::Refusals => self.nacks = false,
             Fault::Taken => self.takes = false,
             Fault::BrokerDown => self.broker.up = true,
-            Fault::ServerKilled | Fault::Restored if !self.server.up => {
+            Fault::ServerKilled | Fault::Restored | Fault::DiskLost if !self.server.up => {
                 self.server.up = true;
                 self.relay.run += 1;
                 let run = self.relay.run;

@@ -20,7 +20,7 @@ use warren_controllers::Key;
 use warren_controllers::plan::{Plan, Resource, Target, Write, controller_of};
 use warren_controllers::simulation::{Owner, Seen, collect};
 
-use super::server::{Answer, Request};
+use super::server::{Answer, HELD, Request};
 use answers::writes;
 use follow::{follow, left_work, owned_work, owner_work};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use warren_agent::desired::Effect;
-use warren_api::{GroupResource, NodeName, Shard};
+use warren_api::{GroupResource, Listed, NodeName, Shard};
 use warren_broker::consume::reason;
 use warren_broker::consume::watch::LOOK_EVERY;
 use warren_broker::heads::Asked;
@@ -208,7 +208,8 @@ impl World {
                     self.apply(reader, Some(effect), list.epoch);
                 }
                 let now = self.node_time(reader);
-                self.agents[reader].complete(list.revision, &self.machines[reader], now);
+                let listed = Listed { epoch: list.epoch, revision: list.revision };
+                self.agents[reader].complete(listed, &self.machines[reader], now);
                 self.carry_out(reader);
             }
             Some(process) => {

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use smallvec::SmallVec;
 use warren_api::{
-    Fence, GroupResource, Kind, NodeName, Object, ObjectKey, Registry, Revision, Shard,
+    Fence, GroupResource, Kind, Listed, NodeName, Object, ObjectKey, Registry, Revision, Shard,
     Subresource, Uid, patch, schema,
 };
 use warren_apiserver::restored::{Hold, Waits};
@@ -24,6 +24,8 @@ const RESTORE_STEP: u64 = Revision::RESTORE_STEP;
 pub const LEASE: (&str, &str) = ("kube-system", "warren-controllers");
 /// How a write of a term that is over is answered.
 pub const OVER: &str = "the term is over";
+/// How a binding is answered while the pod may run since before a restore.
+pub const HELD: &str = "MayRunElsewhere";
 
 #[derive(Clone)]
 pub struct Stored {
@@ -44,7 +46,7 @@ pub struct Disk {
     history: BTreeMap<Revision, Arc<Event>>,
     heads: BTreeMap<Stream, Revision>,
     /// What the nodes' leases say of the lists that they agree with.
-    pub leases: BTreeMap<String, Revision>,
+    pub leases: BTreeMap<String, Option<Listed>>,
     hold: Hold,
 }
 
@@ -387,7 +389,7 @@ impl Server {
         if self.disk.hold.pods.contains(&target.uid)
             && self.disk.hold.waits(up, leases) != Waits::ForNothing
         {
-            return no(503, "it may run elsewhere");
+            return no(409, HELD);
         }
         let old = &stored.object;
         if old.str_at(&["metadata", "uid"]) != target.uid
@@ -513,17 +515,19 @@ impl Server {
         self.cursor = self.disk.cursor;
     }
 
-    /// Another database, older, becomes a new incarnation of this one.
-    pub fn restore(&mut self, backup: Disk, now: Timestamp) {
+    /// Another database, older, becomes a new incarnation of this one. The epoch goes by the clock as well; where the disk
+    /// of before is lost, nothing says how far its revisions had come.
+    pub fn restore(&mut self, backup: Disk, is_lost: bool, now: Timestamp) {
         let epoch = self.disk.epoch.max(backup.epoch) + 1;
-        let last = Revision(self.disk.last.max(backup.last).0 + RESTORE_STEP);
+        let newest = if is_lost { backup.last } else { self.disk.last.max(backup.last) };
+        let last = Revision(newest.0 + RESTORE_STEP);
         let without_node = backup.objects.iter().filter(|(key, stored)| {
             &*key.resource.resource == "pods"
                 && stored.object.str_at(&["spec", "nodeName"]).is_empty()
         });
         let uid = |stored: &Stored| stored.object.str_at(&["metadata", "uid"]).to_owned();
         let pods = without_node.map(|(_, stored)| uid(stored)).collect();
-        let hold = Hold { at: last, pods };
+        let hold = Hold { epoch, at: last, pods };
         self.restored = now;
         self.disk = Disk { epoch, last, floor: last, cursor: last, hold, ..backup };
         self.disk.history.clear();

@@ -52,10 +52,10 @@ pub struct Session {
     pub looks: bool,
     interest: Interest,
     reader: Reader,
-    held: BTreeMap<u64, Revision>,
+    held: BTreeMap<u64, (u64, Revision)>,
     tells: Vec<Tell>,
-    /// What the reader has done with; within a database's life revisions do not come again.
-    done: BTreeSet<Revision>,
+    /// What the reader has done with, by epoch and revision: within a database's life they do not come again.
+    done: BTreeSet<(u64, Revision)>,
     /// What must not be.
     pub wrong: Option<String>,
     started: bool,
@@ -158,12 +158,12 @@ impl Session {
                     self.gaps += u64::from(!relist.streams.is_empty());
                     self.relist(relist);
                 }
-                if self.done.contains(&event.revision) {
+                if self.done.contains(&(event.epoch, event.revision)) {
                     let (at, queue) = (event.revision, &self.queue);
                     self.wrong =
                         Some(format!("{queue}: {at} is handed on again, after it was done with"));
                 }
-                self.held.insert(tag, event.revision);
+                self.held.insert(tag, (event.epoch, event.revision));
                 self.inbox.push_back(Item::Event { event: Arc::new(event), generation, tag });
                 false
             }
@@ -182,9 +182,9 @@ impl Session {
         if generation != self.generation || !self.connected {
             return false;
         }
-        let Some(revision) = self.held.remove(&tag) else { return false };
+        let Some((epoch, revision)) = self.held.remove(&tag) else { return false };
         self.reader.confirmed(revision);
-        self.done.insert(revision);
+        self.done.insert((epoch, revision));
         true
     }
 

@@ -39,10 +39,10 @@ impl Manager {
                     self.insist(&uid);
                 }
             }
-            Change::Complete(at) => {
+            Change::Complete(listed) => {
                 self.complete = true;
-                if let Some(at) = at {
-                    self.agreement.listed(at);
+                if let Some(listed) = listed {
+                    self.agreement.listed(listed);
                 }
                 self.list();
                 for (uid, slot) in &self.slots {

@@ -22,7 +22,11 @@ impl Process {
                 None
             }
             // Until all nodes have listed their pods.
-            (Request::Bind { .. }, Answer::Refused { code: 503, .. }) => Some(1_000),
+            (Request::Bind { .. }, Answer::Refused { code: 409, message })
+                if message == HELD =>
+            {
+                Some(1_000)
+            }
             (Request::Bind { target, .. }, Answer::Refused { .. }) => {
                 self.assumed.remove(&target.uid);
                 running.exists = true;
