@@ -365,3 +365,6 @@ impl NodeApi for KubeApi {
 
 /// A handle that several parts share.
 pub type SharedApi = Arc<dyn NodeApi>;
+
+#[cfg(test)]
+mod tests;
