@@ -187,7 +187,7 @@ pub(crate) async fn create_object(
         let given = given_uid(allowed.user(), kind, &object);
         let given = given.filter(|uid| !api.is_uid_of_a_pod(allowed.user(), uid));
         let uid = given.map_or_else(|| uuid::Uuid::new_v4().to_string(), |uid| uid.to_string());
-        let suffix = suffix();
+        let suffix = warren_api::suffix(rand::random());
         let scene = Scene {
             kind: kind.stored(),
             served: kind,
@@ -502,12 +502,6 @@ pub(crate) fn success(code: StatusCode) -> Response<Body> {
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": code.as_u16(),
     });
     response::json(code, codec::bytes(&status))
-}
-
-/// Five of the letters and digits that make no words, as Kubernetes' generated names end.
-fn suffix() -> String {
-    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    (0..5).map(|_| char::from(LETTERS[rand::random_range(0..LETTERS.len())])).collect()
 }
 
 /// The body's format, for requests whose content type is one of the plain ones.

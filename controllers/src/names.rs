@@ -4,15 +4,11 @@ use std::collections::BTreeSet;
 
 use sha2::{Digest, Sha256};
 
-/// The letters of Kubernetes' generated suffixes: no vowels, so no words.
-const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 /// The longest base that leaves room for `-` and a suffix of five in a pod's hostname.
 const BASE: usize = 63 - 6;
 
 fn encode(seed: &[u8], letters: usize) -> String {
-    let digest = Sha256::digest(seed);
-    let letter = |byte: &u8| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()]);
-    digest.iter().take(letters).map(letter).collect()
+    warren_api::letters(&Sha256::digest(seed)[..letters])
 }
 
 /// `pod-template-hash`: of a template as JSON (whose maps are sorted), and of how often this hash met another template.
