@@ -10,7 +10,7 @@ use warren_api::NodeName;
 use warren_broker::Fabric;
 use warren_process::trace::Trace;
 use warren_process::{Clock, Tasks};
-use warren_store::KeyValue;
+use warren_store::{KeyValue, OpenError};
 
 use crate::api::SharedApi;
 use crate::autonomy::Autonomy;
@@ -61,7 +61,21 @@ pub enum StartError {
     #[error("cannot make the agent's folder {}: {reason}", path.display())]
     Folder { path: PathBuf, reason: String },
     #[error(transparent)]
-    Store(#[from] warren_store::OpenError),
+    Store(OpenError),
+    #[error(
+        "{0}; to begin anew, move it and its -wal away: what the API has is asked for again, but statuses that it was not \
+         told yet and commands that were carried out without it are lost"
+    )]
+    Damaged(OpenError),
+}
+
+impl From<OpenError> for StartError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Damaged { .. } => Self::Damaged(error),
+            error => Self::Store(error),
+        }
+    }
 }
 
 /// A running agent. Dropping it stops nothing; shutdown of its tasks does, and that leaves the containers as they are.

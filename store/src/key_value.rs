@@ -176,10 +176,7 @@ impl KeyValue {
     /// Opens or creates the database, reads it through and starts its thread. Blocking.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let database = Database::open(path, SCHEMA)?;
-        whole(&database).map_err(|detail| {
-            let remedy = "move it and its -wal away to begin anew: what it has is asked for again";
-            OpenError::damaged(path, format!("{detail}; {remedy}"))
-        })?;
+        whole(&database).map_err(|detail| OpenError::damaged(path, detail))?;
         let (jobs, waiting) = mpsc::channel(WAITING);
         worker::start(database, waiting)
             .map_err(|source| OpenError::Io { path: path.to_owned(), source })?;

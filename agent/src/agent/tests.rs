@@ -494,6 +494,17 @@ async fn an_orphan_is_ended_only_when_all_is_known() {
     }
 }
 
+#[test]
+fn what_is_lost_with_a_damaged_database_is_said() {
+    let (path, detail) = ("/var/lib/warren/agent.db".into(), "page 7".to_owned());
+    let error = StartError::from(warren_store::OpenError::Damaged { path, detail }).to_string();
+    for part in ["/var/lib/warren/agent.db is damaged: page 7", "move it", "statuses", "commands"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    let other = warren_store::OpenError::InUse { path: "/var/lib/warren/agent.db".into() };
+    assert!(!StartError::from(other).to_string().contains("move it"));
+}
+
 /// What the lease says of the list with which all agrees.
 fn listed(api: &FakeApi) -> Option<warren_api::Listed> {
     api.lease("n1")?["metadata"]["annotations"][warren_api::LISTED].as_str()?.parse().ok()
