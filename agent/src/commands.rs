@@ -21,14 +21,13 @@ use crate::events::Level;
 use crate::keep::Keep;
 use crate::manifests::StaticSource;
 use crate::pod::memory::Backoff;
-use crate::provisional::{Acted, Log, Record, SharedLog};
+use crate::provisional::{Acted, Record, SharedLog};
 
+use crate::wish::{self, Wish};
 use grant::{refusal, success};
-pub(crate) use wish::Wish;
 
 mod grant;
 mod offline;
-mod wish;
 
 /// Commands that wait to be handed in; the queue is not read further meanwhile.
 const WAITING: usize = 64;
@@ -38,7 +37,7 @@ const NO_EVENT: &str = "it has the form of an event, and the server did not send
 const NO_EVENT_TOLD_EVERY: Duration = Duration::from_secs(600);
 const RETRY: Backoff = Backoff { first: Duration::from_millis(300), last: Duration::from_secs(10) };
 /// An autonomous node does not wait longer for an API before it acts by itself.
-const PATIENCE: Duration = Duration::from_secs(3);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 /// Nor for one answer. What is asked may still be done; asking again is harmless.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 

@@ -2,10 +2,12 @@
 //! that the pods refer to.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use warren_process::Backoff;
 use warren_store::{Changes, KeyValue};
 
 #[derive(Debug, thiserror::Error)]
@@ -167,6 +169,26 @@ impl Keep for KeyValue {
     }
 }
 
+/// Between tries to write; doubled, up to the last.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+/// Tries until it is on disk: what follows must not be done before it. That is said when it begins and when it ends.
+pub(crate) async fn until_kept<F>(what: &'static str, mut write: impl FnMut() -> F)
+where
+    F: Future<Output = Result<(), KeepError>>,
+{
+    let mut backoff: Option<Backoff> = None;
+    while let Err(error) = write().await {
+        if backoff.is_none() {
+            tracing::error!(what, %error, "not on disk; trying until it is");
+        }
+        backoff.get_or_insert_with(|| Backoff::new(RETRY.0, RETRY.1)).wait().await;
+    }
+    if backoff.is_some() {
+        tracing::info!(what, "on disk now");
+    }
+}
+
 /// Nodes without a disk: they list again when they start.
 #[derive(Default)]
 pub struct Forgetful(Mutex<BTreeMap<String, Bytes>>);
@@ -195,5 +217,28 @@ impl Keep for Forgetful {
             None => kept.remove(path),
         };
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_kept_is_tried_ever_more_seldom() {
+        let (tries, began) = (AtomicU32::new(0), Instant::now());
+        let write = || async {
+            let failed = tries.fetch_add(1, Ordering::Relaxed) < 20;
+            if failed { Err(KeepError("the disk is full".to_owned())) } else { Ok(()) }
+        };
+        until_kept("a test", write).await;
+        assert_eq!(tries.load(Ordering::Relaxed), 21);
+        // Six tries to ten seconds, and fourteen of ten; each half of it at least. Without a pause that grows: four seconds.
+        let took = began.elapsed();
+        assert!((76..=154).contains(&took.as_secs()), "{took:?}");
     }
 }

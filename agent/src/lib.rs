@@ -17,7 +17,7 @@ pub(crate) mod context;
 pub mod desired;
 pub mod events;
 pub(crate) mod feed;
-pub mod heads;
+mod heads;
 mod keep;
 pub mod manifests;
 pub(crate) mod mirror;
@@ -32,6 +32,7 @@ pub(crate) mod status_writer;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod volume;
+mod wish;
 
 pub use agent::{Agent, AgentDeps, StartError};
 pub use config::{Capacity, Config};

@@ -4,25 +4,23 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
     DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus,
     NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::json;
 use std::sync::Arc;
 use tokio::sync::{Notify, watch};
-use warren_api::LISTED;
 
-use crate::api::{ApiError, LEASE_NAMESPACE};
-use crate::claim::INSTANCE;
+use crate::api::ApiError;
 use crate::config::Config;
 use crate::context::Context;
 use crate::events::Level;
 use crate::runtime::Version;
 
+mod lease;
 mod machine;
 
 pub use machine::{Machine, Pressure};
@@ -31,8 +29,6 @@ pub use machine::{Machine, Pressure};
 const KUBELET_VERSION: &str = concat!("v1.34.0-warren.", env!("CARGO_PKG_VERSION"));
 /// `"true"` on a Node: nothing is evicted from it. The node says it of itself, or somebody of the node.
 pub(crate) const AUTONOMOUS: &str = "warren.dev/autonomous";
-/// Heartbeats that ask where the streams stand are spread over this time.
-const ASK_JITTER: Duration = Duration::from_millis(500);
 /// How often the machine's own pressures are looked at.
 const PRESSURE_EVERY: Duration = Duration::from_secs(20);
 const RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -66,7 +62,7 @@ pub(crate) async fn run(
     context.events.node(&context.node, Level::Normal, "Starting", "Starting warren agent.");
     let heard_again = Notify::new();
     let mut anew = false;
-    let (lease, status) = (heartbeat(&context, &uid, &heard_again), async {
+    let (lease, status) = (lease::keep_fresh(&context, &uid, &heard_again), async {
         // Registration said so.
         let down = runtime_down.borrow().clone();
         let mut said = Some((registered_down, Pressure::default())).filter(|(was, _)| *was == down);
@@ -347,87 +343,6 @@ pub(crate) fn status(
 /// `2` or `1500m`
 fn millis(millis: i64) -> String {
     if millis % 1000 == 0 { (millis / 1000).to_string() } else { format!("{millis}m") }
-}
-
-/// Who renews the lease, and with which list what runs here agrees.
-fn said_of_lease(context: &Context) -> BTreeMap<String, String> {
-    let agreed = *context.agreed.lock();
-    let listed = agreed.map(|at| (LISTED.to_owned(), at.to_string()));
-    let instance = context.instance.clone().map(|instance| (INSTANCE.to_owned(), instance));
-    listed.into_iter().chain(instance).collect()
-}
-
-/// Renews the node's lease, and says when it was heard again after a silence in which others may have taken it for
-/// lost. The first beats of many nodes are spread over one interval.
-async fn heartbeat(context: &Context, node_uid: &str, heard_again: &Notify) {
-    let config = &context.config;
-    let lease = |now: Timestamp| Lease {
-        metadata: ObjectMeta {
-            name: Some(config.node.clone()),
-            namespace: Some(LEASE_NAMESPACE.to_owned()),
-            annotations: Some(said_of_lease(context)).filter(|said| !said.is_empty()),
-            owner_references: Some(vec![OwnerReference {
-                api_version: "v1".into(),
-                kind: "Node".into(),
-                name: config.node.clone(),
-                uid: node_uid.to_owned(),
-                ..OwnerReference::default()
-            }]),
-            ..ObjectMeta::default()
-        },
-        spec: Some(LeaseSpec {
-            holder_identity: Some(config.node.clone()),
-            lease_duration_seconds: Some(config.lease_seconds),
-            renew_time: Some(MicroTime(now)),
-            ..LeaseSpec::default()
-        }),
-    };
-    let mut first = true;
-    let mut renewed = context.now();
-    loop {
-        // Another's lease is not written over.
-        context.vigil.may_act().await;
-        let now = context.now();
-        let mut patch = json!({"spec": {
-            "holderIdentity": config.node,
-            "leaseDurationSeconds": config.lease_seconds,
-            "renewTime": MicroTime(now),
-        }});
-        let said = said_of_lease(context);
-        if !said.is_empty() {
-            patch["metadata"] = json!({"annotations": said});
-        }
-        let asked = context.heads.asked(&context.node);
-        let renewal = context.api.patch_lease(&config.node, &patch, asked.as_ref()).await;
-        if let Some(asked) = &asked {
-            context.heads.answered(asked, renewal.clone().map_err(drop));
-        }
-        let result = match renewal {
-            Err(ApiError::NotFound(_)) => context.api.create_lease(&lease(now)).await,
-            result => result.map(drop),
-        };
-        if result.is_ok() {
-            if context.now() > crate::pod::memory::later(renewed, config.heartbeat * 2) {
-                heard_again.notify_one();
-            }
-            renewed = now;
-        }
-        let pause = match result {
-            Ok(()) if std::mem::take(&mut first) => {
-                config.heartbeat.mul_f64(rand::random_range(0.1..1.0))
-            }
-            Ok(()) => config.heartbeat,
-            Err(error) => {
-                tracing::debug!(node = %config.node, %error, "the lease was not renewed");
-                (config.heartbeat / 5).max(Duration::from_millis(200))
-            }
-        };
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            // Where a broker comes back, many want to know.
-            () = context.heads.soon() => tokio::time::sleep(ASK_JITTER.mul_f64(rand::random())).await,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use warren_api::{
     ErrorList, Kind, Object, Registry, Status, Subresource, patch, schema, validation,
 };
 
-use crate::commands::Wish;
+use crate::wish::Wish;
 use crate::{mirror, objects};
 
 /// Records at most: ten for each pod of a full node. Policy: what comes after waits on the queue, as where nobody is

@@ -1,12 +1,11 @@
 //! Commands while there is no API, and afterwards.
 
-use std::collections::HashSet;
-
 use jiff::Timestamp;
 use serde_json::json;
 
 use super::grant::made;
 use super::*;
+use crate::keep::until_kept;
 use crate::provisional::{self, Birth, Known, typed};
 
 /// The API's word about what was done without it.
@@ -29,7 +28,7 @@ impl Worker {
         reply: Option<&ReplyTo>,
     ) -> Result<(), Status> {
         let known = self.known(&wish).await;
-        let suffix = suffix();
+        let suffix = warren_api::suffix(rand::random());
         let now: Timestamp = self.context.now();
         let birth = Birth { registry: &self.registry, now, uid, suffix: &suffix };
         let acted = provisional::decide(&birth, &wish, &known)?;
@@ -55,12 +54,7 @@ impl Worker {
     }
 
     async fn keep_record(&self, key: &str, body: Option<Bytes>) {
-        let mut failures = 0;
-        while let Err(error) = self.keep.put_provisional(key, body.clone()).await {
-            tracing::error!(%error, "a provisional record cannot be kept; trying until it can");
-            failures += 1;
-            tokio::time::sleep(RETRY.after(failures)).await;
-        }
+        until_kept("a provisional record", || self.keep.put_provisional(key, body.clone())).await;
     }
 
     /// What runs under the name that is meant. What ends is nothing any more.
@@ -318,39 +312,5 @@ fn what(record: &Record) -> String {
         Wish::Apply(object) => format!("pod {}/{}", object.namespace(), object.name()),
         Wish::Delete { namespace, name, .. } => format!("the end of pod {namespace}/{name}"),
         Wish::Start(name) => format!("the start of {name}"),
-    }
-}
-
-fn suffix() -> String {
-    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    (0..5).map(|_| char::from(LETTERS[rand::random_range(0..LETTERS.len())])).collect()
-}
-
-impl Log {
-    /// The records that an agent before this one kept, in their order. Where the API has adopted a pod and only the record
-    /// was left, that goes. `adopted`: uids of the API's pods.
-    pub(crate) async fn load(keep: &Arc<dyn Keep>, adopted: &HashSet<String>) -> Self {
-        let mut log = Self::default();
-        let rows = match keep.provisional().await {
-            Ok(rows) => rows,
-            Err(error) => {
-                tracing::error!(%error, "the provisional records cannot be read");
-                return log;
-            }
-        };
-        for (key, bytes) in rows {
-            match serde_json::from_slice::<Record>(&bytes) {
-                Ok(Record { acted: Acted::Began(pod), .. })
-                    if adopted.contains(pod.str_at(&["metadata", "uid"])) =>
-                {
-                    if let Err(error) = keep.put_provisional(&key, None).await {
-                        tracing::warn!(%error, "a provisional record was not removed");
-                    }
-                }
-                Ok(record) => log.push(record, bytes.len()),
-                Err(error) => tracing::warn!(%error, "a provisional record cannot be read"),
-            }
-        }
-        log
     }
 }

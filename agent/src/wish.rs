@@ -17,13 +17,13 @@ pub(crate) enum Wish {
 }
 
 impl Wish {
-    pub(super) fn makes_another(&self) -> bool {
+    pub(crate) fn makes_another(&self) -> bool {
         matches!(self, Self::Apply(object) if object.name().is_empty())
     }
 }
 
 /// Reads a message. `Err` says why nobody can use it.
-pub(super) fn read(registry: &Registry, node: &str, body: &[u8]) -> Result<Vec<Wish>, String> {
+pub(crate) fn read(registry: &Registry, node: &str, body: &[u8]) -> Result<Vec<Wish>, String> {
     if body.len() > BODY_LIMIT {
         return Err(format!("the message is larger than {BODY_LIMIT} bytes"));
     }
