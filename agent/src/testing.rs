@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Secret};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use warren_api::Revision;
 use warren_broker::heads::Asked;
 use warren_broker::{
@@ -42,6 +43,8 @@ type OnPod = Box<dyn Fn(bool, &Value) + Send + Sync>;
 #[derive(Default)]
 struct State {
     down: bool,
+    /// When somebody asked for a pod while it was down.
+    refused: Vec<Instant>,
     epoch: u64,
     revision: u64,
     pods: BTreeMap<Key, Value>,
@@ -88,6 +91,13 @@ impl FakeApi {
 
     pub(crate) fn set_down(&self, down: bool) {
         self.state.lock().down = down;
+    }
+
+    /// Between the first creation of a pod while it was down, and the last.
+    pub(crate) fn asked_in_vain_for(&self) -> std::time::Duration {
+        let state = self.state.lock();
+        let times = state.refused.first().zip(state.refused.last());
+        times.map_or_else(Default::default, |(first, last)| *last - *first)
     }
 
     pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<Value> {
@@ -273,7 +283,11 @@ impl NodeApi for FakeApi {
         let name = pod["metadata"]["name"].as_str().unwrap_or_default();
         let namespace = pod["metadata"]["namespace"].as_str().unwrap_or_default();
         {
-            let mut state = self.up()?;
+            let up = self.up();
+            if up.is_err() {
+                self.state.lock().refused.push(Instant::now());
+            }
+            let mut state = up?;
             let by = by.map_or("", String::as_str);
             state.log.push(format!("create {namespace}/{name} by {by}"));
             if let Some(why) = state.refuses.0.as_ref().filter(|_| !by.is_empty()) {

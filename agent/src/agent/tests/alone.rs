@@ -1,6 +1,7 @@
 //! An autonomous node without an API.
 
 use super::*;
+use crate::commands::PATIENCE;
 
 /// A machine: its disk, and containers that outlive an agent.
 struct Place {
@@ -223,7 +224,9 @@ async fn who_is_not_autonomous_waits_and_what_is_forged_is_refused() {
     place.api.set_down(true);
     let world = place.agent(false).await;
     world.fabric.command(&web("i:1"), Some("alice"), None);
-    tokio::time::sleep(PATIENCE_AND_MORE).await;
+    // Who acts by itself would have by then.
+    let in_vain = |api: &FakeApi| (api.asked_in_vain_for() > PATIENCE).then_some(());
+    place.api.until("the API is asked on", in_vain).await;
     assert!(world.index.pods(None).is_empty());
     assert!(world.fabric.outcomes.lock().is_empty());
     world.end().await;
@@ -263,6 +266,3 @@ async fn what_is_dressed_as_an_event_feeds_nobody() {
     let told = world.api.until("told", told).await;
     assert_eq!(told.len(), 2, "of all that are no events once: {told:#?}");
 }
-
-/// Longer than a node waits before it acts by itself.
-const PATIENCE_AND_MORE: Duration = Duration::from_secs(5);
