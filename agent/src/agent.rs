@@ -29,7 +29,7 @@ use crate::objects::{Kept, Objects, Seal};
 use crate::pod::index::PodIndex;
 use crate::pod::manager::{self, Manager};
 use crate::pod::spec::NodeFields;
-use crate::provisional::SharedLog;
+use crate::provisional::Logs;
 use crate::runtime::Runtime;
 use crate::status_writer::StatusWriter;
 use crate::volume::Volumes;
@@ -50,6 +50,8 @@ pub struct AgentDeps {
     pub runtime_name: &'static str,
     pub clock: Arc<dyn Clock>,
     pub index: PodIndex,
+    /// What was done without the API.
+    pub logs: Logs,
     /// Who else wants the events of the node's queue.
     pub sinks: Vec<Arc<dyn EventSink>>,
     /// Where the ways of changes are remembered.
@@ -91,7 +93,8 @@ impl Agent {
     /// # Errors
     /// The agent's folder or its database cannot be used.
     pub async fn start(config: Config, deps: AgentDeps, tasks: &Tasks) -> Result<Self, StartError> {
-        let AgentDeps { api, fabric, runtime, runtime_name, clock, index, sinks, trace } = deps;
+        let AgentDeps { api, fabric, runtime, runtime_name, clock, index, logs, sinks, trace } =
+            deps;
         let node = NodeName(config.node.as_str().into());
         let trace = trace.of(Arc::clone(&node.0));
         let (keep, kept): (Arc<dyn Keep>, _) = match &config.dir {
@@ -211,7 +214,7 @@ impl Agent {
                 None
             }
         };
-        let log = SharedLog::default();
+        let log = logs.add();
         let (to_feed, local) = mpsc::channel(LOCALS);
         let (is_loaded, loaded) = oneshot::channel();
         let commands = Commands::start(commands::Parts {

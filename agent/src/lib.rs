@@ -36,3 +36,4 @@ mod wish;
 
 pub use agent::{Agent, AgentDeps, StartError};
 pub use config::{Capacity, Config};
+pub use provisional::Logs;

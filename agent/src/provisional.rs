@@ -64,6 +64,27 @@ pub(crate) enum Since {
 /// The records, shared by who makes them and who must heed them.
 pub(crate) type SharedLog = Arc<Mutex<Log>>;
 
+/// The records of all nodes of a process, to be counted. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Logs(Arc<Mutex<Vec<SharedLog>>>);
+
+impl Logs {
+    pub(crate) fn add(&self) -> SharedLog {
+        let log = SharedLog::default();
+        self.0.lock().push(Arc::clone(&log));
+        log
+    }
+
+    /// How many, and their bytes.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let all = self.0.lock();
+        all.iter().fold((0, 0), |(records, bytes), log| {
+            let log = log.lock();
+            (records + log.records.len() as u64, bytes + log.bytes as u64)
+        })
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     records: VecDeque<(Record, usize)>,

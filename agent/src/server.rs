@@ -25,6 +25,7 @@ use warren_process::{Metrics, Tasks};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::pod::index::PodIndex;
+use crate::provisional::Logs;
 use handshakes::{HANDSHAKE_TIMEOUT, Handshakes, Place};
 
 mod channels;
@@ -69,7 +70,7 @@ pub enum ServerError {
 /// Starts serving; answers the address that it listens on.
 pub async fn start(
     settings: &ServerSettings,
-    pods: PodIndex,
+    (pods, logs): (PodIndex, Logs),
     metrics: Metrics,
     trace: Trace,
     tasks: &Tasks,
@@ -81,7 +82,7 @@ pub async fn start(
     let bound = listener.local_addr().map_err(listen)?;
     let room = Room::default();
     let (counted, taken, remembered) = (pods.clone(), room.clone(), trace.clone());
-    let counts = move || [counts(&counted), taken.counts(), remembered.counts()].concat();
+    let counts = move || [counts(&counted, &logs), taken.counts(), remembered.counts()].concat();
     metrics.values("agent", counts);
     let stats = stats::Rates::default();
     let (simulated, tasks_of_streams) = (settings.simulated, tasks.clone());
@@ -98,11 +99,15 @@ pub async fn start(
 }
 
 /// Of all nodes of the process.
-fn counts(pods: &PodIndex) -> Vec<(&'static str, bool, &'static str, u64)> {
+fn counts(pods: &PodIndex, logs: &Logs) -> Vec<(&'static str, bool, &'static str, u64)> {
     let entries = pods.pods(None);
     let containers = entries.iter().flat_map(|entry| &entry.observed.containers);
     let running = containers.filter(|container| container.is_running()).count();
+    let (records, bytes) = logs.counts();
+    let done = "Commands that nodes have carried out and the API has not heard of.";
     vec![
+        ("provisional_records", true, done, records),
+        ("provisional_bytes", true, "That these take.", bytes),
         ("pods", true, "Pods that the nodes know.", entries.len() as u64),
         ("running_containers", true, "Containers that run.", running as u64),
     ]

@@ -42,6 +42,7 @@ impl World {
             runtime_name: "simulated",
             clock,
             index: self.index.clone(),
+            logs: crate::Logs::default(),
             sinks: Vec::new(),
             trace: warren_process::trace::Trace::new("agent", "test"),
         };

@@ -192,3 +192,17 @@ proptest! {
         prop_assert_eq!(serde_json::from_slice::<Record>(&bytes).unwrap(), before);
     }
 }
+
+#[test]
+fn the_records_of_all_nodes_are_counted() {
+    let logs = Logs::default();
+    let (one, other) = (logs.add(), logs.add());
+    one.lock().push(record(1, Acted::Nothing), 100);
+    other.lock().push(record(1, Acted::Nothing), 20);
+    other.lock().push(record(2, Acted::Nothing), 3);
+    assert_eq!(logs.counts(), (3, 123));
+    // What an agent finds on disk takes the place of an empty log.
+    *one.lock() = Log::default();
+    other.lock().remove(1);
+    assert_eq!(logs.counts(), (1, 3));
+}

@@ -15,7 +15,7 @@ use warren_agent::runtime::Runtime;
 use warren_agent::runtime::docker::{DockerConfig, DockerRuntime};
 use warren_agent::runtime::simulated::Simulation;
 use warren_agent::server::{ServerError, ServerSettings};
-use warren_agent::{Agent, AgentDeps, Config};
+use warren_agent::{Agent, AgentDeps, Config, Logs};
 use warren_apiserver::AddressRange;
 use warren_broker::accounts::Account;
 use warren_broker::{Fabric, QueueType};
@@ -158,6 +158,7 @@ pub(crate) struct Crew {
     /// All nodes of this process.
     names: BTreeSet<String>,
     index: PodIndex,
+    logs: Logs,
     simulation: Option<Simulation>,
     /// One for all nodes of the process.
     trace: Trace,
@@ -181,6 +182,7 @@ impl Crew {
             service_cidr,
             names: names.iter().cloned().collect(),
             index: PodIndex::default(),
+            logs: Logs::default(),
             trace: Trace::new("agent", names.first().map_or("", String::as_str)),
             services: OnceLock::new(),
             with_api: false,
@@ -201,8 +203,8 @@ impl Crew {
         let (certificate, key) = (material.certificate.clone(), material.key.clone());
         let simulated = self.simulation.is_some();
         let settings = ServerSettings { listen, ca, certificate, key, simulated };
-        let (index, trace) = (self.index.clone(), self.trace.clone());
-        let bound = warren_agent::server::start(&settings, index, metrics, trace, tasks).await;
+        let (shown, trace) = ((self.index.clone(), self.logs.clone()), self.trace.clone());
+        let bound = warren_agent::server::start(&settings, shown, metrics, trace, tasks).await;
         bound.map_err(|error| {
             let hint = match &error {
                 ServerError::Listen { source, .. } => super::cannot_listen(source, option),
@@ -261,6 +263,7 @@ impl Crew {
             runtime_name,
             clock: Arc::new(SystemClock),
             index: self.index.clone(),
+            logs: self.logs.clone(),
             sinks,
             trace: self.trace.clone(),
         };
