@@ -234,7 +234,8 @@ impl NodeApi for KubeApi {
     async fn create_pod(&self, pod: &Value, by: Option<&Identity>) -> Result<Pod, ApiError> {
         let namespace = pod["metadata"]["namespace"].as_str().unwrap_or("default");
         let uri = format!("/api/v1/namespaces/{namespace}/pods");
-        let answer = self.send_as(http::Method::POST, &uri, "application/json", json(pod), by).await?;
+        let answer =
+            self.send_as(http::Method::POST, &uri, "application/json", json(pod), by).await?;
         parse(&answer)
     }
 
@@ -287,7 +288,8 @@ impl NodeApi for KubeApi {
             "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name},
         });
         let post = http::Method::POST;
-        match self.send_as(post, "/api/v1/namespaces", "application/json", json(&body), None).await {
+        match self.send_as(post, "/api/v1/namespaces", "application/json", json(&body), None).await
+        {
             Ok(_) | Err(ApiError::AlreadyExists(_)) => Ok(()),
             Err(error) => Err(error),
         }

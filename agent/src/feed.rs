@@ -8,9 +8,7 @@ use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use tokio::sync::{mpsc, oneshot};
 use warren_broker::consume::reason;
-use warren_broker::{
-    Ack, Delivery, Event, EventType, Fabric, Stream, Subscription, leaves_hops,
-};
+use warren_broker::{Ack, Delivery, Event, EventType, Fabric, Stream, Subscription, leaves_hops};
 use warren_process::trace::Step;
 
 use crate::commands::{Command, Commands, Local};

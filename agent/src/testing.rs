@@ -43,8 +43,8 @@ type OnPod = Box<dyn Fn(bool, &Value) + Send + Sync>;
 #[derive(Default)]
 struct State {
     down: bool,
-    /// When somebody asked for a pod while it was down.
-    refused: Vec<Instant>,
+    /// When it was asked last while it was down.
+    refused: Option<Instant>,
     epoch: u64,
     revision: u64,
     pods: BTreeMap<Key, Value>,
@@ -93,11 +93,8 @@ impl FakeApi {
         self.state.lock().down = down;
     }
 
-    /// Between the first creation of a pod while it was down, and the last.
-    pub(crate) fn asked_in_vain_for(&self) -> std::time::Duration {
-        let state = self.state.lock();
-        let times = state.refused.first().zip(state.refused.last());
-        times.map_or_else(Default::default, |(first, last)| *last - *first)
+    pub(crate) fn asked_in_vain(&self) -> Option<Instant> {
+        self.state.lock().refused
     }
 
     pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<Value> {
@@ -210,8 +207,12 @@ impl FakeApi {
     }
 
     fn up(&self) -> Result<parking_lot::MutexGuard<'_, State>, ApiError> {
-        let state = self.state.lock();
-        if state.down { Err(ApiError::Unreachable("down".into())) } else { Ok(state) }
+        let mut state = self.state.lock();
+        if !state.down {
+            return Ok(state);
+        }
+        state.refused = Some(Instant::now());
+        Err(ApiError::Unreachable("down".into()))
     }
 }
 
@@ -283,11 +284,7 @@ impl NodeApi for FakeApi {
         let name = pod["metadata"]["name"].as_str().unwrap_or_default();
         let namespace = pod["metadata"]["namespace"].as_str().unwrap_or_default();
         {
-            let up = self.up();
-            if up.is_err() {
-                self.state.lock().refused.push(Instant::now());
-            }
-            let mut state = up?;
+            let mut state = self.up()?;
             let by = by.map_or("", String::as_str);
             state.log.push(format!("create {namespace}/{name} by {by}"));
             if let Some(why) = state.refuses.0.as_ref().filter(|_| !by.is_empty()) {

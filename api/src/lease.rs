@@ -52,7 +52,8 @@ mod tests {
         assert_eq!(listed.to_string(), "1763766330:1000000007");
         assert_eq!(listed.to_string().parse(), Ok(listed));
         // The second is what nodes said before they knew of epochs.
-        for bad in ["", "1000000007", "1:", ":1", "1:2:3", "1:-2", "a:1", "18446744073709551616:1"] {
+        for bad in ["", "1000000007", "1:", ":1", "1:2:3", "1:-2", "a:1", "18446744073709551616:1"]
+        {
             assert!(bad.parse::<Listed>().is_err(), "{bad:?}");
         }
     }

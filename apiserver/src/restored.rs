@@ -145,11 +145,9 @@ pub(crate) async fn start(api: &Arc<Api>, fresh: bool) -> Result<(), Status> {
             Hold { epoch: api.journal.epoch(), ..hold }
         }
         (None, false) => return Ok(()),
-        (_, true) => Hold {
-            epoch: api.journal.epoch(),
-            at: api.cache.revision(),
-            pods: without_node(api),
-        },
+        (_, true) => {
+            Hold { epoch: api.journal.epoch(), at: api.cache.revision(), pods: without_node(api) }
+        }
     };
     if fresh && !hold.pods.is_empty() {
         let op = if known.is_some() { Op::Modified } else { Op::Added };

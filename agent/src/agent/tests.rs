@@ -520,9 +520,8 @@ async fn a_backup_that_is_restored_again_is_another_database() {
     world.api.apply(pod(one(json!({})), json!({})));
     world.pod_is("it runs", |pod| phase(pod) == "Running").await;
     world.fabric.relist();
-    let of_first = |api: &FakeApi| {
-        listed(api).filter(|at| at.epoch == 1 && at.revision.0 > 1_000_000_000)
-    };
+    let of_first =
+        |api: &FakeApi| listed(api).filter(|at| at.epoch == 1 && at.revision.0 > 1_000_000_000);
     world.api.until("it has listed more than the backup has", of_first).await;
     let runtime = world.simulation.node("n1");
     world.api.restore();

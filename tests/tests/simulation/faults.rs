@@ -39,6 +39,16 @@ pub enum Fault {
     ClockJumps(usize),
 }
 
+/// One backup is restored, and much later again, after the disk was lost in between and while nodes are cut off: the
+/// accidents of other seeds are over before a hold has ended once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restores {
+    /// As soon as a pod has no node.
+    Backup,
+    First,
+    Second,
+}
+
 impl Fault {
     pub fn name(self) -> &'static str {
         match self {
@@ -69,7 +79,7 @@ impl Fault {
 }
 
 impl World {
-    /// Each seed has its own mixture, and one in eight none.
+    /// Each seed has its own mixture, and one in eight none; some of these restore one backup twice.
     pub fn choose_faults(&mut self) {
         let all = [
             Fault::ConnectionLost(0),
@@ -96,6 +106,10 @@ impl World {
             Fault::ClockJumps(0),
         ];
         if self.rng.chance(125) {
+            if self.rng.chance(160) {
+                self.calm_at = 120_000;
+                self.after(5_000, Happens::Restores(Restores::Backup));
+            }
             return;
         }
         let share = self.rng.range(100, 700);
@@ -132,6 +146,33 @@ impl World {
             other => other,
         };
         self.strike(fault);
+    }
+
+    pub fn restores(&mut self, step: Restores) {
+        match step {
+            Restores::Backup => {
+                let pods = self.server.list(&warren_api::GroupResource::new("", "pods"), None);
+                let waits = pods.iter().any(|(_, pod)| {
+                    !pod.object.is_being_deleted()
+                        && pod.object.str_at(&["spec", "nodeName"]).is_empty()
+                });
+                if !waits {
+                    return self.after(3, Happens::Restores(step));
+                }
+                self.strike(Fault::Backup);
+                self.after(1_000, Happens::Restores(Restores::First));
+            }
+            Restores::First => {
+                self.strike(Fault::Restored);
+                // When what was held runs.
+                let later = self.rng.range(55_000, 65_000);
+                self.after(later, Happens::Restores(Restores::Second));
+            }
+            Restores::Second => {
+                (0..self.agents.len()).for_each(|node| self.strike(Fault::CutOff(node)));
+                self.strike(Fault::DiskLost);
+            }
+        }
     }
 
     fn strike(&mut self, fault: Fault) {

@@ -8,7 +8,7 @@ use warren_broker::election::Word;
 use warren_broker::envelope::Message;
 
 use super::broker::Delivery;
-use super::faults::Fault;
+use super::faults::{Fault, Restores};
 use super::machine::Op;
 use super::process::Work;
 use super::server::{Answer, Request};
@@ -199,5 +199,6 @@ pub enum Happens {
     // People and accidents.
     People,
     Accident,
+    Restores(Restores),
     Mended(Fault),
 }

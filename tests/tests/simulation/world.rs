@@ -318,6 +318,7 @@ impl World {
             }
             Happens::People => self.people(),
             Happens::Accident => self.accident(),
+            Happens::Restores(step) => self.restores(step),
             Happens::Mended(fault) => self.mended(fault),
         }
     }

@@ -22,9 +22,7 @@ impl Process {
                 None
             }
             // Until all nodes have listed their pods.
-            (Request::Bind { .. }, Answer::Refused { code: 409, message })
-                if message == HELD =>
-            {
+            (Request::Bind { .. }, Answer::Refused { code: 409, message }) if message == HELD => {
                 Some(1_000)
             }
             (Request::Bind { target, .. }, Answer::Refused { .. }) => {
