@@ -155,6 +155,7 @@ impl Agent {
             heads: Default::default(),
             agreed: Default::default(),
             restored: Default::default(),
+            tell_again: Default::default(),
             index: index.clone(),
             clock,
             instance,

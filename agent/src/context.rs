@@ -40,6 +40,8 @@ pub(crate) struct Context {
     pub agreed: Mutex<Option<Listed>>,
     /// The API has another database by now, and what was said of the node before is forgotten.
     pub restored: Notify,
+    /// What the API has of the node's state may be somebody else's word: the node tells it again.
+    pub tell_again: Notify,
     pub index: PodIndex,
     pub clock: Arc<dyn Clock>,
     /// Who renews the node's lease; nobody in particular where there is no folder.

@@ -237,6 +237,9 @@ impl Feed {
                 let own = *event.key.name == *self.context.node.0;
                 if let (true, Ok(node)) = (own, serde_json::from_slice::<Node>(&event.object)) {
                     self.context.autonomy.saw(&node).await;
+                    if crate::node::is_taken_for_lost(&node) {
+                        self.context.tell_again.notify_one();
+                    }
                 }
                 self.sinks.iter().for_each(|sink| sink.event(&event));
             }

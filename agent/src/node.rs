@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::json;
 use std::sync::Arc;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use crate::api::ApiError;
 use crate::config::Config;
@@ -60,9 +60,8 @@ pub(crate) async fn run(
     };
     tracing::info!(node = %context.node, "the node is registered");
     context.events.node(&context.node, Level::Normal, "Starting", "Starting warren agent.");
-    let heard_again = Notify::new();
     let mut anew = false;
-    let (lease, status) = (lease::keep_fresh(&context, &uid, &heard_again), async {
+    let (lease, status) = (lease::keep_fresh(&context, &uid), async {
         // Registration said so.
         let down = runtime_down.borrow().clone();
         let mut said = Some((registered_down, Pressure::default())).filter(|(was, _)| *was == down);
@@ -107,7 +106,7 @@ pub(crate) async fn run(
                 if machine.is_simulated() { context.config.status_every } else { PRESSURE_EVERY };
             tokio::select! {
                 _ = runtime_down.changed() => {}
-                () = heard_again.notified() => said = None,
+                () = context.tell_again.notified() => said = None,
                 // A database of before knows the node as it was: labels, addresses and port too, or not at all.
                 () = context.restored.notified() => anew = true,
                 () = tokio::time::sleep(pause) => {}
@@ -115,6 +114,12 @@ pub(crate) async fn run(
         }
     });
     tokio::join!(lease, status);
+}
+
+/// Whether others say that nobody hears of it, as controllers that were cut off may for a moment.
+pub(crate) fn is_taken_for_lost(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref());
+    conditions.unwrap_or_default().iter().any(|c| c.type_ == "Ready" && c.status == "Unknown")
 }
 
 async fn runtime_version(context: &Context) -> Option<Version> {

@@ -105,6 +105,11 @@ impl FakeApi {
         self.state.lock().nodes.get(name).cloned()
     }
 
+    pub(crate) fn set_node(&self, name: &str, node: Value) {
+        self.state.lock().nodes.insert(name.to_owned(), node);
+        self.changed.notify_waiters();
+    }
+
     pub(crate) fn lease(&self, name: &str) -> Option<Value> {
         self.state.lock().leases.get(name).cloned()
     }
@@ -450,19 +455,14 @@ impl FakeFabric {
     pub(crate) fn follow(&self, api: &FakeApi) {
         let (send, outcomes) = (self.send.clone(), Arc::clone(&self.outcomes));
         *api.on_pod.lock() = Some(Box::new(move |deleted, pod| {
-            let text = |key: &str| Arc::<str>::from(pod["metadata"][key].as_str().unwrap());
-            let resource = warren_api::GroupResource::new("", "pods");
-            let event = warren_broker::Event {
-                epoch: 1,
-                revision: text("resourceVersion").parse().unwrap(),
-                uid: warren_api::Uid(text("uid")),
-                key: warren_api::ObjectKey::new(resource, text("namespace"), text("name")),
-                event_type: if deleted { EventType::Deleted } else { EventType::Modified },
-                shards: Default::default(),
-                object: pod.to_string().into(),
-            };
+            let event = changed("pods", deleted, pod);
             let _ = send.send(Delivery::Event(event, Box::new(FakeAck(Arc::clone(&outcomes)))));
         }));
+    }
+
+    pub(crate) fn node_changed(&self, node: &Value) {
+        let ack = Box::new(FakeAck(Arc::clone(&self.outcomes)));
+        let _ = self.send.send(Delivery::Event(changed("nodes", false, node), ack));
     }
 
     pub(crate) fn relist(&self) {
@@ -498,6 +498,20 @@ impl FakeFabric {
             reply: reply.map(|queue| ReplyTo { queue: queue.to_owned(), correlation_id: None }),
             ack: Box::new(FakeAck(Arc::clone(&self.outcomes))),
         });
+    }
+}
+
+fn changed(resource: &str, deleted: bool, object: &Value) -> warren_broker::Event {
+    let text = |key: &str| Arc::<str>::from(object["metadata"][key].as_str().unwrap_or_default());
+    let resource = warren_api::GroupResource::new("", resource);
+    warren_broker::Event {
+        epoch: 1,
+        revision: text("resourceVersion").parse().unwrap_or_default(),
+        uid: warren_api::Uid(text("uid")),
+        key: warren_api::ObjectKey::new(resource, text("namespace"), text("name")),
+        event_type: if deleted { EventType::Deleted } else { EventType::Modified },
+        shards: Default::default(),
+        object: object.to_string().into(),
     }
 }
 

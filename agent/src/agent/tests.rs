@@ -78,6 +78,27 @@ fn condition<'a>(pod: &'a Value, name: &str) -> &'a str {
     found.and_then(|c| c["status"].as_str()).unwrap_or_default()
 }
 
+/// Controllers that were cut off may judge by what they knew; the next full status would be minutes away.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_taken_for_lost_says_at_once_that_it_is_not() {
+    let world = start(|_| {}).await;
+    let is_ready = |api: &FakeApi| {
+        let node = api.node_object("n1")?;
+        let conditions = node["status"]["conditions"].as_array()?;
+        let ready = conditions.iter().find(|condition| condition["type"] == "Ready")?;
+        (ready["status"] == "True").then(|| node.clone())
+    };
+    let mut node = world.api.until("Ready", is_ready).await;
+    for condition in node["status"]["conditions"].as_array_mut().unwrap() {
+        condition["status"] = "Unknown".into();
+    }
+    let began = tokio::time::Instant::now();
+    world.api.set_node("n1", node.clone());
+    world.fabric.node_changed(&node);
+    world.api.until("Ready again", is_ready).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pod_lives_and_goes() {
     let world = start(|_| {}).await;

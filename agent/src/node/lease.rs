@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
 use serde_json::json;
-use tokio::sync::Notify;
 use warren_api::LISTED;
 
 use crate::api::{ApiError, LEASE_NAMESPACE};
@@ -25,9 +24,9 @@ fn said_of_lease(context: &Context) -> BTreeMap<String, String> {
     listed.into_iter().chain(instance).collect()
 }
 
-/// Renews the node's lease, and says when it was heard again after a silence in which others may have taken it for
-/// lost. The first beats of many nodes are spread over one interval.
-pub(super) async fn keep_fresh(context: &Context, node_uid: &str, heard_again: &Notify) {
+/// Renews the node's lease. After a silence in which others may have taken it for lost, the node's state is told again. The
+/// first beats of many nodes are spread over one interval.
+pub(super) async fn keep_fresh(context: &Context, node_uid: &str) {
     let config = &context.config;
     let lease = |now: Timestamp| Lease {
         metadata: ObjectMeta {
@@ -76,7 +75,7 @@ pub(super) async fn keep_fresh(context: &Context, node_uid: &str, heard_again: &
         };
         if result.is_ok() {
             if context.now() > crate::pod::memory::later(renewed, config.heartbeat * 2) {
-                heard_again.notify_one();
+                context.tell_again.notify_one();
             }
             renewed = now;
         }

@@ -204,7 +204,7 @@ impl World {
     }
 
     /// The node's own word for its condition.
-    fn ready(&mut self, node: usize) {
+    pub fn ready(&mut self, node: usize) {
         let target = Target {
             resource: Resource::of::<Node>(),
             namespace: String::new(),

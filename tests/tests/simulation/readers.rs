@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod};
 use warren_agent::desired::Effect;
 use warren_api::{GroupResource, Listed, NodeName, Shard};
 use warren_broker::consume::reason;
@@ -282,8 +282,10 @@ impl World {
 
     /// As the agent's feed: on disk first, then to the manager.
     fn node_event(&mut self, reader: usize, event: &Arc<Event>) {
-        if &*event.key.resource.resource != "pods" {
-            return;
+        match &*event.key.resource.resource {
+            "pods" => {}
+            "nodes" => return self.own_node(reader, event),
+            _ => return,
         }
         let pod: Pod =
             serde_json::from_slice(&event.object).expect("the server's pods can be read");
@@ -306,6 +308,17 @@ impl World {
         };
         self.apply(reader, effect, event.epoch);
         self.carry_out(reader);
+    }
+
+    /// Who is taken for lost says that it is not.
+    fn own_node(&mut self, reader: usize, event: &Event) {
+        let node: Node =
+            serde_json::from_slice(&event.object).expect("the server's nodes can be read");
+        let unknown = |c: &NodeCondition| c.type_ == "Ready" && c.status == "Unknown";
+        let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+        if *event.key.name == *self.agents[reader].node && conditions.iter().any(unknown) {
+            self.ready(reader);
+        }
     }
 
     /// What an agent does with what its desired set says.
