@@ -37,14 +37,20 @@ impl ApiHandler for Api {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn queues_become_of_another_type() {
-    let _one = ONE.lock().await;
+/// A broker whose queues are classic ones, left by those who declared them.
+async fn left_classic() -> (RabbitMq, Arc<Journal>) {
     let rabbit = RabbitMq::start().await.unwrap();
     let journal: Arc<Journal> = Arc::default();
     let world = World::of_type(&rabbit, Arc::clone(&journal), QueueType::Classic);
     all_are(&rabbit, &world, "classic").await;
     drop(world);
+    (rabbit, journal)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queues_become_of_another_type() {
+    let _one = ONE.lock().await;
+    let (rabbit, journal) = left_classic().await;
     let mut said = Said::default();
     for (round, (queues, killed)) in [
         (QueueType::Quorum, false),
@@ -71,11 +77,7 @@ async fn queues_become_of_another_type() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_that_somebody_else_reads_is_replaced_when_that_ends() {
     let _one = ONE.lock().await;
-    let rabbit = RabbitMq::start().await.unwrap();
-    let journal: Arc<Journal> = Arc::default();
-    let world = World::of_type(&rabbit, Arc::clone(&journal), QueueType::Classic);
-    all_are(&rabbit, &world, "classic").await;
-    drop(world);
+    let (rabbit, journal) = left_classic().await;
     nobody_reads(&rabbit).await;
     let url = rabbit.amqp_url("admin");
     let other = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
