@@ -16,6 +16,9 @@ use super::world::*;
 const HEALED: Duration = Duration::from_secs(6);
 const HEALED_FOR_REAL: Duration = Duration::from_secs(15);
 
+/// On a busy machine the healing may be quicker than what unbinds.
+const TRIES: usize = 5;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_last_event_is_lost() {
     let _one = ONE.lock().await;
@@ -65,18 +68,19 @@ async fn readers(
     [("node", of_node, at_node), ("controller", of_controller, at_controller)]
 }
 
-/// It lists for the head's sake, and soon, and what comes after that comes as an event.
-async fn heals(world: &World, name: &str, what: &str, reader: &Recorder, lost: Revision) {
+/// It lists for the head's sake, and soon, and what comes after that comes as an event. `false`: it was delivered, as what
+/// was to lose it was healed before.
+async fn heals(world: &World, name: &str, what: &str, reader: &Recorder, lost: Revision) -> bool {
     let start = Instant::now();
-    let all = reader
-        .until("what was lost is listed", |all| {
-            all.iter().any(|got| matches!(got, Got::Relist { reason: reason::HEAD, listed, .. } if *listed >= lost))
-        })
-        .await;
+    let all = reader.until("what was lost is known", |all| knows(all, lost)).await;
     let took = start.elapsed();
-    println!("{name}, {what}: healed after {} ms", took.as_millis());
-    assert!(took < HEALED, "{took:?}");
-    assert!(!events(&all).iter().any(|event| event.revision == lost), "it was not lost");
+    let is_lost = !events(&all).iter().any(|event| event.revision == lost);
+    if is_lost {
+        println!("{name}, {what}: healed after {} ms", took.as_millis());
+        assert!(took < HEALED, "{took:?}");
+        let for_the_head = |got: &Got| matches!(got, Got::Relist { reason: reason::HEAD, listed, .. } if *listed >= lost);
+        assert!(all.iter().any(for_the_head), "{all:?}");
+    }
     // The cause is healed as well.
     eventually("events come again", async || {
         let next = world.journal.write("next", &[of(name)]);
@@ -89,6 +93,7 @@ async fn heals(world: &World, name: &str, what: &str, reader: &Recorder, lost: R
     })
     .await;
     check(&world.journal, &reader.all(), &[of(name)]);
+    is_lost
 }
 
 async fn take(subscriber: &mut dyn Subscriber) -> (Revision, Box<dyn Ack>) {
@@ -178,20 +183,29 @@ async fn lose<T>(rabbit: &RabbitMq, queue: &str, key: &str, publish: impl AsyncF
 
 async fn unbound(rabbit: &RabbitMq, world: &World) {
     let all = readers(rabbit, world, "unbound").await;
-    unbind(rabbit, "node.unbound", "*.*.*.node~unbound.*").await;
-    let lost = lose(rabbit, "controllers.unbound.a", "core.pods.*.*.*", async || {
-        let lost = world.journal.write("lost", &[of("unbound")]);
-        let published = async || (world.server.status().cursor >= lost).then_some(());
-        eventually("it is published", published).await;
-        lost
-    })
-    .await;
-    for (what, fabric, reader) in &all {
-        heals(world, "unbound", what, reader, lost).await;
-        let by_reason = fabric.metrics().relists_by_reason();
-        let heads = by_reason.iter().find(|(reason, _)| *reason == reason::HEAD);
-        assert!(heads.is_some_and(|(_, count)| *count >= 1), "{by_reason:?}");
+    for _ in 0..TRIES {
+        unbind(rabbit, "node.unbound", "*.*.*.node~unbound.*").await;
+        let lost = lose(rabbit, "controllers.unbound.a", "core.pods.*.*.*", async || {
+            let lost = world.journal.write("lost", &[of("unbound")]);
+            let published = async || (world.server.status().cursor >= lost).then_some(());
+            eventually("it is published", published).await;
+            lost
+        })
+        .await;
+        let mut is_lost = true;
+        for (what, _, reader) in &all {
+            is_lost &= heals(world, "unbound", what, reader, lost).await;
+        }
+        if is_lost {
+            for (_, fabric, _) in &all {
+                let by_reason = fabric.metrics().relists_by_reason();
+                let heads = by_reason.iter().find(|(reason, _)| *reason == reason::HEAD);
+                assert!(heads.is_some_and(|(_, count)| *count >= 1), "{by_reason:?}");
+            }
+            return;
+        }
     }
+    panic!("{TRIES} times the bindings were healed before the event came");
 }
 
 /// Whether it was delivered or listed.
