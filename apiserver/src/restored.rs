@@ -34,8 +34,8 @@ const NAMED: usize = 3;
 /// The pods that wait, and for lists since when. Bounded by the pods that the backup has without a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {
-    /// The restored database's; a record of before they were told apart has none.
-    #[serde(default)]
+    /// The restored database's, which knows it: it is not in the record.
+    #[serde(skip)]
     pub epoch: u64,
     pub at: Revision,
     pub pods: BTreeSet<String>,
@@ -141,7 +141,7 @@ pub(crate) async fn start(api: &Arc<Api>, fresh: bool) -> Result<(), Status> {
         (Some(entry), false) => {
             let value: Value = serde_json::from_slice(entry.body()).unwrap_or_default();
             let hold: Hold = serde_json::from_value(value["hold"].clone()).unwrap_or_default();
-            // Of this database, as another one would be fresh.
+            // The record is of this database, as another one would be fresh.
             Hold { epoch: api.journal.epoch(), ..hold }
         }
         (None, false) => return Ok(()),
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_before_epochs_holds_its_pods() {
+    fn a_record_without_an_epoch_is_read() {
         let hold: Hold = serde_json::from_value(json!({"at": 5, "pods": ["p"]})).unwrap();
         assert_eq!((hold.at, hold.pods.len()), (Revision(5), 1));
     }
