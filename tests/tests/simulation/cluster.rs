@@ -284,9 +284,9 @@ impl World {
                         let left = until.duration_since(self.node_time(node)).as_millis();
                         takes = takes.min(u64::try_from(left).unwrap_or(0));
                     }
-                    let boot = self.machines[node].boot;
+                    let (boot, epoch) = (self.machines[node].boot, self.machines[node].epoch());
                     self.say(|| format!("n{node} will {} for {uid} in {takes} ms", told_op(&op)));
-                    self.after(takes, Happens::Runtime { node, boot, run, uid, op });
+                    self.after(takes, Happens::Runtime { node, boot, run, epoch, uid, op });
                 }
                 Todo::Wake { uid, at } => {
                     let after = at.duration_since(self.node_time(node)).as_millis();
@@ -314,7 +314,15 @@ impl World {
     }
 
     /// The runtime does what it was told, whether or not the agent is still there that told it.
-    pub fn runtime(&mut self, node: usize, boot: u64, run: u64, uid: &Arc<str>, op: &Op) {
+    pub fn runtime(
+        &mut self,
+        node: usize,
+        boot: u64,
+        run: u64,
+        epoch: u64,
+        uid: &Arc<str>,
+        op: &Op,
+    ) {
         if self.machines[node].boot != boot {
             return;
         }
@@ -336,7 +344,7 @@ impl World {
             self.plan_end(node, boot, uid, id, pod);
         }
         if matches!(op, Op::CleanUp) && result.is_ok() {
-            self.machines[node].over.insert(uid.clone());
+            self.machines[node].cleaned_up(uid, epoch);
         }
         self.check_runs(node, uid);
         if lives {

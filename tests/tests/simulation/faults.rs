@@ -218,7 +218,6 @@ impl World {
                     };
                     let now = super::world::timestamp(self.now);
                     self.server.restore(backup, fault == Fault::DiskLost, now);
-                    self.machines.iter_mut().for_each(|machine| machine.over.clear());
                 }
                 mended = Some(self.rng.range(100, 15_000));
             }

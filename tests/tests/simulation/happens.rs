@@ -140,6 +140,7 @@ pub enum Happens {
         node: usize,
         boot: u64,
         run: u64,
+        epoch: u64,
         uid: Arc<str>,
         op: Op,
     },

@@ -29,7 +29,9 @@ pub struct Machine {
     pub boot: u64,
     /// Milliseconds by which its clock is wrong.
     pub skew: i64,
-    /// Pods that were cleaned up here for good: they must not come again.
+    /// Of the newest database that the node has heard of.
+    epoch: u64,
+    /// Pods that were cleaned up here for good, as that database wanted it: they must not come again.
     pub over: BTreeSet<Arc<str>>,
     ids: u64,
 }
@@ -39,6 +41,25 @@ pub fn running(observed: &Observed) -> impl Iterator<Item = &Container> {
 }
 
 impl Machine {
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// A restored database may want again what another one had ended.
+    pub fn listed(&mut self, epoch: u64) {
+        if epoch > self.epoch {
+            self.epoch = epoch;
+            self.over.clear();
+        }
+    }
+
+    /// `epoch`: of the database that wanted it so.
+    pub fn cleaned_up(&mut self, uid: &Arc<str>, epoch: u64) {
+        if epoch == self.epoch {
+            self.over.insert(uid.clone());
+        }
+    }
+
     pub fn observed(&self, uid: &str) -> Observed {
         self.pods.get(uid).map(|(_, observed)| observed.clone()).unwrap_or_default()
     }

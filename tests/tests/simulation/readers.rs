@@ -194,6 +194,7 @@ impl World {
         self.readers[reader].shadow.epoch(list.epoch);
         match self.process_of(reader) {
             None => {
+                self.machines[reader].listed(list.epoch);
                 let bodies = list.items.iter();
                 let pods: Vec<Pod> = bodies
                     .map(|stored| serde_json::from_slice(&stored.body).expect("a pod"))

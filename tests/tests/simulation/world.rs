@@ -278,8 +278,8 @@ impl World {
             Happens::Answered { caller, run, request, token, answer } => {
                 self.answered(caller, run, &request, token, &answer);
             }
-            Happens::Runtime { node, boot, run, uid, op } => {
-                self.runtime(node, boot, run, &uid, &op)
+            Happens::Runtime { node, boot, run, epoch, uid, op } => {
+                self.runtime(node, boot, run, epoch, &uid, &op)
             }
             Happens::Ends { node, boot, uid, id, code } => self.ends(node, boot, &uid, &id, code),
             Happens::Wake { node, run, uid } => {
