@@ -8,7 +8,9 @@ use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use tokio::sync::{mpsc, oneshot};
 use warren_broker::consume::reason;
-use warren_broker::{Ack, Delivery, Event, EventType, Fabric, Stream, Subscription, leaves_hops};
+use warren_broker::{
+    Ack, Delivery, Event, EventType, Fabric, Present, Stream, Subscription, leaves_hops,
+};
 use warren_process::trace::Step;
 
 use crate::commands::{Command, Commands, Local};
@@ -105,6 +107,10 @@ impl Feed {
                     self.hop(Step::Delivered, &event);
                     saw(&mut listing, event.revision);
                     Box::pin(self.event(&mut desired, event, ack)).await;
+                }
+                Delivery::Present(present, ack) => {
+                    Box::pin(self.present(&present)).await;
+                    ack.ack().await;
                 }
                 Delivery::Relist { streams, reason, .. } => {
                     tracing::debug!(node = %node, reason, "listing the node's pods");
@@ -247,6 +253,16 @@ impl Feed {
         }
         ack.ack().await;
         self.hop(Step::Acknowledged, &event);
+    }
+
+    /// What a pod that comes next refers to: the API need not be asked for it.
+    async fn present(&self, present: &Present) {
+        // A hint: whoever lacks it asks.
+        if &*present.key.resource.resource == "configmaps"
+            && let Ok(map) = serde_json::from_slice(&present.object)
+        {
+            self.context.objects.brought(&present.key.namespace, &present.key.name, map).await;
+        }
     }
 
     fn hop(&self, step: Step, event: &Event) {

@@ -1,5 +1,5 @@
-//! The ConfigMaps and Secrets that pods refer to: asked of the API, kept for a while, forgotten when an event says that
-//! they changed. What was last seen of them is on disk as well, and good while the API is away.
+//! The ConfigMaps and Secrets that pods refer to: brought by the node's queue or asked of the API, kept for a while,
+//! forgotten when an event says that they changed. What was last seen of them is on disk as well, and good while the API is away.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -102,6 +102,23 @@ impl Objects {
             Err(ApiError::NotFound(_)) if optional => Ok(None),
             Err(error) => Err(explain(key, &error)),
         }
+    }
+
+    /// The queue had it, with the first pod that refers to it. What the API said meanwhile may be newer.
+    pub(crate) async fn brought(&self, namespace: &str, name: &str, map: ConfigMap) {
+        let key = ("configmap", namespace.to_owned(), name.to_owned());
+        let at = |map: &ConfigMap| -> u64 {
+            map.metadata.resource_version.as_ref().and_then(|v| v.parse().ok()).unwrap_or_default()
+        };
+        if let Some(Cached::Map(known)) = self.cached(&key)
+            && at(&known) > at(&map)
+        {
+            return;
+        }
+        if let Some(kept) = &self.kept {
+            kept.put(&kept::key_of("configmap", namespace, name), &map).await;
+        }
+        self.keep(key, Cached::Map(Arc::new(map)));
     }
 
     /// What the API said is kept; where it says nothing, what was kept is good.

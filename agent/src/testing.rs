@@ -15,7 +15,8 @@ use tokio::time::Instant;
 use warren_api::Revision;
 use warren_broker::heads::Asked;
 use warren_broker::{
-    Ack, BrokerError, Delivery, EventType, Fabric, Heads, ReplyTo, Subscriber, Subscription,
+    Ack, BrokerError, Delivery, EventType, Fabric, Heads, Present, ReplyTo, Subscriber,
+    Subscription,
 };
 use warren_process::Clock;
 
@@ -460,6 +461,14 @@ impl FakeFabric {
         }));
     }
 
+    pub(crate) fn brings(&self, resource: &str, object: &Value) {
+        let ack = Box::new(FakeAck(Arc::clone(&self.outcomes)));
+        let warren_broker::Event { revision, uid, key, object, .. } =
+            changed(resource, false, object);
+        let present = Present { revision, uid, key, object };
+        let _ = self.send.send(Delivery::Present(present, ack));
+    }
+
     pub(crate) fn node_changed(&self, node: &Value) {
         let ack = Box::new(FakeAck(Arc::clone(&self.outcomes)));
         let _ = self.send.send(Delivery::Event(changed("nodes", false, node), ack));
@@ -512,6 +521,7 @@ fn changed(resource: &str, deleted: bool, object: &Value) -> warren_broker::Even
         event_type: if deleted { EventType::Deleted } else { EventType::Modified },
         shards: Default::default(),
         object: object.to_string().into(),
+        brings: Vec::new(),
     }
 }
 

@@ -374,18 +374,8 @@ impl Api {
         {
             return Vec::new();
         }
-        let pods = self.pods();
-        let Some(kind) = self.registry.by_group_resource(&pods) else { return Vec::new() };
-        let wanted = format!("{}/{}", key.resource.resource, key.name);
-        let (entries, _) = self.cache.list(&pods, Scope::Namespace(&key.namespace));
-        let mut nodes: Vec<Arc<str>> = entries
-            .iter()
-            .filter(|entry| entry.index(kind).refs.contains(&wanted))
-            .filter_map(|entry| crate::cache::node_of(&entry.change).cloned())
-            .collect();
-        nodes.sort_unstable();
-        nodes.dedup();
-        nodes
+        let reference = format!("{}/{}", key.resource.resource, key.name);
+        self.cache.refs().nodes(&key.namespace, &reference)
     }
 }
 
@@ -396,11 +386,7 @@ impl Facts for Api {
     }
 
     fn node_refers_to(&self, node: &str, resource: &str, namespace: &str, name: &str) -> bool {
-        let pods = self.pods();
-        let Some(kind) = self.registry.by_group_resource(&pods) else { return false };
-        let wanted = format!("{resource}/{name}");
-        let (entries, _) = self.cache.list(&pods, Scope::Node(node, namespace));
-        entries.iter().any(|entry| entry.index(kind).refs.contains(&wanted))
+        self.cache.refs().uses(node, namespace, &format!("{resource}/{name}"))
     }
 
     fn loopback_only(&self) -> bool {

@@ -10,10 +10,12 @@ use std::sync::{Arc, OnceLock};
 
 use ahash::AHashMap;
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::watch;
-use warren_api::{GroupResource, Kind, Object, Registry, Revision, Shard};
+use warren_api::{GroupResource, Kind, Object, ObjectKey, Registry, Revision, Shard};
 use warren_store::{Batch, Change, Loaded, Op};
+
+use crate::refs::Refs;
 
 /// Changes that a resource's ring remembers, and the bytes of their bodies (many of which the cache holds anyway).
 /// Watches that want older ones read the journal.
@@ -30,13 +32,11 @@ pub(crate) struct Entry {
     index: OnceLock<Index>,
 }
 
-/// What selectors and the reference index read, in a form smaller than the tree.
+/// What selectors read, in a form smaller than the tree.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     pub labels: BTreeMap<String, String>,
     pub fields: Vec<(String, String)>,
-    /// For pods: `configmaps/name`, `secrets/name`, `persistentvolumeclaims/name`.
-    pub refs: BTreeSet<String>,
 }
 
 impl Entry {
@@ -85,8 +85,7 @@ pub(crate) fn index(kind: &dyn Kind, object: &Object) -> Index {
             .iter()
             .map(|path| ((*path).to_owned(), kind.field(object, path).into_owned())),
     );
-    let refs = if kind.kind() == "Pod" { crate::refs::of_pod(object) } else { BTreeSet::default() };
-    Index { labels, fields, refs }
+    Index { labels, fields }
 }
 
 /// A change as watches see it.
@@ -295,6 +294,7 @@ struct Tail {
 #[derive(Debug)]
 pub(crate) struct Cache {
     resources: RwLock<AHashMap<GroupResource, Arc<Resource>>>,
+    refs: RwLock<Refs>,
     revision: AtomicU64,
     tail: RwLock<Tail>,
     head: watch::Sender<Revision>,
@@ -308,6 +308,7 @@ impl Cache {
             .collect();
         Self {
             resources: RwLock::new(resources),
+            refs: RwLock::default(),
             revision: AtomicU64::new(0),
             tail: RwLock::default(),
             head: watch::Sender::new(Revision(0)),
@@ -340,6 +341,7 @@ impl Cache {
         self.revision.store(loaded.revision.0, Ordering::Release);
         for change in &loaded.objects {
             self.resource(&change.key.resource).load(change);
+            self.refer(change);
         }
         self.head.send_replace(loaded.revision);
     }
@@ -350,6 +352,7 @@ impl Cache {
         for change in batch {
             let resource = self.resource(&change.key.resource);
             resource.apply(change);
+            self.refer(change);
             if !touched.iter().any(|known| Arc::ptr_eq(known, &resource)) {
                 touched.push(resource);
             }
@@ -371,6 +374,19 @@ impl Cache {
             resource.announce();
         }
         self.head.send_replace(last.revision);
+    }
+
+    fn refer(&self, change: &Change) {
+        let ObjectKey { resource, namespace, name } = &change.key;
+        if resource.group.is_empty() && &*resource.resource == "pods" {
+            let node = node_of(change).filter(|_| change.op != Op::Deleted);
+            self.refs.write().set(namespace, name, change.revision, node, &change.body);
+        }
+    }
+
+    /// What pods refer to.
+    pub(crate) fn refs(&self) -> RwLockReadGuard<'_, Refs> {
+        self.refs.read()
     }
 
     /// At most `max` changes of all resources after a revision; `Err(floor)` where the tail does not reach back so far.

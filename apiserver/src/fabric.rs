@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use smallvec::SmallVec;
-use warren_api::{GroupResource, NodeName, Revision, Shard};
-use warren_broker::{Event, EventType, Outbox};
+use warren_api::{GroupResource, NodeName, ObjectKey, Revision, Shard};
+use warren_broker::{Event, EventType, Outbox, Present};
 use warren_store::{Change, Durability, HistoryError, Op};
 
 use crate::api::Api;
@@ -21,6 +21,11 @@ pub(crate) use embedded::{EmbeddedFabric, NodeStreams};
 
 type Shards = SmallVec<[(Shard, Revision); 2]>;
 
+/// What a pod brings to its node's queue, which has room for 10,000 messages and 32 MiB.
+const MAX_BROUGHT: usize = 32;
+const MAX_BROUGHT_BYTES: usize = 1 << 20;
+/// Of events that a relay gets at once: as much as it has on its way.
+const PAGE_BYTES: usize = 8 << 20;
 /// After the disk could not be read.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -58,7 +63,37 @@ fn event_of(api: &Api, change: &Change) -> Option<Event> {
             api.nodes_that_refer_to(&change.key),
         ),
         object,
+        brings: Vec::new(),
     })
+}
+
+/// The present state of what a pod refers to and no other pod of its node does, so that its queue is all that the node needs.
+/// Not of Secrets, whose contents are not for the broker, and no more than a node's queue should take for one pod: what
+/// is lacking is asked for.
+fn brings(api: &Api, change: &Change) -> Vec<Present> {
+    let ObjectKey { resource, namespace, name } = &change.key;
+    if *resource != api.pods() || change.op == Op::Deleted {
+        return Vec::new();
+    }
+    let brought = api.cache.refs().brought(namespace, name, change.revision);
+    let present = |reference: &Arc<str>| {
+        let (resource, name) = reference.split_once('/')?;
+        let resource = GroupResource::new("", resource);
+        let whole = !api.registry.by_group_resource(&resource)?.publishes_metadata_only();
+        let entry = api.cache.get(&resource, namespace, name).filter(|_| whole)?;
+        Some(Present {
+            revision: entry.revision(),
+            uid: entry.change.uid.clone(),
+            key: entry.change.key.clone(),
+            object: entry.body().clone(),
+        })
+    };
+    let mut bytes = 0;
+    let fits = |present: &Present| {
+        bytes += present.object.len();
+        bytes <= MAX_BROUGHT_BYTES
+    };
+    brought.iter().filter_map(present).take_while(fits).take(MAX_BROUGHT).collect()
 }
 
 /// A pod that refers to the object may have come to a node while the change was on its way to the journal. Such a node gets it
@@ -101,6 +136,25 @@ impl JournalOutbox {
     }
 
     /// (events, the last revision that was looked at)
+    fn events<'a>(
+        &self,
+        changes: impl Iterator<Item = &'a Change>,
+    ) -> (Vec<Event>, Option<Revision>) {
+        let (mut events, mut last, mut bytes) = (Vec::new(), None, 0);
+        for change in changes {
+            last = Some(change.revision);
+            let Some(mut event) = event_of(&self.api, change) else { continue };
+            event.brings = brings(&self.api, change);
+            bytes += event.object.len();
+            bytes += event.brings.iter().map(|present| present.object.len()).sum::<usize>();
+            events.push(event);
+            if bytes >= PAGE_BYTES {
+                break;
+            }
+        }
+        (events, last)
+    }
+
     async fn page(
         &self,
         after: Revision,
@@ -108,17 +162,15 @@ impl JournalOutbox {
     ) -> Result<(Vec<Event>, Option<Revision>), Revision> {
         // What is recent is in memory; a backlog comes from the disk.
         if let Ok(changes) = self.api.cache.tail(after, limit) {
-            let last = changes.last().map(|change| change.revision);
-            return Ok((changes.iter().filter_map(|c| event_of(&self.api, c)).collect(), last));
+            return Ok(self.events(changes.iter().map(|change| &**change)));
         }
         let journal = self.api.journal.clone();
         let read = tokio::task::spawn_blocking(move || journal.history(after, None, limit)).await;
         match read {
             Ok(Ok(changes)) => {
-                let last = changes.last().map(|change| change.revision);
+                let (events, last) = self.events(changes.iter());
                 // Heartbeats alone may have filled the tail: they are in no history.
-                let last = last.or_else(|| Some(self.api.cache.revision()));
-                Ok((changes.iter().filter_map(|c| event_of(&self.api, c)).collect(), last))
+                Ok((events, last.or_else(|| Some(self.api.cache.revision()))))
             }
             Ok(Err(HistoryError::Compacted { floor, .. })) => Err(floor),
             Ok(Err(error)) => {

@@ -42,6 +42,7 @@ impl Journal {
             event_type: EventType::Modified,
             shards: [(Shard::Node(NodeName(node.into())), Revision(rv - 1))].into_iter().collect(),
             object: format!("{{\"a\":\"{}\"}}", "x".repeat(BODY_BYTES)).into(),
+            brings: Vec::new(),
         };
         rows.0.push((event, Instant::now()));
         drop(rows);

@@ -293,6 +293,11 @@ impl Reader {
         }
     }
 
+    /// Whether something of this incarnation is of a database that is no more.
+    pub fn is_past(&self, epoch: u64) -> bool {
+        self.epoch.is_some_and(|known| epoch < known)
+    }
+
     /// History up to `floor` was not published.
     pub fn floor(&mut self, epoch: u64, floor: Revision) -> Option<Relist> {
         match self.epoch {

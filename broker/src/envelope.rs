@@ -8,12 +8,12 @@ use lapin::types::{AMQPValue, FieldArray, FieldTable, LongString, ShortString};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
-use warren_api::{GroupResource, ObjectKey, Revision, Shard, Uid};
+use warren_api::{GroupResource, NodeName, ObjectKey, Revision, Shard, Uid};
 use warren_process::trace::About;
 
 use crate::event::leaves_hops;
 use crate::topology;
-use crate::{Event, EventType};
+use crate::{Event, EventType, Present};
 
 /// What an event's body may have. The API takes objects of 3 MiB; the rest is the envelope.
 pub const MAX_EVENT_BYTES: usize = 4 << 20;
@@ -25,6 +25,7 @@ pub const MAX_SHARDS: usize = 100;
 const PERSISTENT: u8 = 2;
 const EVENT_KIND: &str = "warren.event";
 const FLOOR_KIND: &str = "warren.floor";
+const PRESENT_KIND: &str = "warren.present";
 
 /// A message to publish to `warren.events`.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +46,11 @@ pub enum Incoming {
         epoch: u64,
         floor: Revision,
     },
+    /// What a pod that comes next refers to.
+    Present {
+        epoch: u64,
+        present: Present,
+    },
 }
 
 /// Why a message is not one of the server's.
@@ -60,7 +66,7 @@ pub enum EnvelopeError {
     Body(String),
 }
 
-/// One message but for an event of more than [`MAX_SHARDS`]. `account` is the server's, at most 255 bytes (a longer one
+/// One message but for an event of more than [`MAX_SHARDS`], and after what it brings. `account` is the server's, at most 255 bytes (a longer one
 /// is left out, and readers will see a command); `now` is in seconds since 1970. Revisions above 2^63 - 1 do not exist.
 pub fn encode(event: &Event, account: &str, now: u64) -> SmallVec<[Message; 1]> {
     let keys = topology::event_keys(event);
@@ -72,7 +78,38 @@ pub fn encode(event: &Event, account: &str, now: u64) -> SmallVec<[Message; 1]> 
         let shards: Vec<_> = shards.iter().copied().chain(every).collect();
         encode_part(event, &shards, keys, account, now)
     };
-    routed.chunks(own).zip(keys.chunks(own)).map(part).collect()
+    let parts = routed.chunks(own).zip(keys.chunks(own)).map(part);
+    let node = event.shards.iter().find_map(|(shard, _)| match shard {
+        Shard::Node(node) => Some(node),
+        _ => None,
+    });
+    let present = |(present, node)| encode_present(event.epoch, present, node, account, now);
+    event
+        .brings
+        .iter()
+        .zip(std::iter::repeat(node))
+        .filter_map(|(p, n)| Some((p, n?)))
+        .map(present)
+        .chain(parts)
+        .collect()
+}
+
+/// Its body is what a Kubernetes watch says of what is there when it begins.
+fn encode_present(
+    epoch: u64,
+    present: &Present,
+    node: &NodeName,
+    account: &str,
+    now: u64,
+) -> Message {
+    let headers = about_object(epoch, present.revision, &present.uid, &present.key);
+    let id = format!("{epoch}:{}:present", present.revision);
+    Message {
+        routing_key: topology::present_key(&present.key, node),
+        properties: properties(PRESENT_KIND, id, headers, account, now),
+        body: body(EventType::Added, &present.object),
+        about: None,
+    }
 }
 
 fn encode_part(
@@ -83,33 +120,41 @@ fn encode_part(
     now: u64,
 ) -> Message {
     let (first, copies) = keys.split_first().map_or(("", &[] as &[String]), |(k, c)| (k, c));
-    let mut headers = FieldTable::default();
-    headers.insert("epoch".into(), number(event.epoch));
-    headers.insert("rv".into(), number(event.revision.0));
-    headers.insert("uid".into(), text(&event.uid.0));
-    headers.insert("group".into(), text(&event.key.resource.group));
-    headers.insert("resource".into(), text(&event.key.resource.resource));
-    headers.insert("namespace".into(), text(&event.key.namespace));
-    headers.insert("name".into(), text(&event.key.name));
+    let mut headers = about_object(event.epoch, event.revision, &event.uid, &event.key);
     headers.insert("shards".into(), list(shards.iter().map(|(shard, _)| text(&shard.word()))));
     headers.insert("prev".into(), list(shards.iter().map(|(_, prev)| number(prev.0))));
     if !copies.is_empty() {
         headers.insert("CC".into(), list(copies.iter().map(|key| text(key))));
     }
-    let word = type_word(event.event_type);
-    let mut body = Vec::with_capacity(event.object.len() + 32);
-    body.extend_from_slice(b"{\"type\":\"");
-    body.extend_from_slice(word.as_bytes());
-    body.extend_from_slice(b"\",\"object\":");
-    body.extend_from_slice(&event.object);
-    body.push(b'}');
     let id = format!("{}:{}", event.epoch, event.revision);
     Message {
         routing_key: first.to_owned(),
         properties: properties(EVENT_KIND, id, headers, account, now),
-        body,
+        body: body(event.event_type, &event.object),
         about: leaves_hops(&event.key).then(|| event.about()),
     }
+}
+
+fn about_object(epoch: u64, revision: Revision, uid: &Uid, key: &ObjectKey) -> FieldTable {
+    let mut headers = FieldTable::default();
+    headers.insert("epoch".into(), number(epoch));
+    headers.insert("rv".into(), number(revision.0));
+    headers.insert("uid".into(), text(&uid.0));
+    headers.insert("group".into(), text(&key.resource.group));
+    headers.insert("resource".into(), text(&key.resource.resource));
+    headers.insert("namespace".into(), text(&key.namespace));
+    headers.insert("name".into(), text(&key.name));
+    headers
+}
+
+fn body(event_type: EventType, object: &[u8]) -> Vec<u8> {
+    let mut body = Vec::with_capacity(object.len() + 32);
+    body.extend_from_slice(b"{\"type\":\"");
+    body.extend_from_slice(type_word(event_type).as_bytes());
+    body.extend_from_slice(b"\",\"object\":");
+    body.extend_from_slice(object);
+    body.push(b'}');
+    body
 }
 
 /// The message that tells readers that history up to `floor` was not published. Its body is what a Kubernetes watch
@@ -138,13 +183,15 @@ pub fn decode(properties: &BasicProperties, body: &Bytes) -> Result<Incoming, En
     let headers = properties.headers().as_ref().unwrap_or(&empty);
     let epoch = read_number(headers, "epoch")?;
     let revision = Revision(read_number(headers, "rv")?);
-    if properties.kind().as_ref().is_some_and(|kind| kind.as_str() == FLOOR_KIND) {
+    let kind = properties.kind().as_ref().map(|kind| kind.as_str());
+    if kind == Some(FLOOR_KIND) {
         return Ok(Incoming::Floor { epoch, floor: revision });
     }
     let resource =
         GroupResource::new(read_text(headers, "group")?, read_text(headers, "resource")?);
     let (namespace, name) = (read_text(headers, "namespace")?, read_text(headers, "name")?);
-    let shards = read_shards(headers)?;
+    let uid = Uid(read_text(headers, "uid")?.into());
+    let key = ObjectKey::new(resource, namespace, name);
     let parsed: Body<'_> =
         serde_json::from_slice(body).map_err(|e| EnvelopeError::Body(e.to_string()))?;
     let event_type = match &*parsed.event_type {
@@ -160,22 +207,20 @@ pub fn decode(properties: &BasicProperties, body: &Bytes) -> Result<Incoming, En
     if !object.starts_with('{') {
         return Err(EnvelopeError::Body("object: must be a map".to_owned()));
     }
-    Ok(Incoming::Event(Event {
-        epoch,
-        revision,
-        uid: Uid(read_text(headers, "uid")?.into()),
-        key: ObjectKey::new(resource, namespace, name),
-        event_type,
-        shards,
-        object: body.slice_ref(object.as_bytes()),
-    }))
+    let object = body.slice_ref(object.as_bytes());
+    if kind == Some(PRESENT_KIND) {
+        return Ok(Incoming::Present { epoch, present: Present { revision, uid, key, object } });
+    }
+    let shards = read_shards(headers)?;
+    let brings = Vec::new();
+    Ok(Incoming::Event(Event { epoch, revision, uid, key, event_type, shards, object, brings }))
 }
 
 /// Whether a message that is not the server's is dressed as if it were: its type, or the headers that no command has.
 pub(crate) fn is_imitation(properties: &BasicProperties) -> bool {
     let kind = properties.kind().as_ref().map(|kind| kind.as_str());
     let has = |name| properties.headers().as_ref().is_some_and(|h| h.inner().contains_key(name));
-    matches!(kind, Some(EVENT_KIND | FLOOR_KIND)) || (has("epoch") && has("rv"))
+    matches!(kind, Some(EVENT_KIND | FLOOR_KIND | PRESENT_KIND)) || (has("epoch") && has("rv"))
 }
 
 #[derive(Deserialize)]

@@ -34,6 +34,20 @@ pub struct Event {
     /// The object as JSON; its metadata only where the kind is published so. The message's body is
     /// `{"type":"ADDED","object":<this>}`.
     pub object: Bytes,
+    /// What a pod's node has first: the present state of what the pod refers to, where no other pod there does. Written
+    /// only; a reader gets each by itself.
+    pub brings: Vec<Present>,
+}
+
+/// An object as it is, of which nothing has changed: it is in no stream, and its loss shows by nothing but that it is not there.
+/// Whoever lacks it asks the API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Present {
+    /// The object's own.
+    pub revision: Revision,
+    pub uid: Uid,
+    pub key: ObjectKey,
+    pub object: Bytes,
 }
 
 impl Event {

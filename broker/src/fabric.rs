@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use warren_api::{GroupResource, NodeName, Revision};
 
-use crate::{BrokerError, Event, Heads, Stream};
+use crate::{BrokerError, Event, Heads, Present, Stream};
 
 /// What a reader wants to see.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub struct ReplyTo {
 
 pub enum Delivery {
     Event(Event, Box<dyn Ack>),
+    /// What the pod of an event that follows refers to, for nodes only, and where the fabric has queues; none may come.
+    Present(Present, Box<dyn Ack>),
     /// Something on a node's queue that the server did not send: a person's or a program's command. `publisher` is the
     /// account that the broker vouched for, `None` where there is none.
     Command {

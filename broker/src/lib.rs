@@ -30,7 +30,7 @@ pub mod topology;
 
 pub use connection::{BrokerConfig, BrokerUrl};
 pub use error::BrokerError;
-pub use event::{Event, EventType, Stream, about, leaves_hops};
+pub use event::{Event, EventType, Present, Stream, about, leaves_hops};
 pub use fabric::{Ack, Delivery, Fabric, Outbox, ReplyTo, Subscriber, Subscription};
 pub use heads::Heads;
 pub use leader::{Heard, LeaderQueue};

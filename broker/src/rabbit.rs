@@ -216,7 +216,7 @@ impl Subscriber for RabbitSubscriber {
                     }
                     Delivery::Relist { .. } => self.up = true,
                     Delivery::Down { .. } => self.up = false,
-                    Delivery::Event(..) | Delivery::Command { .. } => {}
+                    Delivery::Event(..) | Delivery::Present(..) | Delivery::Command { .. } => {}
                 }
                 delivery
             }

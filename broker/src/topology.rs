@@ -8,7 +8,7 @@
 use lapin::ExchangeKind;
 use lapin::types::{AMQPValue, FieldTable};
 use sha2::{Digest, Sha256};
-use warren_api::{GroupResource, NodeName, Revision, Shard};
+use warren_api::{GroupResource, NodeName, ObjectKey, Revision, Shard};
 
 use crate::envelope::text;
 use crate::{Event, EventType};
@@ -393,6 +393,16 @@ pub fn event_keys(event: &Event) -> Vec<String> {
     routed(event).map(|(shard, _)| key(shard)).collect()
 }
 
+/// The key of what a node's pods refer to, as it is: no change of a resource, so it does not begin with one's group.
+pub fn present_key(key: &ObjectKey, node: &NodeName) -> String {
+    let (namespace, shard) = (word(&key.namespace), word(&ref_word(node)));
+    format!("warren.present.{namespace}.{shard}.{}", word(&key.resource.resource))
+}
+
+fn ref_word(node: &NodeName) -> String {
+    format!("ref~{node}")
+}
+
 /// The shards of an event that have a key of their own, with what precedes it there.
 pub(crate) fn routed(event: &Event) -> impl Iterator<Item = &(Shard, Revision)> {
     event.shards.iter().filter(|(shard, _)| *shard != Shard::Every)
@@ -400,7 +410,7 @@ pub(crate) fn routed(event: &Event) -> impl Iterator<Item = &(Shard, Revision)> 
 
 /// What a node's queue is bound to: its own shard, what every node needs, what its pods refer to, and floors.
 pub fn node_keys(node: &NodeName) -> Vec<String> {
-    let shards = [Shard::Node(node.clone()).word(), Shard::All.word(), format!("ref~{node}")];
+    let shards = [Shard::Node(node.clone()).word(), Shard::All.word(), ref_word(node)];
     let mut keys: Vec<String> = shards.iter().map(|s| format!("*.*.*.{}.*", word(s))).collect();
     keys.push(FLOOR_KEY.to_owned());
     keys

@@ -267,6 +267,7 @@ impl Watch {
                 event_type,
                 shards: smallvec![(self.of.kind.shard(&parsed), Revision(0))],
                 object: Bytes::copy_from_slice(object.get().as_bytes()),
+                brings: Vec::new(),
             },
             Box::new(NoAck),
         ));

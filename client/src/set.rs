@@ -166,6 +166,12 @@ impl InformerSet {
                 Delivery::Down { reason, .. } => {
                     tracing::warn!(%reason, "the event fabric is away")
                 }
+                Delivery::Present(_, ack) => {
+                    tracing::warn!(
+                        "what a node needs came to a controllers' queue, where none belongs"
+                    );
+                    ack.ack().await;
+                }
                 Delivery::Command { ack, .. } => {
                     tracing::warn!("a command came to a controllers' queue, where none belongs");
                     ack.ack().await;

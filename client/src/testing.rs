@@ -45,6 +45,7 @@ impl FakeFabric {
             event_type,
             shards: smallvec![(Shard::None, Revision(0))],
             object: Bytes::from(serde_json::to_vec(object).expect("JSON values are JSON")),
+            brings: Vec::new(),
         })));
     }
 

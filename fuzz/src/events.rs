@@ -4,8 +4,9 @@
 use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use warren_broker::Event;
+use warren_api::{NodeName, Revision, Shard};
 use warren_broker::envelope::{Incoming, Message, decode, encode, encode_floor};
+use warren_broker::{Event, EventType};
 
 pub(crate) fn run(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
@@ -15,6 +16,15 @@ pub(crate) fn run(data: &[u8]) {
         Ok(Incoming::Floor { epoch, floor }) if is_number(epoch) && is_number(floor.0) => {
             let read = read(&encode_floor(epoch, floor, "server", 0));
             assert_eq!(read, Ok(Incoming::Floor { epoch, floor }));
+        }
+        Ok(Incoming::Present { epoch, present }) => {
+            let shards = [(Shard::Node(NodeName("n".into())), Revision(0))].into_iter().collect();
+            let (revision, uid, key) = (present.revision, present.uid.clone(), present.key.clone());
+            let (event_type, object) = (EventType::Added, present.object.clone());
+            let brings = vec![present.clone()];
+            let event = Event { epoch, revision, uid, key, event_type, shards, object, brings };
+            let first = encode(&event, "server", 0).swap_remove(0);
+            assert_eq!(read(&first), Ok(Incoming::Present { epoch, present }));
         }
         Ok(Incoming::Floor { .. }) | Err(_) => {}
     }

@@ -2,8 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the failure")]
 
 use serde_json::{Value, json};
-use warren_tests::cluster::SOON;
-use warren_tests::{Cluster, Options, RabbitMq};
+use warren_tests::cluster::{Role, Route, SOON};
+use warren_tests::proxy::{Mode, Proxy};
+use warren_tests::{Cluster, Options, RabbitMq, until};
 
 /// The cluster goes before its broker.
 struct World {
@@ -67,6 +68,21 @@ impl World {
         all
     }
 
+    /// What came to a node with its pods since this was asked last.
+    async fn brought(&self, node: &str) -> Vec<String> {
+        let mut brought = Vec::new();
+        for message in self.rabbit.take(&format!("brought-to-{node}"), 100).await.unwrap() {
+            let key = message["routing_key"].as_str().unwrap();
+            assert_eq!(key, format!("warren.present.default.ref~{node}.configmaps"));
+            assert_eq!(message["properties"]["type"], "warren.present");
+            let body: Value = serde_json::from_str(message["payload"].as_str().unwrap()).unwrap();
+            assert_eq!(body["type"], "ADDED");
+            let (name, data) = (&body["object"]["metadata"]["name"], &body["object"]["data"]["k"]);
+            brought.push(format!("{}={}", name.as_str().unwrap(), data.as_str().unwrap()));
+        }
+        brought
+    }
+
     fn set(&self, kind: &str, name: &str, value: &str) {
         let field = if kind == "secret" { "stringData" } else { "data" };
         let patch = json!({field: {"k": value}}).to_string();
@@ -94,6 +110,7 @@ async fn what_a_nodes_pods_refer_to_comes_to_its_queue() {
     let mut world = World { cluster, rabbit, mark: 0 };
     for node in ["node-1", "node-2"] {
         world.bind(&format!("of-{node}"), &format!("*.*.*.node~{node}.*")).await;
+        world.bind(&format!("brought-to-{node}"), &format!("*.*.*.ref~{node}.*")).await;
     }
     for n in ["one", "two", "env"] {
         let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": n}, "data": {"k": "1"}});
@@ -114,6 +131,8 @@ async fn what_a_nodes_pods_refer_to_comes_to_its_queue() {
         {"name": "v", "projected": {"sources": [{"configMap": {"name": "one"}}, {"secret": {"name": "hush"}}]}}]});
     world.run("a", &projected);
     world.came().await;
+    // As it is, and nothing of the Secret.
+    assert_eq!(world.brought("node-1").await, ["one=nobody"]);
     world.set("configmap", "one", "2");
     let [first, second] = world.about("ConfigMap", "one").await;
     assert_eq!((first.len(), second.len()), (1, 0), "{first:#?} {second:#?}");
@@ -133,6 +152,7 @@ async fn what_a_nodes_pods_refer_to_comes_to_its_queue() {
     world.run("b", &from);
     world.run("c", &from);
     world.came().await;
+    assert_eq!(world.brought("node-2").await, ["one=2"], "with the first of them");
     world.set("configmap", "one", "3");
     let [first, second] = world.about("ConfigMap", "one").await;
     assert_eq!((first.len(), second.len()), (1, 1), "{first:#?} {second:#?}");
@@ -147,6 +167,7 @@ async fn what_a_nodes_pods_refer_to_comes_to_its_queue() {
         .kubectl(["patch", "pod", "b", "--subresource", "ephemeralcontainers", "-p", &debug])
         .ok();
     world.came().await;
+    assert_eq!(world.brought("node-2").await, ["env=1"]);
     world.set("configmap", "env", "2");
     let [first, second] = world.about("ConfigMap", "env").await;
     assert_eq!((first.len(), second.len()), (0, 1), "{first:#?} {second:#?}");
@@ -162,6 +183,41 @@ async fn what_a_nodes_pods_refer_to_comes_to_its_queue() {
     let [first, second] = world.about("ConfigMap", "one").await;
     assert_eq!((first.len(), second.len()), (0, 1), "{first:#?} {second:#?}");
     assert_eq!(second[0]["type"], "DELETED");
+}
+
+/// Its queue is all that a node needs to start a pod: of the way to the API nothing is left when the pod comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_a_pod_refers_to_comes_with_it() {
+    let mut cluster = Cluster::prepare(Options { nodes: 1, split: true, ..Options::default() });
+    let rabbit = cluster.start_rabbitmq().await;
+    let to_the_api = Proxy::to(cluster.port()).await;
+    let route = Route { server: Some(to_the_api.port()), ..Route::default() };
+    cluster.route(Role::Agent("node-1".to_owned()), route);
+    cluster.start_all();
+    cluster.wait_ready();
+    cluster.wait_consumers(&rabbit).await;
+    cluster.kubectl(["create", "configmap", "settings", "--from-literal=colour=red"]).ok();
+    cluster.kubectl(["create", "secret", "generic", "hush", "--from-literal=colour=red"]).ok();
+
+    to_the_api.set(Mode::Refuses);
+    let from = |source: Value| json!({"nodeName": "node-1", "containers": [{"env": [{"name": "C", "valueFrom": source}]}]});
+    let key = |name: &str| json!({"name": name, "key": "colour"});
+    for (name, source) in [
+        ("with-a-map", json!({"configMapKeyRef": key("settings")})),
+        ("with-a-secret", json!({"secretKeyRef": key("hush")})),
+    ] {
+        cluster.kubectl_with(["apply", "-f", "-"], &pod(name, &from(source))).ok();
+    }
+    let runs = |name: &str| {
+        let told = cluster.summary("node-1").unwrap().json();
+        let pods = told["pods"].as_array().cloned().unwrap_or_default();
+        let containers = |pod: &Value| pod["containers"].as_array().map_or(0, Vec::len);
+        pods.iter().any(|pod| pod["podRef"]["name"] == name && containers(pod) == 1)
+    };
+    until("the pod runs", SOON, || runs("with-a-map"));
+    assert!(!runs("with-a-secret"), "what is secret is not for the broker");
+    to_the_api.set(Mode::Open);
+    until("its Secret is asked for", SOON, || runs("with-a-secret"));
 }
 
 /// Who reads the pods that have no node hears of each that it got one, with the same message as the node.

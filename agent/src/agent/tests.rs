@@ -252,6 +252,39 @@ async fn a_missing_config_map_is_waited_for() {
     world.pod_is("ready", |p| condition(p, "Ready") == "True").await;
 }
 
+#[tokio::test]
+async fn what_the_queue_brings_is_not_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = start(|config| config.dir = Some(dir.path().join("agent"))).await;
+    let refers = |name: &str, map: &str| {
+        let from = json!({"configMapKeyRef": {"name": map, "key": "k"}});
+        let spec = one(json!({"env": [{"name": "A", "valueFrom": from}]}));
+        let mut pod = pod(spec, json!({}));
+        pod["metadata"]["name"] = name.into();
+        pod
+    };
+    world.api.apply(refers("first", "none"));
+    world
+        .api
+        .until("the node has listed its pods", |_| world.index.by_name("default", "first"))
+        .await;
+    world.api.set_down(true);
+    let map = |data: &str| json!({"metadata": {"namespace": "default", "name": "m", "resourceVersion": "5"}, "data": {"k": data}});
+    world.fabric.brings("configmaps", &map("v"));
+    // Of other things nothing is made, and nothing is damaged by what cannot be read.
+    world.fabric.brings("persistentvolumeclaims", &map("v"));
+    world.fabric.brings("configmaps", &json!({"metadata": "m"}));
+    world.api.apply(refers("web", "m"));
+    let runs = |_: &FakeApi| {
+        let entry = world.index.by_name("default", "web")?;
+        entry.observed.container("c").filter(|c| c.is_running()).map(drop)
+    };
+    world.api.until("runs", runs).await;
+    let waits = world.index.by_name("default", "first").unwrap();
+    assert!(waits.observed.container("c").is_none(), "nobody brought its map");
+    assert!(world.fabric.outcomes.lock().iter().all(|outcome| outcome == "ack"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_failed_pull_backs_off_and_a_deletion_ends_it() {
     let world = start(|_| {}).await;

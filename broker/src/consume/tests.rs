@@ -30,6 +30,7 @@ fn event(epoch: u64, rv: u64, shards: &[(&str, u64)]) -> Event {
         event_type: EventType::Modified,
         shards: shards.iter().map(|(s, prev)| (shard(s), Revision(*prev))).collect(),
         object: "{}".into(),
+        brings: Vec::new(),
     }
 }
 

@@ -41,6 +41,7 @@ prop_compose! {
                 .map(|(s, prev)| (s, Revision(prev)))
                 .collect(),
             object: object.to_string().into(),
+            brings: Vec::new(),
         }
     }
 }
@@ -112,6 +113,7 @@ fn pod() -> Event {
             (Shard::Every, Revision(41)),
         ],
         object: r#"{"kind":"Pod"}"#.into(),
+        brings: Vec::new(),
     }
 }
 
@@ -167,6 +169,30 @@ fn a_floor_comes_back() {
         decode(&message.properties, &Bytes::from(message.body)),
         Ok(Incoming::Floor { epoch: 3, floor: Revision(9) })
     );
+}
+
+#[test]
+fn what_an_event_brings_comes_before_it() {
+    let map = |name: &str| Present {
+        revision: Revision(9),
+        uid: Uid("1f".into()),
+        key: ObjectKey::new(GroupResource::new("", "configmaps"), "a.b", name),
+        object: r#"{"kind":"ConfigMap"}"#.into(),
+    };
+    let event = Event { brings: vec![map("one"), map("two")], ..pod() };
+    let messages = encode(&event, "server", 7);
+    let keys: Vec<_> = messages.iter().map(|message| &*message.routing_key).collect();
+    let present = "warren.present.a_b.ref~rabbit-1.configmaps";
+    assert_eq!(keys, [present, present, "core.pods.default.node~rabbit-1.modified"]);
+    let read = |message: &Message| decode(&message.properties, &Bytes::from(message.body.clone()));
+    assert_eq!(read(&messages[0]), Ok(Incoming::Present { epoch: 3, present: map("one") }));
+    assert_eq!(read(&messages[1]), Ok(Incoming::Present { epoch: 3, present: map("two") }));
+    assert_eq!(read(&messages[2]), Ok(Incoming::Event(pod())));
+    assert_eq!(messages[0].body, br#"{"type":"ADDED","object":{"kind":"ConfigMap"}}"#);
+    // Nobody is forgiven who says it himself.
+    assert!(is_imitation(&messages[0].properties));
+    let nobody = Event { shards: smallvec::smallvec![(Shard::Unscheduled, Revision(1))], ..event };
+    assert_eq!(encode(&nobody, "server", 7).len(), 1, "there is no node to have it");
 }
 
 #[test]

@@ -3,11 +3,11 @@ use std::collections::BTreeSet;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use smallvec::smallvec;
-use warren_api::{GroupResource, ObjectKey, Shard, Uid};
+use warren_api::{GroupResource, NodeName, ObjectKey, Shard, Uid};
 
 use super::*;
-use crate::EventType;
 use crate::envelope::Incoming;
+use crate::{EventType, Present};
 
 fn event(rv: u64) -> Event {
     Event {
@@ -18,6 +18,7 @@ fn event(rv: u64) -> Event {
         event_type: EventType::Modified,
         shards: smallvec![(Shard::All, Revision(rv - 1))],
         object: "{}".into(),
+        brings: Vec::new(),
     }
 }
 
@@ -25,6 +26,7 @@ fn revision(message: &Message) -> (Revision, bool) {
     match envelope::decode(&message.properties, &message.body.clone().into()) {
         Ok(Incoming::Event(event)) => (event.revision, false),
         Ok(Incoming::Floor { floor, .. }) => (floor, true),
+        Ok(Incoming::Present { present, .. }) => (present.revision, false),
         Err(error) => panic!("{error}"),
     }
 }
@@ -236,6 +238,27 @@ fn a_refused_window_waits_once_and_others_go_on_meanwhile() {
     core.connected();
     core.retry(ms(150));
     assert_eq!(drain(&mut core), ["1→1", "2→2", "3→3", "4→5", "5→6"]);
+}
+
+#[test]
+fn what_an_event_brings_goes_before_it_and_counts() {
+    let mut core = Core::new("server", Revision(0));
+    core.connected();
+    drain(&mut core);
+    let map = |rv| Present {
+        revision: Revision(rv),
+        uid: Uid("u".into()),
+        key: ObjectKey::new(GroupResource::new("", "configmaps"), "default", "map"),
+        object: "{}".into(),
+    };
+    let shards = smallvec![(Shard::Node(NodeName("n".into())), Revision(0))];
+    core.read(&[Event { brings: vec![map(3), map(4)], shards, ..event(7) }], 7);
+    assert_eq!(drain(&mut core), ["1→3", "2→4", "3→7", "read 256 after 7"]);
+    core.acked(3, false);
+    core.acked(1, false);
+    assert_eq!(drain(&mut core), [""; 0], "not yet");
+    core.acked(2, false);
+    assert_eq!(drain(&mut core), ["advance 7"]);
 }
 
 #[test]

@@ -46,6 +46,14 @@ impl Session {
                     self.acknowledge(channel, tag).await
                 }
             },
+            Ok(Incoming::Present { epoch, .. }) if reader.is_past(epoch) => {
+                add(&self.metrics.dropped, 1);
+                self.acknowledge(channel, tag).await
+            }
+            Ok(Incoming::Present { present, .. }) => {
+                let ack = self.hold(tag, Held::default());
+                self.send(Delivery::Present(present, ack)).await.map_err(End::from)
+            }
             Ok(Incoming::Floor { epoch, floor }) => {
                 let relist = reader.floor(epoch, floor);
                 self.acknowledge(channel, tag).await?;

@@ -53,6 +53,7 @@ impl Drop for RabbitAck {
 }
 
 /// What is in the reader's hands.
+#[derive(Default)]
 pub(super) struct Held {
     pub(super) revision: Option<Revision>,
     pub(super) content: Option<Fingerprint>,

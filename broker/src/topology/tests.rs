@@ -14,6 +14,7 @@ fn event(group: &str, resource: &str, namespace: &str, shards: &[Shard]) -> Even
         event_type: EventType::Modified,
         shards: shards.iter().map(|s| (s.clone(), Revision(1))).collect(),
         object: "{}".into(),
+        brings: Vec::new(),
     }
 }
 

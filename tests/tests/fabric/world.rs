@@ -69,6 +69,7 @@ impl Journal {
                 event_type: EventType::Modified,
                 shards,
                 object: object.to_string().into(),
+                brings: Vec::new(),
             });
             revision
         };
@@ -278,6 +279,10 @@ impl Recorder {
                         Delivery::Event(event, ack) => {
                             ack.ack().await;
                             Got::Event(event)
+                        }
+                        Delivery::Present(_, ack) => {
+                            ack.ack().await;
+                            continue;
                         }
                         Delivery::Command {
                             body,

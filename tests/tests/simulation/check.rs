@@ -102,7 +102,7 @@ impl Told {
                 }
             }
             Some(Incoming::Floor { floor, .. }) => self.floor = self.floor.max(floor),
-            None => {}
+            Some(Incoming::Present { .. }) | None => {}
         }
     }
 

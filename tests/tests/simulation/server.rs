@@ -456,6 +456,7 @@ impl Server {
             event_type,
             shards: positions,
             object: body.clone(),
+            brings: Vec::new(),
         };
         disk.history.insert(revision, Arc::new(event));
         let going = object.is_being_deleted();

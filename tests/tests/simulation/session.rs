@@ -167,6 +167,8 @@ impl Session {
                 self.inbox.push_back(Item::Event { event: Arc::new(event), generation, tag });
                 false
             }
+            // The simulated agents ask for what their pods refer to.
+            Ok(Incoming::Present { .. }) => true,
             Ok(Incoming::Floor { epoch, floor }) => {
                 if let Some(relist) = self.reader.floor(epoch, floor) {
                     self.relist(relist);
