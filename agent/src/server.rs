@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use warren_process::trace::Trace;
-use warren_process::{Metrics, Tasks};
+use warren_process::{Family, Metrics, Tasks};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::pod::index::PodIndex;
@@ -82,8 +82,9 @@ pub async fn start(
     let bound = listener.local_addr().map_err(listen)?;
     let room = Room::default();
     let (counted, taken, remembered) = (pods.clone(), room.clone(), trace.clone());
-    let counts = move || [counts(&counted, &logs), taken.counts(), remembered.counts()].concat();
-    metrics.values("agent", counts);
+    metrics.families(move || {
+        [families(&counted, &logs), taken.families(), remembered.families("agent")].concat()
+    });
     let stats = stats::Rates::default();
     let (simulated, tasks_of_streams) = (settings.simulated, tasks.clone());
     let service = Arc::new(route::Service {
@@ -99,17 +100,17 @@ pub async fn start(
 }
 
 /// Of all nodes of the process.
-fn counts(pods: &PodIndex, logs: &Logs) -> Vec<(&'static str, bool, &'static str, u64)> {
+fn families(pods: &PodIndex, logs: &Logs) -> Vec<Family> {
     let entries = pods.pods(None);
     let containers = entries.iter().flat_map(|entry| &entry.observed.containers);
     let running = containers.filter(|container| container.is_running()).count();
     let (records, bytes) = logs.counts();
     let done = "Commands that nodes have carried out and the API has not heard of.";
     vec![
-        ("provisional_records", true, done, records),
-        ("provisional_bytes", true, "That these take.", bytes),
-        ("pods", true, "Pods that the nodes know.", entries.len() as u64),
-        ("running_containers", true, "Containers that run.", running as u64),
+        Family::gauge("agent_provisional_records", done).of(records),
+        Family::gauge("agent_provisional_bytes", "That these take.").of(bytes),
+        Family::gauge("agent_pods", "Pods that the nodes know.").of(entries.len() as u64),
+        Family::gauge("agent_running_containers", "Containers that run.").of(running as u64),
     ]
 }
 
@@ -128,16 +129,17 @@ impl Default for Room {
 }
 
 impl Room {
-    fn counts(&self) -> Vec<(&'static str, bool, &'static str, u64)> {
+    fn families(&self) -> Vec<Family> {
         let (handshakes, gave_way) = self.handshakes.counts();
         let taken = MAX_CONNECTIONS.saturating_sub(self.slots.available_permits());
         let unknown = "Connections to the nodes' port of which it is not known yet whose they are.";
         let closed =
             "Connections to the nodes' port that were closed in the handshake for newer ones.";
         vec![
-            ("port_connections", true, "The API server's, to the nodes' port.", taken as u64),
-            ("port_handshakes", true, unknown, handshakes),
-            ("port_handshakes_dropped", false, closed, gave_way),
+            Family::gauge("agent_port_connections", "The API server's, to the nodes' port.")
+                .of(taken as u64),
+            Family::gauge("agent_port_handshakes", unknown).of(handshakes),
+            Family::counter("agent_port_handshakes_dropped", closed).of(gave_way),
         ]
     }
 }

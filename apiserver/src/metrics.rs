@@ -1,11 +1,11 @@
 //! Counters, with Kubernetes' names where they exist.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use warren_process::{Buckets, Family, prometheus};
 
 use crate::api::Api;
 use crate::degraded::Facts;
@@ -26,27 +26,36 @@ impl Counter {
 }
 
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
-/// Upper bounds in milliseconds.
-const BUCKETS: [u64; 9] = [1, 5, 10, 25, 50, 100, 500, 1000, 5000];
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+/// Upper bounds in seconds.
+const LATENCY: [f64; 9] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
 
-#[derive(Debug, Default)]
-struct Latency {
-    buckets: [Counter; BUCKETS.len()],
-    count: Counter,
-    micros: AtomicU64,
-}
-
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Metrics {
     /// By method and by class of status code.
-    requests: [[Counter; 5]; METHODS.len()],
-    latency: [Latency; METHODS.len()],
+    requests: [[Counter; CLASSES.len()]; METHODS.len()],
+    latency: [Buckets; METHODS.len()],
     watches: Arc<AtomicU64>,
     pub lost_races: Counter,
     pub fenced_writes: Counter,
     pub heads_told: Counter,
     pub connections: Counter,
     pub refused_connections: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            requests: Default::default(),
+            latency: std::array::from_fn(|_| Buckets::new(&LATENCY)),
+            watches: Arc::default(),
+            lost_races: Counter::default(),
+            fenced_writes: Counter::default(),
+            heads_told: Counter::default(),
+            connections: Counter::default(),
+            refused_connections: Counter::default(),
+        }
+    }
 }
 
 /// A watch that runs; it is over when this is dropped.
@@ -69,98 +78,87 @@ impl Metrics {
         let Some(index) = METHODS.iter().position(|m| *m == method.as_str()) else { return };
         let class = usize::from(code.as_u16() / 100).clamp(1, 5) - 1;
         self.requests[index][class].inc();
-        let latency = &self.latency[index];
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        for (bound, bucket) in BUCKETS.iter().zip(&latency.buckets) {
-            if micros <= bound * 1000 {
-                bucket.inc();
-            }
-        }
-        latency.count.inc();
-        latency.micros.fetch_add(micros, Ordering::Relaxed);
+        self.latency[index].observe(took);
     }
 
-    /// In Prometheus' text format.
+    /// In Prometheus' text format: those that Kubernetes has under its names, and ours.
     pub(crate) fn render(&self, api: &Api, facts: &Facts) -> String {
-        let mut out = String::new();
-        let head = |out: &mut String, name: &str, kind: &str| {
-            let _ = writeln!(out, "# TYPE {name} {kind}");
-        };
-        head(&mut out, "apiserver_request_total", "counter");
-        for (method, classes) in METHODS.iter().zip(&self.requests) {
-            for (class, counter) in classes.iter().enumerate().filter(|(_, c)| c.get() > 0) {
-                let _ = writeln!(
-                    out,
-                    "apiserver_request_total{{verb=\"{method}\",code=\"{}xx\"}} {}",
-                    class + 1,
-                    counter.get()
-                );
-            }
-        }
-        let name = "apiserver_request_duration_seconds";
-        head(&mut out, name, "histogram");
-        for (method, latency) in METHODS.iter().zip(&self.latency) {
-            for (bound, bucket) in BUCKETS.iter().zip(&latency.buckets) {
-                let le = *bound as f64 / 1000.0;
-                let _ = writeln!(
-                    out,
-                    "{name}_bucket{{verb=\"{method}\",le=\"{le}\"}} {}",
-                    bucket.get()
-                );
-            }
-            let count = latency.count.get();
-            let sum = latency.micros.load(Ordering::Relaxed) as f64 / 1e6;
-            let _ = writeln!(out, "{name}_bucket{{verb=\"{method}\",le=\"+Inf\"}} {count}");
-            let _ = writeln!(out, "{name}_sum{{verb=\"{method}\"}} {sum}");
-            let _ = writeln!(out, "{name}_count{{verb=\"{method}\"}} {count}");
-        }
-        let (reading, mutating) = api.flow.in_flight();
-        head(&mut out, "apiserver_current_inflight_requests", "gauge");
-        let inflight = "apiserver_current_inflight_requests";
-        let _ = writeln!(out, "{inflight}{{request_kind=\"readOnly\"}} {reading}");
-        let _ = writeln!(out, "{inflight}{{request_kind=\"mutating\"}} {mutating}");
-        let mut cached = String::new();
-        head(&mut out, "apiserver_storage_objects", "gauge");
-        head(&mut cached, "warren_cache_bytes", "gauge");
-        for kind in api.registry.iter().filter(|kind| kind.conversion().is_none()) {
-            let resource = kind.resource();
-            let (count, bytes) = api.cache.resource(&resource).size();
-            let _ = writeln!(out, "apiserver_storage_objects{{resource=\"{resource}\"}} {count}");
-            let _ = writeln!(cached, "warren_cache_bytes{{resource=\"{resource}\"}} {bytes}");
-        }
-        out.push_str(&cached);
-        let stats = api.journal.stats();
-        for (name, kind, value) in [
-            ("apiserver_longrunning_requests", "gauge", self.watches.load(Ordering::Relaxed)),
-            ("warren_lost_races_total", "counter", self.lost_races.get()),
-            ("warren_fenced_writes_total", "counter", self.fenced_writes.get()),
-            ("warren_held_pods", "gauge", api.held.pods()),
-            ("warren_heads_told_total", "counter", self.heads_told.get()),
-            ("warren_connections_total", "counter", self.connections.get()),
-            ("warren_refused_connections_total", "counter", self.refused_connections.get()),
-            ("warren_revision", "gauge", api.cache.revision().0),
-            ("warren_epoch", "gauge", api.journal.epoch()),
-            ("warren_relay_cursor", "gauge", api.journal.relay_cursor().0),
-            ("warren_journal_floor", "gauge", api.journal.floor().0),
-            ("warren_journal_transactions_total", "counter", stats.transactions),
-            ("warren_journal_changes_total", "counter", stats.changes),
-            ("warren_journal_waiting", "gauge", stats.waiting),
-            ("warren_journal_history_changes", "gauge", stats.history_changes),
-            ("warren_journal_history_bytes", "gauge", stats.history_bytes),
-            ("warren_journal_wal_bytes", "gauge", stats.wal_bytes),
-            ("apiserver_storage_size_bytes", "gauge", stats.database_bytes),
-            ("warren_journal_failures_total", "counter", stats.failures),
-        ] {
-            head(&mut out, name, kind);
-            let _ = writeln!(out, "{name} {value}");
-        }
-        for (name, is_gauge, _, value) in api.trace.counts() {
-            let (kind, suffix) = if is_gauge { ("gauge", "") } else { ("counter", "_total") };
-            let name = format!("warren_apiserver_{name}{suffix}");
-            head(&mut out, &name, kind);
-            let _ = writeln!(out, "{name} {value}");
-        }
-        out.push_str(&warren_process::prometheus("warren", &fabric::families(api, facts)));
+        let mut out = prometheus("apiserver", &self.of_kubernetes(api));
+        out.push_str(&prometheus("warren", &self.own(api)));
+        out.push_str(&prometheus("warren", &api.trace.families("apiserver")));
+        out.push_str(&prometheus("warren", &fabric::families(api, facts)));
         out
     }
+
+    fn of_kubernetes(&self, api: &Api) -> Vec<Family> {
+        let mut requests =
+            Family::counter("request", "Requests, by verb and class of the answer's code.");
+        let mut latency = Family::histogram(
+            "request_duration_seconds",
+            "From a request to its answer; of a watch, until it begins.",
+        );
+        for (n, verb) in METHODS.into_iter().enumerate() {
+            for (code, counter) in
+                CLASSES.iter().zip(&self.requests[n]).filter(|(_, c)| c.get() > 0)
+            {
+                requests = requests.at(&[("verb", verb), ("code", code)], counter.get());
+            }
+            latency = latency.took(&[("verb", verb)], &self.latency[n]);
+        }
+        let (reading, mutating) = api.flow.in_flight();
+        let watches = self.watches.load(Ordering::Relaxed);
+        let objects = stored(api).map(|(resource, (count, _))| (resource, count as u64));
+        vec![
+            requests,
+            latency,
+            Family::gauge("current_inflight_requests", "Requests that are being answered.")
+                .at(&[("request_kind", "readOnly")], reading as u64)
+                .at(&[("request_kind", "mutating")], mutating as u64),
+            Family::gauge("storage_objects", "Objects that are stored.").with("resource", objects),
+            Family::gauge("longrunning_requests", "Watches that are open.").of(watches),
+            Family::gauge("storage_size_bytes", "Of the database's file.")
+                .of(api.journal.stats().database_bytes),
+        ]
+    }
+
+    fn own(&self, api: &Api) -> Vec<Family> {
+        let stats = api.journal.stats();
+        let bytes = stored(api).map(|(resource, (_, bytes))| (resource, bytes as u64));
+        let counter = |name: &'static str, help, value| Family::counter(name, help).of(value);
+        let gauge = |name: &'static str, help, value| Family::gauge(name, help).of(value);
+        vec![
+            Family::gauge("cache_bytes", "Of the objects in memory.").with("resource", bytes),
+            counter(
+                "lost_races",
+                "Writes prepared again since another was faster.",
+                self.lost_races.get(),
+            ),
+            counter("fenced_writes", "Writes of a term that was over.", self.fenced_writes.get()),
+            gauge("held_pods", "Pods that wait for nodes since a restore.", api.held.pods()),
+            counter("heads_told", "Answers to who asks for heads.", self.heads_told.get()),
+            counter("connections", "Connections that were taken.", self.connections.get()),
+            counter(
+                "refused_connections",
+                "Connections closed at once: too many without a credential.",
+                self.refused_connections.get(),
+            ),
+            gauge("revision", "The newest revision.", api.cache.revision().0),
+            gauge("epoch", "The incarnation of the database.", api.journal.epoch()),
+            gauge("relay_cursor", "Up to here all is confirmed.", api.journal.relay_cursor().0),
+            gauge("journal_floor", "The oldest that is kept.", api.journal.floor().0),
+            counter("journal_transactions", "Transactions.", stats.transactions),
+            counter("journal_changes", "Changes that were committed.", stats.changes),
+            gauge("journal_waiting", "Items that wait for the writer.", stats.waiting),
+            gauge("journal_history_changes", "Changes in the history.", stats.history_changes),
+            gauge("journal_history_bytes", "Their bytes.", stats.history_bytes),
+            gauge("journal_wal_bytes", "Of the write-ahead log.", stats.wal_bytes),
+            counter("journal_failures", "Attempts to write that failed.", stats.failures),
+        ]
+    }
+}
+
+/// Of each kind that is stored: how many objects, and their bytes.
+fn stored(api: &Api) -> impl Iterator<Item = (String, (usize, usize))> {
+    let kinds = api.registry.iter().filter(|kind| kind.conversion().is_none());
+    kinds.map(|kind| (kind.resource().to_string(), api.cache.resource(&kind.resource()).size()))
 }

@@ -155,16 +155,6 @@ macro_rules! metrics {
         }
 
         impl Metrics {
-            /// Name, whether it is a gauge, what it is, and the value now. What has labels is in [`Metrics::families`] only.
-            pub fn snapshot(&self) -> Vec<(&'static str, bool, &'static str, u64)> {
-                vec![$((
-                    stringify!($name),
-                    stringify!($kind) == "gauge",
-                    concat!($($doc),+).trim_ascii(),
-                    self.$name.load(Ordering::Relaxed),
-                ),)+]
-            }
-
             /// All of it, as `fabric_<name>`.
             pub fn families(&self) -> Vec<Family> {
                 let mut all = vec![$({
@@ -307,11 +297,8 @@ impl Metrics {
                 .with("reason", named(self.relists_by_reason())),
             Family::counter("fabric_dead_letters", "Deliveries that nobody could use.")
                 .with("reason", named(self.dead_letters_by_reason())),
-            Family::histogram(
-                "fabric_confirm_seconds",
-                "From publish to the broker's confirm.",
-                &self.confirm,
-            ),
+            Family::histogram("fabric_confirm_seconds", "From publish to the broker's confirm.")
+                .took(&[], &self.confirm),
             Family::gauge(
                 "fabric_connections_wanted",
                 "Connections to the broker that should be there.",

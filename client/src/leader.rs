@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use warren_api::Fence;
+use warren_process::Family;
 
 pub use campaign::{Campaign, Place};
 
@@ -106,17 +107,19 @@ impl Leadership {
         }
     }
 
-    /// For [`warren_process::Metrics::values`].
-    pub fn snapshot(&self) -> Vec<(&'static str, bool, &'static str, u64)> {
+    pub fn families(&self) -> Vec<Family> {
         let Some(shared) = &self.0 else { return Vec::new() };
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let leads = u64::from(self.term().is_some());
         vec![
-            ("leads", true, "Whether this process leads.", leads),
-            ("term", true, "The last term that is known here.", get(&shared.newest)),
-            ("takeovers", false, "Terms that began here.", get(&shared.takeovers)),
-            ("losses", false, "Terms that ended here.", get(&shared.losses)),
-            ("refusals", false, "Writes of a term that was over.", get(&shared.refusals)),
+            Family::gauge("leader_leads", "Whether this process leads.").of(leads),
+            Family::gauge("leader_term", "The last term that is known here.")
+                .of(get(&shared.newest)),
+            Family::counter("leader_takeovers", "Terms that began here.")
+                .of(get(&shared.takeovers)),
+            Family::counter("leader_losses", "Terms that ended here.").of(get(&shared.losses)),
+            Family::counter("leader_refusals", "Writes of a term that was over.")
+                .of(get(&shared.refusals)),
         ]
     }
 }

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use warren_client::Leadership;
 use warren_process::trace::{About, Step as Hop, Subject, Trace};
-use warren_process::{Clock, Tasks};
+use warren_process::{Clock, Family, Tasks};
 
 use crate::caches::{Caches, Key};
 use crate::events::Recorder;
@@ -70,17 +70,19 @@ impl Metrics {
         Self { trace: trace.into(), ..Self::default() }
     }
 
-    /// For [`warren_process::Metrics::values`].
-    pub fn snapshot(&self) -> Vec<(&'static str, bool, &'static str, u64)> {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let mut values = vec![
-            ("decisions", false, "Keys that were decided about.", get(&self.decisions)),
-            ("writes", false, "Writes that plans asked for.", get(&self.writes)),
-            ("conflicts", false, "Writes that lost a race.", get(&self.conflicts)),
-            ("failures", false, "Writes that were refused or not answered.", get(&self.failures)),
+    pub fn families(&self) -> Vec<Family> {
+        let counter = |name: &'static str, help, counter: &AtomicU64| {
+            Family::counter(name, help).of(counter.load(Ordering::Relaxed))
+        };
+        let refused = "Writes that were refused or not answered.";
+        let mut all = vec![
+            counter("controllers_decisions", "Keys that were decided about.", &self.decisions),
+            counter("controllers_writes", "Writes that plans asked for.", &self.writes),
+            counter("controllers_conflicts", "Writes that lost a race.", &self.conflicts),
+            counter("controllers_failures", refused, &self.failures),
         ];
-        values.extend(self.trace.get().map(Trace::counts).into_iter().flatten());
-        values
+        all.extend(self.trace.get().into_iter().flat_map(|trace| trace.families("controllers")));
+        all
     }
 }
 

@@ -16,7 +16,7 @@ pub mod trace;
 pub use backoff::Backoff;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use metrics::{
-    Buckets, Family, FamilyKind, METRICS_CONTENT_TYPE, Metrics, Number, Sample, Value, prometheus,
+    Buckets, Family, FamilyKind, METRICS_CONTENT_TYPE, Metrics, Number, Sample, prometheus,
 };
 pub use page::serve_metrics;
 /// For the types of metrics and labels that [`Metrics`] registers.

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
@@ -65,16 +64,7 @@ impl Metrics {
         self.0.lock().register_collector(Box::new(collector));
     }
 
-    /// Numbers that somebody counts in a way of their own, under `<part>_<name>`.
-    pub fn values(
-        &self,
-        part: &'static str,
-        read: impl Fn() -> Vec<Value> + Send + Sync + 'static,
-    ) {
-        self.collector(Values { part, read: Box::new(read) });
-    }
-
-    /// The same with labels and histograms.
+    /// What somebody counts in a way of their own.
     pub fn families(&self, read: impl Fn() -> Vec<Family> + Send + Sync + 'static) {
         self.collector(families::Read(Box::new(read)));
     }
@@ -86,38 +76,6 @@ impl Metrics {
             tracing::error!(%error, "a metric cannot be encoded");
         }
         text
-    }
-}
-
-/// Name, whether it is a gauge (else it only grows), what it is, and how much now.
-pub type Value = (&'static str, bool, &'static str, u64);
-
-struct Values {
-    part: &'static str,
-    read: Box<dyn Fn() -> Vec<Value> + Send + Sync>,
-}
-
-impl fmt::Debug for Values {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.part)
-    }
-}
-
-impl Collector for Values {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        for (name, is_gauge, help, value) in (self.read)() {
-            let name = format!("{}_{name}", self.part);
-            if is_gauge {
-                let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-                let type_ = gauge.metric_type();
-                gauge.encode(encoder.encode_descriptor(&name, help, None, type_)?)?;
-            } else {
-                let counter = ConstCounter::new(value);
-                let type_ = counter.metric_type();
-                counter.encode(encoder.encode_descriptor(&name, help, None, type_)?)?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -135,7 +93,9 @@ mod tests {
                 Family::counter("fabric_relists", "Lists.")
                     .with("reason", [("gap".to_owned(), 2), ("no \"position\"".to_owned(), 0)]),
                 Family::gauge("fabric_up", "Whether.").of(1),
-                Family::histogram("fabric_confirm_seconds", "How long.", &read),
+                Family::histogram("fabric_confirm_seconds", "How long.").took(&[], &read),
+                Family::histogram("took_seconds", "How long each.").took(&[("verb", "GET")], &read),
+                Family::counter("asked", "Requests.").at(&[("verb", "GET"), ("code", "2xx")], 4),
             ]
         });
         for micros in [400, 1_000, 700_000] {
@@ -155,14 +115,24 @@ warren_fabric_up 1
              warren_fabric_confirm_seconds_count 3\n\
              warren_fabric_confirm_seconds_bucket{{le=\"0.001\"}} 2\n\
              warren_fabric_confirm_seconds_bucket{{le=\"0.5\"}} 2\n\
-             warren_fabric_confirm_seconds_bucket{{le=\"+Inf\"}} 3\n# EOF\n"
+             warren_fabric_confirm_seconds_bucket{{le=\"+Inf\"}} 3\n\
+             # HELP warren_took_seconds How long each.\n# TYPE warren_took_seconds histogram\n\
+             warren_took_seconds_sum{{verb=\"GET\"}} 0.7014\n\
+             warren_took_seconds_count{{verb=\"GET\"}} 3\n\
+             warren_took_seconds_bucket{{le=\"0.001\",verb=\"GET\"}} 2\n\
+             warren_took_seconds_bucket{{le=\"0.5\",verb=\"GET\"}} 2\n\
+             warren_took_seconds_bucket{{le=\"+Inf\",verb=\"GET\"}} 3\n\
+             # HELP warren_asked Requests.\n# TYPE warren_asked counter\n\
+             warren_asked_total{{verb=\"GET\",code=\"2xx\"}} 4\n# EOF\n"
         );
         assert_eq!(metrics.text(), open);
         let families = vec![
             Family::counter("fabric_relists", "Lists.")
                 .with("reason", [("gap".to_owned(), 2), ("no \"position\"".to_owned(), 0)]),
             Family::gauge("fabric_up", "Whether.").of(1),
-            Family::histogram("fabric_confirm_seconds", "How long.", &took),
+            Family::histogram("fabric_confirm_seconds", "How long.").took(&[], &took),
+            Family::histogram("took_seconds", "How long each.").took(&[("verb", "GET")], &took),
+            Family::counter("asked", "Requests.").at(&[("verb", "GET"), ("code", "2xx")], 4),
         ];
         // Prometheus' older form names a counter with its suffix, and ends without a word.
         let older = format!(
@@ -171,26 +141,17 @@ warren_fabric_up 1
              warren_fabric_confirm_seconds_bucket{{le=\"0.5\"}} 2\n\
              warren_fabric_confirm_seconds_bucket{{le=\"+Inf\"}} 3\n\
              warren_fabric_confirm_seconds_sum 0.7014\n\
-             warren_fabric_confirm_seconds_count 3\n"
+             warren_fabric_confirm_seconds_count 3\n\
+             # HELP warren_took_seconds How long each.\n# TYPE warren_took_seconds histogram\n\
+             warren_took_seconds_bucket{{verb=\"GET\",le=\"0.001\"}} 2\n\
+             warren_took_seconds_bucket{{verb=\"GET\",le=\"0.5\"}} 2\n\
+             warren_took_seconds_bucket{{verb=\"GET\",le=\"+Inf\"}} 3\n\
+             warren_took_seconds_sum{{verb=\"GET\"}} 0.7014\n\
+             warren_took_seconds_count{{verb=\"GET\"}} 3\n\
+             # HELP warren_asked_total Requests.\n# TYPE warren_asked_total counter\n\
+             warren_asked_total{{verb=\"GET\",code=\"2xx\"}} 4\n"
         );
         assert_eq!(prometheus("warren", &families), older);
-    }
-
-    #[test]
-    fn numbers_of_others() {
-        let metrics = Metrics::new();
-        metrics.values("fabric", || {
-            vec![("events", false, "Events given.", 3), ("open", true, "In hand.", 2)]
-        });
-        let wanted = "# HELP warren_fabric_events Events given.
-# TYPE warren_fabric_events counter
-warren_fabric_events_total 3
-# HELP warren_fabric_open In hand.
-# TYPE warren_fabric_open gauge
-warren_fabric_open 2
-# EOF
-";
-        assert_eq!(metrics.text(), wanted);
     }
 
     #[test]

@@ -10,6 +10,8 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use crate::Family;
+
 mod story;
 
 pub use story::{Answered, Missing, Record, Report, Story, Told};
@@ -212,13 +214,17 @@ impl Trace {
         }
     }
 
-    /// For [`Metrics::values`](crate::Metrics::values).
-    pub fn counts(&self) -> Vec<crate::Value> {
+    /// As `<part>_<name>`.
+    pub fn families(&self, part: &str) -> Vec<Family> {
         let ring = self.ring.lock();
+        let name = |name: &str| format!("{part}_{name}");
         vec![
-            ("hops", true, "Hops of changes that are remembered.", ring.hops.len() as u64),
-            ("hop_bytes", true, "Bytes that they take, at most.", ring.bytes as u64),
-            ("hops_pushed_out", false, "Hops that newer ones have pushed out.", ring.pushed_out),
+            Family::gauge(name("hops"), "Hops of changes that are remembered.")
+                .of(ring.hops.len() as u64),
+            Family::gauge(name("hop_bytes"), "Bytes that they take, at most.")
+                .of(ring.bytes as u64),
+            Family::counter(name("hops_pushed_out"), "Hops that newer ones have pushed out.")
+                .of(ring.pushed_out),
         ]
     }
 }

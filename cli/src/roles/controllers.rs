@@ -114,10 +114,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             false => Leadership::always(),
         };
         let elected = leadership.clone();
-        metrics.values("leader", move || elected.snapshot());
+        metrics.families(move || elected.families());
         let config = Config { instance, leadership, ..Config::default() };
         let counted = start(connection, config, &args.controllers, &tasks)?;
-        metrics.values("controllers", move || counted.snapshot());
+        metrics.families(move || counted.families());
         if let Some(listen) = args.metrics_bind {
             let served = serve_metrics(listen, metrics, &tasks).await;
             let address = served.with_context(|| format!("--metrics-bind {listen}"))?;

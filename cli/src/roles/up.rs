@@ -113,7 +113,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             &args.controllers,
             &tasks,
         )?;
-        metrics.values("controllers", move || controllers.snapshot());
+        metrics.families(move || controllers.families());
         crate::say!("controllers  in this process");
 
         let crew = Crew::new(&data, &args.agent, args.server.service_cidr, &names, &tasks)?

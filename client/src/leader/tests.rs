@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::*;
+use warren_process::Number;
 
 fn elected() -> Leadership {
     let lease = Place { namespace: "ns".to_owned(), name: "l".to_owned() };
@@ -102,8 +103,15 @@ async fn a_refused_write_ends_the_term_at_once() {
     assert_eq!(leadership.term(), None);
     refused.changed().await.unwrap();
     assert_eq!(*refused.borrow(), 1);
-    let counted = |name| leadership.snapshot().into_iter().find(|v| v.0 == name).unwrap().3;
-    assert_eq!((counted("takeovers"), counted("losses"), counted("refusals")), (1, 1, 1));
+    let counted = |name| {
+        let all = leadership.families();
+        let family = all.iter().find(|family| family.name == format!("leader_{name}")).unwrap();
+        family.samples[0].number.clone()
+    };
+    assert_eq!(
+        ["takeovers", "losses", "refusals"].map(counted),
+        [(); 3].map(|()| Number::Count(1))
+    );
 }
 
 #[tokio::test(start_paused = true)]

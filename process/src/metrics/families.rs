@@ -1,5 +1,6 @@
 //! Metrics that somebody keeps in a way of their own, with labels and histograms, and their two text forms.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -33,46 +34,62 @@ pub enum Number {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
-    pub label: Option<(&'static str, String)>,
+    /// Each sample of a family has the same.
+    pub labels: Vec<(&'static str, String)>,
     pub number: Number,
 }
 
-/// A metric with all its values: one without a label, or any number with one. The name is without the process's prefix and,
+/// A metric with all its values: one without labels, or any number with them. The name is without the process's prefix and,
 /// for a counter, without `_total`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Family {
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     pub help: &'static str,
     pub kind: FamilyKind,
     pub samples: Vec<Sample>,
 }
 
 impl Family {
-    pub fn counter(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, kind: FamilyKind::Counter, samples: Vec::new() }
+    /// What only grows.
+    pub fn counter(name: impl Into<Cow<'static, str>>, help: &'static str) -> Self {
+        Self::new(name, help, FamilyKind::Counter)
     }
 
-    pub fn gauge(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, kind: FamilyKind::Gauge, samples: Vec::new() }
+    pub fn gauge(name: impl Into<Cow<'static, str>>, help: &'static str) -> Self {
+        Self::new(name, help, FamilyKind::Gauge)
     }
 
-    pub fn histogram(name: &'static str, help: &'static str, values: &Buckets) -> Self {
-        let samples = vec![Sample { label: None, number: values.read() }];
-        Self { name, help, kind: FamilyKind::Histogram, samples }
+    pub fn histogram(name: impl Into<Cow<'static, str>>, help: &'static str) -> Self {
+        Self::new(name, help, FamilyKind::Histogram)
+    }
+
+    fn new(name: impl Into<Cow<'static, str>>, help: &'static str, kind: FamilyKind) -> Self {
+        Self { name: name.into(), help, kind, samples: Vec::new() }
     }
 
     #[must_use]
     pub fn of(self, count: u64) -> Self {
-        self.number(Number::Count(count))
+        self.at(&[], count)
     }
 
     #[must_use]
     pub fn amount(self, amount: f64) -> Self {
-        self.number(Number::Amount(amount))
+        self.sample(&[], Number::Amount(amount))
     }
 
-    fn number(mut self, number: Number) -> Self {
-        self.samples.push(Sample { label: None, number });
+    #[must_use]
+    pub fn at(self, labels: &[(&'static str, &str)], count: u64) -> Self {
+        self.sample(labels, Number::Count(count))
+    }
+
+    #[must_use]
+    pub fn took(self, labels: &[(&'static str, &str)], values: &Buckets) -> Self {
+        self.sample(labels, values.read())
+    }
+
+    fn sample(mut self, labels: &[(&'static str, &str)], number: Number) -> Self {
+        let labels = labels.iter().map(|(label, value)| (*label, (*value).to_owned())).collect();
+        self.samples.push(Sample { labels, number });
         self
     }
 
@@ -84,7 +101,7 @@ impl Family {
         values: impl IntoIterator<Item = (String, u64)>,
     ) -> Self {
         let sample =
-            |(value, count)| Sample { label: Some((label, value)), number: Number::Count(count) };
+            |(value, count)| Sample { labels: vec![(label, value)], number: Number::Count(count) };
         self.samples.extend(values.into_iter().map(sample));
         self
     }
@@ -140,15 +157,17 @@ impl Collector for Read {
                 FamilyKind::Gauge => MetricType::Gauge,
                 FamilyKind::Histogram => MetricType::Histogram,
             };
-            let mut metric = encoder.encode_descriptor(name, help, None, type_)?;
-            // One value without a label, or any number with one.
-            if let [Sample { label: None, number }] = samples.as_slice() {
+            let mut metric = encoder.encode_descriptor(&name, help, None, type_)?;
+            // One value without labels, or any number with them.
+            if let [Sample { labels, number }] = samples.as_slice()
+                && labels.is_empty()
+            {
                 encode(kind, number, metric)?;
                 continue;
             }
-            for Sample { label, number } in &samples {
-                let Some((label, value)) = label else { continue };
-                let labels = [(*label, escaped(value))];
+            for Sample { labels, number } in &samples {
+                let labels: Vec<_> =
+                    labels.iter().map(|(label, value)| (*label, escaped(value))).collect();
                 encode(kind, number, metric.encode_family(&labels)?)?;
             }
         }
@@ -196,22 +215,24 @@ fn write(out: &mut String, prefix: &str, family: &Family) -> fmt::Result {
     };
     let name = format!("{prefix}_{name}{suffix}");
     writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}")?;
-    for Sample { label, number } in samples {
-        let label =
-            label.as_ref().map(|(label, value)| format!("{{{label}=\"{}\"}}", escaped(value)));
-        let label = label.unwrap_or_default();
+    for Sample { labels, number } in samples {
+        let all: Vec<_> =
+            labels.iter().map(|(label, value)| format!("{label}=\"{}\"", escaped(value))).collect();
+        let labels = all.join(",");
+        let own = if all.is_empty() { String::new() } else { format!("{{{labels}}}") };
         match number {
-            Number::Count(count) => writeln!(out, "{name}{label} {count}")?,
-            Number::Amount(amount) => writeln!(out, "{name}{label} {amount}")?,
+            Number::Count(count) => writeln!(out, "{name}{own} {count}")?,
+            Number::Amount(amount) => writeln!(out, "{name}{own} {amount}")?,
             Number::Buckets { bounds, counts, sum } => {
+                let comma = if all.is_empty() { "" } else { "," };
                 let mut below = 0;
                 for (bound, count) in bounds.iter().zip(counts) {
                     below += count;
-                    writeln!(out, "{name}_bucket{{le=\"{bound}\"}} {below}")?;
+                    writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {below}")?;
                 }
                 let all: u64 = counts.iter().sum();
-                writeln!(out, "{name}_bucket{{le=\"+Inf\"}} {all}")?;
-                writeln!(out, "{name}_sum {sum}\n{name}_count {all}")?;
+                writeln!(out, "{name}_bucket{{{labels}{comma}le=\"+Inf\"}} {all}")?;
+                writeln!(out, "{name}_sum{own} {sum}\n{name}_count{own} {all}")?;
             }
         }
     }

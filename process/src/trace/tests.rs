@@ -1,4 +1,5 @@
 use super::*;
+use crate::Number;
 
 fn about(name: &str, revision: u64) -> About {
     About { subject: Subject::new("", "pods", "default", name), uid: "u".into(), revision }
@@ -16,8 +17,9 @@ fn the_ring_holds_the_last_hops_only() {
     let last = report.hops.last().unwrap();
     assert_eq!(last.time, MAX_HOPS as i64 + 6, "the newest are told");
     assert!(report.hops.is_sorted_by_key(|hop| hop.time));
-    let counts: Vec<u64> = trace.counts().iter().map(|(.., value)| *value).collect();
-    assert_eq!((counts[0], counts[2]), (MAX_HOPS as u64, 7));
+    let families = trace.families("x");
+    let count = |n: usize| families[n].samples[0].number.clone();
+    assert_eq!((count(0), count(2)), (Number::Count(MAX_HOPS as u64), Number::Count(7)));
     assert_eq!(trace.report(&about("other", 0).subject).hops, []);
 }
 

@@ -2,11 +2,12 @@
 
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
+use std::sync::atomic::{AtomicU64, Ordering};
 use warren_api::{Revision, Shard};
 use warren_broker::{
     Delivery, Fabric, Metrics, QueueDepth, ReplyTo, Subscriber, Subscription, topology,
 };
-use warren_process::Number;
+use warren_process::{Number, Sample};
 use warren_tests::RabbitMq;
 
 use super::world::*;
@@ -35,16 +36,16 @@ async fn on_a_broker_that_is_well() {
     a_deleted_exchange_is_healed(&rabbit, &world).await;
 }
 
-fn counted(metrics: &Metrics, name: &str) -> u64 {
-    metrics.snapshot().iter().find(|one| one.0 == name).unwrap().3
+fn get(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
 }
 
 /// Of a family by connections.
 fn by_connection(metrics: &Metrics, family: &str, connection: &str) -> u64 {
     let families = metrics.families();
     let family = families.iter().find(|one| one.name == family).unwrap();
-    let is = |label: &Option<(&str, String)>| label.as_ref().is_some_and(|(_, v)| v == connection);
-    let sample = family.samples.iter().find(|one| is(&one.label)).unwrap();
+    let is = |one: &&Sample| one.labels.iter().any(|(_, value)| value == connection);
+    let sample = family.samples.iter().find(is).unwrap();
     let Number::Count(count) = sample.number else { panic!("{sample:?}") };
     count
 }
@@ -215,7 +216,7 @@ async fn poison_is_put_aside(rabbit: &RabbitMq, world: &World) {
     assert_eq!(dead_letters(fabric.metrics()), [0, 1, 0], "too large, unreadable, refused");
     let relisted = fabric.metrics().relists_by_reason();
     assert!(relisted.contains(&("unreadable event", 1)), "{relisted:?}");
-    assert_eq!(counted(fabric.metrics(), "bare_dead_letters"), 0);
+    assert_eq!(get(&fabric.metrics().bare_dead_letters), 0);
     world.journal.write("web", &[of("poison")]);
     reader.until("the consumer goes on", |all| events(all).len() == 1).await;
 }
@@ -248,17 +249,16 @@ async fn what_is_given_back_comes_again(rabbit: &RabbitMq, world: &World) {
         (queue["messages"] == 0).then_some(())
     })
     .await;
-    assert_eq!(counted(fabric.metrics(), "returned"), 1);
-    assert_eq!(counted(fabric.metrics(), "redelivered"), 1);
+    assert_eq!(get(&fabric.metrics().returned), 1);
+    assert_eq!(get(&fabric.metrics().redelivered), 1);
     // Neither what was given back nor what came again is in anybody's hands.
     eventually("all is settled", async || {
-        (counted(fabric.metrics(), "open_deliveries") == 0).then_some(())
+        (get(&fabric.metrics().open_deliveries) == 0).then_some(())
     })
     .await;
-    assert_eq!(counted(fabric.metrics(), "prefetch"), 256);
+    assert_eq!(get(&fabric.metrics().prefetch), 256);
     drop(subscriber);
-    eventually("nobody reads", async || (counted(fabric.metrics(), "prefetch") == 0).then_some(()))
-        .await;
+    eventually("nobody reads", async || (get(&fabric.metrics().prefetch) == 0).then_some(())).await;
 }
 
 async fn what_is_refused_is_a_dead_letter(rabbit: &RabbitMq, world: &World) {
@@ -462,7 +462,7 @@ async fn a_floor_tells_readers_to_list(rabbit: &RabbitMq, world: &World) {
         reader.until("it goes on", |all| events(all).iter().any(|e| e.revision == last)).await;
     check(&world.journal, &all, &[of("floor")]);
     assert_eq!(relists(&all), ["start", "floor"]);
-    assert_eq!(counted(world.server.metrics(), "floors"), 1);
+    assert_eq!(get(&world.server.metrics().floors), 1);
 }
 
 /// Every confirm was timed, and nothing else.
@@ -472,7 +472,7 @@ async fn confirms_are_timed(world: &World) {
     })
     .await;
     let metrics = world.server.metrics();
-    let (published, confirmed) = (counted(metrics, "published"), counted(metrics, "confirmed"));
+    let (published, confirmed) = (get(&metrics.published), get(&metrics.confirmed));
     assert!(confirmed > 10_000 && published >= confirmed, "{published} {confirmed}");
     let families = metrics.families();
     let timed = families.iter().find(|one| one.name == "fabric_confirm_seconds").unwrap();
