@@ -237,7 +237,10 @@ impl Worker {
             let content = format!("{}/{n}", said.content);
             let known = self.log.lock().knows(&content);
             if wish.makes_another() && (repeated || known) {
-                tracing::info!(node = %self.node, said.publisher, "{}", manifest::MADE_ALREADY);
+                if let Some(left_out) = self.log_lines.pass(manifest::MADE_ALREADY) {
+                    let made = manifest::MADE_ALREADY;
+                    tracing::info!(node = %self.node, said.publisher, left_out, "{made}");
+                }
                 let mut status = success(200, Value::Null);
                 status["message"] = manifest::MADE_ALREADY.into();
                 last = Some(status);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use warren_api::manifest::{self, Command, Manifest};
 use warren_api::{GroupResource, NodeName, Object, Reason, Registry, Status};
 use warren_broker::{BrokerConfig, Delivery, ServerLink};
-use warren_process::CheckHandle;
+use warren_process::{CheckHandle, Seldom};
 use warren_store::Op;
 
 use crate::api::{Api, handle};
@@ -105,6 +105,7 @@ async fn node_queues(api: Arc<Api>, link: ServerLink) {
 /// What people and programs ask for, done under their own identity.
 async fn commands(api: Arc<Api>, link: ServerLink) {
     let mut reader = link.commands().await;
+    let log = Seldom::default();
     loop {
         let delivery = tokio::select! {
             delivery = reader.next() => delivery,
@@ -120,7 +121,7 @@ async fn commands(api: Arc<Api>, link: ServerLink) {
             true => Err(Status::bad_request(
                 "it has the form of an event, and the server did not send it".to_owned(),
             )),
-            false => execute(&api, &body, repeated, publisher.as_deref(), &routing_key).await,
+            false => execute(&api, &log, &body, repeated, publisher.as_deref(), &routing_key).await,
         };
         let status = match &done {
             Ok(status) => status.clone(),
@@ -143,6 +144,7 @@ async fn commands(api: Arc<Api>, link: ServerLink) {
 /// Does all that a message asks for, in its order, until one fails.
 async fn execute(
     api: &Arc<Api>,
+    log: &Seldom,
     body: &[u8],
     repeated: bool,
     publisher: Option<&str>,
@@ -158,7 +160,10 @@ async fn execute(
         json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"});
     for command in commands {
         if repeated && command.makes_another() {
-            tracing::info!(publisher, routing_key, "{}", manifest::MADE_ALREADY);
+            if let Some(left_out) = log.pass(manifest::MADE_ALREADY) {
+                let made = manifest::MADE_ALREADY;
+                tracing::info!(publisher, routing_key, left_out, "{made}");
+            }
             last["message"] = manifest::MADE_ALREADY.into();
             continue;
         }
