@@ -135,20 +135,23 @@ impl JournalOutbox {
         Self { api, nothing_until: AtomicU64::new(0) }
     }
 
-    /// (events, the last revision that was looked at)
+    /// (events, the last revision that was looked at), for at most one pod's more than `limit` messages.
     fn events<'a>(
         &self,
         changes: impl Iterator<Item = &'a Change>,
+        limit: usize,
     ) -> (Vec<Event>, Option<Revision>) {
-        let (mut events, mut last, mut bytes) = (Vec::new(), None, 0);
+        let (mut events, mut last) = (Vec::new(), None);
+        let (mut messages, mut bytes) = (0, 0);
         for change in changes {
             last = Some(change.revision);
             let Some(mut event) = event_of(&self.api, change) else { continue };
             event.brings = brings(&self.api, change);
             bytes += event.object.len();
             bytes += event.brings.iter().map(|present| present.object.len()).sum::<usize>();
+            messages += 1 + event.brings.len();
             events.push(event);
-            if bytes >= PAGE_BYTES {
+            if messages >= limit || bytes >= PAGE_BYTES {
                 break;
             }
         }
@@ -162,13 +165,13 @@ impl JournalOutbox {
     ) -> Result<(Vec<Event>, Option<Revision>), Revision> {
         // What is recent is in memory; a backlog comes from the disk.
         if let Ok(changes) = self.api.cache.tail(after, limit) {
-            return Ok(self.events(changes.iter().map(|change| &**change)));
+            return Ok(self.events(changes.iter().map(|change| &**change), limit));
         }
         let journal = self.api.journal.clone();
         let read = tokio::task::spawn_blocking(move || journal.history(after, None, limit)).await;
         match read {
             Ok(Ok(changes)) => {
-                let (events, last) = self.events(changes.iter());
+                let (events, last) = self.events(changes.iter(), limit);
                 // Heartbeats alone may have filled the tail: they are in no history.
                 Ok((events, last.or_else(|| Some(self.api.cache.revision()))))
             }
