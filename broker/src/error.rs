@@ -2,7 +2,7 @@
 
 /// AMQP's reply codes.
 pub(crate) const NOT_FOUND: u16 = 404;
-const PRECONDITION_FAILED: u16 = 406;
+pub(crate) const PRECONDITION_FAILED: u16 = 406;
 
 /// The source is never in Display where the variant has one; [`BrokerError::report`] gives both.
 #[derive(Clone, Debug, thiserror::Error)]

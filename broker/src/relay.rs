@@ -12,11 +12,13 @@ use crate::envelope::{self, Message};
 
 mod patience;
 mod shell;
+mod suspects;
 
 pub use patience::PATIENCE;
 pub use shell::Relay;
 
 use patience::Patience;
+use suspects::Suspects;
 
 /// Messages published and not yet confirmed. At 5,000/s and a confirm after 50 ms (a broker that is busy writing) 250
 /// are under way; four times that.
@@ -26,7 +28,8 @@ pub const WINDOW_BYTES: usize = 8 << 20;
 /// Events read from the journal at once, and only where the window has room for them: of a backlog each read is one of the
 /// disk, and with room for one event after each confirm there would be as many reads as events.
 pub const READ_LIMIT: usize = 256;
-/// How often a message is sent at least that the broker refuses, and at most once [`PATIENCE`] is over. Any queue that
+/// How often a message is sent at least that the broker refuses, and at most once [`PATIENCE`] is over; and how often one is
+/// sent alone for which it closes the channel. Any queue that
 /// somebody binds to `warren.events` and that is full and rejects, or whose node was lost, makes the broker refuse, so the relay
 /// must go on in the end: its readers see the gap and list, all others have it.
 pub const MAX_ATTEMPTS: u32 = 3;
@@ -63,6 +66,8 @@ struct Entry {
     message: Arc<Message>,
     state: State,
     refusals: u32,
+    /// How often the channel was closed for it: it was the only one in flight.
+    rejections: u32,
 }
 
 /// Invariants: the cursor moves only past confirmed rows (or abandoned ones); within a connection messages are published
@@ -81,6 +86,7 @@ pub struct Core {
     /// What the broker refused, until [`Core::retry`].
     refused: BTreeSet<u64>,
     patience: Patience,
+    suspects: Suspects,
     pausing: bool,
     another_channel: bool,
     in_flight: BTreeMap<u64, u64>,
@@ -106,6 +112,7 @@ impl Core {
             queue: BTreeSet::new(),
             refused: BTreeSet::new(),
             patience: Patience::new(),
+            suspects: Suspects::new(),
             pausing: false,
             another_channel: false,
             in_flight: BTreeMap::new(),
@@ -199,6 +206,10 @@ impl Core {
 
     pub fn acked(&mut self, tag: u64, multiple: bool) {
         for number in self.take(tag, multiple) {
+            if let Some(entry) = self.entry(number) {
+                let bytes = entry.message.body.len();
+                self.suspects.taken(bytes);
+            }
             self.done(number);
         }
         self.advance();
@@ -227,6 +238,31 @@ impl Core {
         }
         self.advance();
         given_up
+    }
+
+    /// The broker closed the channel for something in a message (it is larger than `max_message_size`, above all): sent again
+    /// with all others, it would be for ever. Fewer and fewer are sent at once, until it is alone; where the channel is closed
+    /// [`MAX_ATTEMPTS`] times for it, or once for what resembles one that was, it is given up, which this answers. Its readers
+    /// see the gap. [`Action::Reopen`] follows.
+    pub fn rejected(&mut self) -> Option<Revision> {
+        (self.pausing, self.another_channel) = (false, true);
+        let in_flight = std::mem::take(&mut self.in_flight);
+        let number = *in_flight.values().max()?;
+        if in_flight.len() > 1 {
+            self.suspects.narrow(in_flight.len(), number);
+            return None;
+        }
+        let entry = self.entry(number)?;
+        entry.rejections += 1;
+        let (revision, rejections) = (entry.revision, entry.rejections);
+        let bytes = entry.message.body.len();
+        if rejections < MAX_ATTEMPTS && !self.suspects.resembles(bytes) {
+            return None;
+        }
+        self.suspects.found(bytes);
+        self.done(number);
+        self.advance();
+        Some(revision)
     }
 
     /// The answer to [`Action::Pause`]: what was refused so far is sent again, in order.
@@ -266,7 +302,12 @@ impl Core {
         if self.blocked {
             return None;
         }
-        if let Some(number) = self.queue.pop_first() {
+        if let Some(&number) = self.queue.first() {
+            let bytes = self.entry(number)?.message.body.len();
+            if !self.suspects.admit(self.in_flight.len(), bytes) {
+                return None;
+            }
+            self.queue.remove(&number);
             let tag = self.next_tag;
             let entry = self.entry(number)?;
             entry.state = State::InFlight;
@@ -297,6 +338,7 @@ impl Core {
             message,
             state: State::Queued,
             refusals: 0,
+            rejections: 0,
         });
     }
 
@@ -334,6 +376,7 @@ impl Core {
             self.entries.pop_front();
             self.front += 1;
         }
+        self.suspects.settled(self.front);
     }
 }
 

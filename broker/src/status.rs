@@ -184,7 +184,7 @@ metrics! {
     counter confirmed,
     /// Messages the broker has refused; each is sent again, a few times.
     counter nacked,
-    /// Messages given up after the broker had refused them again and again; readers see the gap.
+    /// Messages given up after the broker had refused them, or closed the channel for them, again and again; readers see the gap.
     counter abandoned,
     /// Floors: history was compacted before it could be published.
     counter floors,

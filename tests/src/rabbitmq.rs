@@ -50,6 +50,11 @@ pub struct RabbitMq {
 impl RabbitMq {
     /// With the accounts `admin` and `server`, which may do everything.
     pub async fn start() -> Result<Self> {
+        Self::start_configured("").await
+    }
+
+    /// The same, with more lines of `rabbitmq.conf`.
+    pub async fn start_configured(more: &str) -> Result<Self> {
         let all = |user: &str| json!({"user": user, "vhost": "/", "configure": ".*", "write": ".*", "read": ".*"});
         // "test12", as in RabbitMQ's documentation of its password hashes.
         let user = |name: &str| {
@@ -65,7 +70,8 @@ impl RabbitMq {
             "users": names.map(user),
             "permissions": names.map(all),
         });
-        Self::start_with(&definitions, names.map(|name| (name.into(), "test12".into()))).await
+        let passwords = names.map(|name| (name.into(), "test12".into()));
+        Self::start_alone(&definitions, passwords.into(), more).await
     }
 
     /// With a definitions file, and the passwords that go with it; one of the accounts must be `admin`.
@@ -73,9 +79,16 @@ impl RabbitMq {
         definitions: &Value,
         passwords: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self> {
+        Self::start_alone(definitions, passwords.into_iter().collect(), "").await
+    }
+
+    async fn start_alone(
+        definitions: &Value,
+        passwords: BTreeMap<String, String>,
+        more: &str,
+    ) -> Result<Self> {
         let [amqp, epmd_port] = free_ports()?;
-        let passwords = passwords.into_iter().collect();
-        let mut broker = Self::prepare(definitions, passwords, amqp, epmd_port, "")?;
+        let mut broker = Self::prepare(definitions, passwords, amqp, epmd_port, more)?;
         broker.epmd = Some(epmd(epmd_port)?);
         broker.restart().await?;
         Ok(broker)

@@ -8,5 +8,6 @@ mod fabric {
     pub mod heads;
     pub mod queues;
     pub mod running;
+    pub mod too_large;
     pub mod world;
 }

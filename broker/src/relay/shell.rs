@@ -15,6 +15,7 @@ use warren_process::trace::{Step, Trace};
 use super::{Action, Core};
 use crate::connection::{Link, Live};
 use crate::envelope::Message;
+use crate::error::{BrokerError, PRECONDITION_FAILED, code};
 use crate::status::{Metrics, StatusCell, add, set};
 use crate::{Event, Outbox, topology};
 
@@ -99,13 +100,7 @@ impl Relay {
                         asked.read = Some(read.boxed()).into();
                     }
                     Action::Reopen => {
-                        tracing::info!(
-                            "events are refused for long; they are sent again on another channel"
-                        );
-                        // What was sent on the old one goes before.
-                        let close = channel.close(200, "".into());
-                        let closed = live.call("close a channel", "", close).await;
-                        channel = match closed.and(live.confirming_channel().await) {
+                        channel = match another(live, &channel).await {
                             Ok(channel) => channel,
                             Err(error) => return error.report(),
                         };
@@ -127,8 +122,14 @@ impl Relay {
                     let mut next = Some(confirmed);
                     // Whatever else is there, before the core is asked again.
                     while let Some(confirmed) = next {
-                        if let Err(reason) = self.confirmed(core, confirmed) {
-                            return reason;
+                        if let Err(error) = self.confirmed(core, confirmed) {
+                            let last = self.last_words(core, &mut confirms, error);
+                            match live.call("read what is confirmed", "", last.map(Ok)).await {
+                                Ok(error) if is_rejection(&error) => self.rejected(core, &error),
+                                Ok(error) => return error.to_string(),
+                                Err(error) => return error.report(),
+                            }
+                            break;
                         }
                         next = confirms.next().now_or_never().flatten();
                     }
@@ -157,7 +158,40 @@ impl Relay {
         }
     }
 
-    fn confirmed(&self, core: &mut Core, confirmed: Confirmed) -> Result<(), String> {
+    /// Of a channel that is closed: whatever was confirmed before, and why it was closed.
+    async fn last_words(
+        &self,
+        core: &mut Core,
+        confirms: &mut FuturesUnordered<BoxFuture<'static, Confirmed>>,
+        first: lapin::Error,
+    ) -> lapin::Error {
+        let mut reason = first;
+        while let Some(confirmed) = confirms.next().await {
+            // What was published since fails for the channel's state, which tells nothing.
+            if let Err(error) = self.confirmed(core, confirmed)
+                && code(&reason).is_none()
+            {
+                reason = error;
+            }
+        }
+        reason
+    }
+
+    /// The broker closed the channel for a message.
+    fn rejected(&self, core: &mut Core, error: &lapin::Error) {
+        match core.rejected() {
+            Some(revision) => {
+                add(&self.metrics.abandoned, 1);
+                tracing::error!(
+                    %revision, %error,
+                    "the broker does not take an event, which its readers do without (is it larger than max_message_size?)"
+                );
+            }
+            None => tracing::info!(%error, "the broker takes no more events on this channel"),
+        }
+    }
+
+    fn confirmed(&self, core: &mut Core, confirmed: Confirmed) -> lapin::Result<()> {
         let Confirmed { tag, since, message, confirmation } = confirmed;
         match confirmation {
             Ok(Confirmation::Ack(_)) => {
@@ -178,8 +212,10 @@ impl Relay {
                 }
                 Ok(())
             }
-            Ok(Confirmation::NotRequested) => Err("the channel does not confirm".to_owned()),
-            Err(error) => Err(error.to_string()),
+            Ok(Confirmation::NotRequested) => {
+                Err(std::io::Error::other("the channel does not confirm").into())
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -202,6 +238,22 @@ struct Asked {
     outbox: Arc<dyn Outbox>,
     read: OptionFuture<BoxFuture<'static, Answer>>,
     wait: OptionFuture<BoxFuture<'static, ()>>,
+}
+
+/// Another channel for what is not confirmed.
+async fn another(live: &Live, channel: &Channel) -> Result<Channel, BrokerError> {
+    if channel.status().connected() {
+        tracing::info!("events are refused for long; they are sent again on another channel");
+        // What was sent on the old one goes before.
+        live.call("close a channel", "", channel.close(200, "".into())).await?;
+    }
+    live.confirming_channel().await
+}
+
+/// Whether the channel was closed for what a message is, as it would be again.
+fn is_rejection(error: &lapin::Error) -> bool {
+    // Where the server's account goes by another name at the broker, the messages are not to blame.
+    code(error) == Some(PRECONDITION_FAILED) && !error.to_string().contains("user_id")
 }
 
 async fn publish(channel: Channel, tag: u64, message: Arc<Message>) -> Confirmed {

@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use proptest::collection::vec;
+use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 use smallvec::smallvec;
 use warren_api::{GroupResource, NodeName, ObjectKey, Shard, Uid};
@@ -240,6 +240,91 @@ fn a_refused_window_waits_once_and_others_go_on_meanwhile() {
     assert_eq!(drain(&mut core), ["1→1", "2→2", "3→3", "4→5", "5→6"]);
 }
 
+fn large(rv: u64) -> Event {
+    Event { object: format!("{:1000}", "{}").into(), ..event(rv) }
+}
+
+#[test]
+fn a_message_for_which_the_channel_is_closed_is_found_and_given_up() {
+    let mut core = started(1..=69);
+    drain(&mut core);
+    core.read(
+        &(70..=100).map(|rv| if rv == 70 { large(rv) } else { event(rv) }).collect::<Vec<_>>(),
+        7,
+    );
+    assert_eq!(drain(&mut core).len(), 32);
+    let mut in_flight = 100;
+    let mut seen = Vec::new();
+    let given_up = loop {
+        // The 70th is not taken.
+        if let Some(revision) = core.rejected() {
+            break revision;
+        }
+        assert_eq!(core.poll(), Some(Action::Reopen));
+        assert_eq!(core.poll(), None, "there is no channel");
+        core.reopened();
+        in_flight = drain(&mut core).len();
+        seen.push(in_flight);
+        // What was sent before it is.
+        for tag in 1.. {
+            if core.cursor() == Revision(69) {
+                break;
+            }
+            core.acked(tag, false);
+            drain(&mut core);
+        }
+    };
+    assert_eq!((given_up, in_flight), (Revision(70), 1));
+    assert_eq!(seen, [25, 6, 1, 1, 1]);
+    assert_eq!(drain(&mut core), ["advance 70", "reopen"]);
+    core.reopened();
+    assert_eq!(drain(&mut core).len(), 30, "all others at once");
+    core.acked(30, true);
+    assert_eq!(drain(&mut core)[0], "advance 100");
+}
+
+#[test]
+fn what_is_as_large_as_one_given_up_goes_alone_and_once() {
+    let mut core = Core::new("server", Revision(0));
+    core.connected();
+    drain(&mut core);
+    core.read(&[event(1), large(2), event(3), large(4), event(5)], 7);
+    assert_eq!(drain(&mut core).len(), 6);
+    core.acked(1, false);
+    assert_eq!(drain(&mut core), ["advance 1"]);
+    for _ in 0..3 {
+        assert_eq!(core.rejected(), None);
+        assert_eq!(drain(&mut core), ["reopen"]);
+        core.reopened();
+        assert_eq!(drain(&mut core), ["1→2"]);
+    }
+    assert_eq!(core.rejected(), Some(Revision(2)));
+    assert_eq!(drain(&mut core), ["advance 2", "reopen"]);
+    core.reopened();
+    assert_eq!(drain(&mut core), ["1→3"]);
+    core.acked(1, false);
+    assert_eq!(drain(&mut core), ["advance 3", "2→4"]);
+    assert_eq!(core.rejected(), Some(Revision(4)), "it is known by its size");
+    assert_eq!(drain(&mut core), ["advance 4", "reopen"]);
+    core.reopened();
+    assert_eq!(drain(&mut core), ["1→5"]);
+    // Somebody has raised the bound.
+    core.woken();
+    core.read(&[large(6), large(7)], 7);
+    core.acked(1, false);
+    assert_eq!(drain(&mut core), ["advance 5", "2→6"]);
+    core.acked(2, false);
+    assert_eq!(drain(&mut core)[..2], ["advance 6", "3→7"]);
+    core.woken();
+    core.read(&[large(8)], 7);
+    assert_eq!(drain(&mut core)[0], "4→8", "together");
+    // Nothing was in flight: nothing is to blame.
+    core.acked(4, true);
+    drain(&mut core);
+    assert_eq!(core.rejected(), None);
+    assert_eq!(drain(&mut core), ["reopen"]);
+}
+
 #[test]
 fn what_an_event_brings_goes_before_it_and_counts() {
     let mut core = Core::new("server", Revision(0));
@@ -343,9 +428,10 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     /// Whatever the broker does: each event is published in order, or a floor that covers it is; the cursor never
-    /// passes what is not confirmed; and when the broker is well again, all gets through.
+    /// passes what is not confirmed; and when the broker is well again, all gets through, but for the messages for which it
+    /// closes the channel: nothing else is given up for them.
     #[test]
-    fn nothing_is_skipped(steps in vec(step(), 1..80)) {
+    fn nothing_is_skipped(steps in vec(step(), 1..80), bad in btree_set(1..60u64, 0..6)) {
         let mut core = Core::new("server", Revision(0));
         let (mut head, mut floor, mut reported) = (0u64, 0u64, 0u64);
         let mut settled: BTreeSet<u64> = BTreeSet::new();
@@ -354,11 +440,17 @@ proptest! {
         let (mut waiting, mut pausing, mut now) = (false, false, Duration::ZERO);
         // The steps, then a broker that is well.
         let end = [Step::Connect, Step::Block(false)].into_iter();
-        let well = std::iter::repeat_n(Step::Ack { at: 1_000, multiple: true }, 40);
+        let well = std::iter::repeat_n(Step::Ack { at: 1_000, multiple: true }, 200);
+        let mut rejected: BTreeSet<u64> = BTreeSet::new();
         for step in steps.into_iter().chain(end).chain(well) {
             match step {
                 Step::Ack { at, multiple } | Step::Nack { at, multiple } if !tags.is_empty() => {
-                    let (tag, _) = tags[at.min(tags.len() - 1)];
+                    let (mut tag, _) = tags[at.min(tags.len() - 1)];
+                    // Messages come to the broker in order; it reads none after one that it does not take.
+                    let closes = tags.iter().position(|(t, rv)| *t <= tag && bad.contains(rv));
+                    if let Some(first) = closes {
+                        tag = if multiple && first > 0 { tags[first - 1].0 } else { 0 };
+                    }
                     let covered = |t: u64| if multiple { t <= tag } else { t == tag };
                     if matches!(step, Step::Ack { .. }) {
                         settled.extend(tags.iter().filter(|(t, _)| covered(*t)).map(|(_, rv)| *rv));
@@ -367,6 +459,12 @@ proptest! {
                         settled.extend(core.nacked(tag, multiple, now).iter().map(|rv| rv.0));
                     }
                     tags.retain(|(t, _)| !covered(*t));
+                    if closes.is_some() {
+                        let given_up = core.rejected();
+                        prop_assert!(given_up.is_none_or(|rv| bad.contains(&rv.0)), "{given_up:?}");
+                        settled.extend(given_up.map(|rv| rv.0));
+                        rejected.extend(given_up.map(|rv| rv.0));
+                    }
                 }
                 Step::Ack { .. } | Step::Nack { .. } => {}
                 Step::Lose => { core.lost(); tags.clear(); }
@@ -426,5 +524,6 @@ proptest! {
         }
         prop_assert_eq!(core.cursor().0, head);
         prop_assert_eq!(core.window(), (0, 0));
+        prop_assert!(rejected.iter().all(|rv| once.contains(rv)));
     }
 }

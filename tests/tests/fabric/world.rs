@@ -49,6 +49,11 @@ pub struct Journal {
 impl Journal {
     /// One change of the pod `name`, in these shards.
     pub fn write(&self, name: &str, shards: &[Shard]) -> Revision {
+        self.write_large(name, shards, 0)
+    }
+
+    /// The same of a pod that is so many bytes larger.
+    pub fn write_large(&self, name: &str, shards: &[Shard], bytes: usize) -> Revision {
         let revision = {
             let mut rows = self.rows.lock();
             let revision = Revision(rows.events.len() as u64 + 1);
@@ -59,7 +64,10 @@ impl Journal {
             let shards = shards.collect();
             let object = json!({
                 "apiVersion": "v1", "kind": "Pod",
-                "metadata": {"name": name, "resourceVersion": revision.to_string()},
+                "metadata": {
+                    "name": name, "resourceVersion": revision.to_string(),
+                    "annotations": {"padding": "x".repeat(bytes)},
+                },
             });
             rows.events.push(Event {
                 epoch: 1,
