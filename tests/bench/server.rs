@@ -70,12 +70,17 @@ impl Server {
     }
 
     async fn is_ready(&self) -> bool {
-        let Ok(client) = self.client(1).await else { return false };
+        let Ok(client) = Client::tls(&self.data(), self.port, 1).await else { return false };
         client.text(client.get("/readyz")).await.is_ok_and(|(status, _)| status.is_success())
     }
 
     pub async fn client(&self, connections: usize) -> Result<Client> {
-        Client::tls(&self.data(), self.port, connections).await
+        let client = Client::tls(&self.data(), self.port, connections).await?;
+        // On each of them: the server ends a connection on which nothing is asked for half a minute, and some rows wait for longer.
+        for _ in 0..connections {
+            client.text(client.get("/readyz")).await?;
+        }
+        Ok(client)
     }
 
     pub fn data(&self) -> PathBuf {

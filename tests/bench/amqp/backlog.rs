@@ -39,8 +39,12 @@ const CHUNK: usize = 10_000;
 const CONFIRMED: &str = "warren_fabric_confirmed_total";
 const SAMPLE_EVERY: Duration = Duration::from_millis(200);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Memory is flat where it stays, while a backlog grows and is drained, below this many times what it was before.
-const FLAT: f64 = 1.25;
+/// Of the objects in backlogs of several sizes: so small that the largest stays below the outbox's bound, 512 MiB.
+const SMALL: &str = "small-";
+/// Of fewer than these the draining is too short to be watched.
+const SMALLEST: usize = 10_000;
+/// Memory is flat where its peak with the largest backlog is below this many times the peak with the smallest.
+const FLAT: f64 = 1.1;
 /// A node's queue's bound, as docs/events.md has it.
 const NODE_QUEUE_MESSAGES: usize = 10_000;
 /// As agents read.
@@ -48,13 +52,80 @@ const PREFETCH: u16 = 256;
 const NODE: &str = "away";
 
 pub(super) async fn rows(scale: &Scale, rabbit: &RabbitMq) -> Result<Vec<Figure>> {
-    let (mut figures, published, body) = broker_away(scale, rabbit).await?;
-    let (bare, beside) = bare(scale, rabbit, &body).await?;
-    let warren = &mut figures[0];
-    warren.note.push_str(&format!("; {:.2} of bare lapin's", published / bare));
+    let away = broker_away(rabbit, PREFIX, scale.backlog).await?;
+    let (bare, beside) = bare(scale, rabbit, &away.example).await?;
+    let mut figures = away.figures(bare);
     figures.extend(beside);
-    figures.extend(agent_away(scale, rabbit, &body).await?);
+    let mut peaks = Vec::new();
+    for count in [scale.backlog / 10, scale.backlog, 3 * scale.backlog] {
+        if count < SMALLEST {
+            continue;
+        }
+        peaks.push(broker_away(rabbit, SMALL, count).await?);
+    }
+    figures.extend(memory(&peaks));
+    figures.extend(agent_away(scale, rabbit, &away.example).await?);
     Ok(figures)
+}
+
+/// Of one backlog that was drained.
+struct Away {
+    count: usize,
+    written: Sample,
+    /// From when the broker could be reached again until something was confirmed.
+    back: Duration,
+    /// Confirmed, and received, a second.
+    published: f64,
+    received: f64,
+    repeated: usize,
+    /// The server's, in MB: before there was a backlog, with all of it, and the highest while it was drained.
+    before: f64,
+    height: f64,
+    highest: f64,
+    /// One of the events.
+    example: Message,
+}
+
+impl Away {
+    fn figures(&self, bare: f64) -> Vec<Figure> {
+        let Self { count, published, repeated, .. } = self;
+        let back = self.back.as_secs_f64();
+        let (what, share) =
+            (format!("backlog of {count}: published and confirmed"), published / bare);
+        let note = format!(
+            "in order, {repeated} came twice; first {back:.1} s after; {share:.2} of bare lapin's"
+        );
+        let first = Figure::new(ROW, what, *published, "1/s").note(note);
+        let what = format!("backlog of {count}: received by one consumer");
+        let received = Figure::new(ROW, what, self.received, "1/s");
+        let what = "writes while the broker is away";
+        let writes = Figure::of_rates(ROW, what, "1/s", std::slice::from_ref(&self.written));
+        vec![first, received, writes, self.memory()]
+    }
+
+    fn memory(&self) -> Figure {
+        let Self { count, before, height, highest, .. } = self;
+        let bytes = self.example.body.len();
+        let what = format!("server, highest while {count} events of {bytes} B were drained");
+        let note = format!("before the backlog {before:.0}, with all of it {height:.0}");
+        Figure::new(ROW, what, *highest, "MB PSS")
+            .note(note)
+            .also("before_mb", *before)
+            .also("height_mb", *height)
+    }
+}
+
+/// Backlogs in growing order.
+fn memory(all: &[Away]) -> Vec<Figure> {
+    let mut figures: Vec<Figure> = all.iter().map(Away::memory).collect();
+    if let ([first, .., last], Some(figure)) = (all, figures.last_mut()) {
+        let (times, more) = (last.count / first.count, last.highest / first.highest - 1.0);
+        let flat = if more < FLAT - 1.0 { "flat" } else { "NOT flat: the goal is missed" };
+        let verdict =
+            format!("; {times} times the backlog, {:+.0} % at the peak: {flat}", 100.0 * more);
+        figure.note.push_str(&verdict);
+    }
+    figures
 }
 
 /// What the reader's thread shares.
@@ -66,11 +137,12 @@ struct Seen {
     example: Option<Message>,
 }
 
-async fn broker_away(scale: &Scale, rabbit: &RabbitMq) -> Result<(Vec<Figure>, f64, Message)> {
+/// `prefix` tells which pods are changed.
+async fn broker_away(rabbit: &RabbitMq, prefix: &str, count: usize) -> Result<Away> {
     let server = Server::start(&["apiserver", "--broker", &rabbit.amqp_url("server")]).await?;
     let client = server.client(CONNECTIONS).await?;
     relayed(&client).await?;
-    let numbers = WARM + scale.backlog;
+    let numbers = WARM + count;
     let seen = Arc::new(Mutex::new(Seen {
         ledger: Ledger::new(numbers),
         span: Span::default(),
@@ -97,18 +169,24 @@ async fn broker_away(scale: &Scale, rabbit: &RabbitMq) -> Result<(Vec<Figure>, f
     .await?;
     let distinct = || seen.lock().map_or(0, |seen| seen.ledger.distinct);
 
-    client.closed_loop(creates(&client, PREFIX, PODS_CHANGED, |_| None), IN_FLIGHT).await?;
-    change(&client, 0, WARM).await?;
+    let creates = match prefix {
+        SMALL => (0..PODS_CHANGED)
+            .map(|n| client.post(PODS, pod::small(&pod::name(prefix, n), "example/small")))
+            .collect(),
+        _ => creates(&client, prefix, PODS_CHANGED, |_| None),
+    };
+    client.closed_loop(creates, IN_FLIGHT).await?;
+    change(&client, prefix, 0, WARM).await?;
     until("the events before the backlog arrive", async || Ok(distinct() >= WARM)).await?;
     let before = server.memory()?.1;
 
     cut(rabbit, &client).await?;
     let cursor = client.metric("warren_relay_cursor").await?;
     let confirmed = client.metric(CONFIRMED).await?;
-    let written = change(&client, WARM, scale.backlog).await?;
+    let written = change(&client, prefix, WARM, count).await?;
     let height = server.memory()?.1;
     let waiting = behind(&client).await?;
-    ensure!(waiting >= scale.backlog as f64, "only {waiting} events wait: the broker was not away");
+    ensure!(waiting >= count as f64, "only {waiting} events wait: the broker was not away");
     let floor = client.metric("warren_journal_floor").await?;
     ensure!(floor <= cursor, "the journal's bound does not hold {waiting} events");
     ensure!(distinct() == WARM, "events arrive without a broker");
@@ -116,7 +194,7 @@ async fn broker_away(scale: &Scale, rabbit: &RabbitMq) -> Result<(Vec<Figure>, f
     let sampler = Sampler::start(server.pid()?, SAMPLE_EVERY);
     let asked = Instant::now();
     rabbit.ctl(&["resume_listeners"]).await?;
-    let (reconnected, published) = drain(&client, confirmed, scale.backlog).await?;
+    let (reconnected, published) = drain(&client, confirmed, count).await?;
     until("the backlog arrives", async || Ok(distinct() >= numbers)).await?;
     let samples = sampler.end()?;
     reading.end()?;
@@ -126,35 +204,28 @@ async fn broker_away(scale: &Scale, rabbit: &RabbitMq) -> Result<(Vec<Figure>, f
 
     let seen = seen.lock().map_err(|_| anyhow::anyhow!("the reader panicked"))?;
     seen.ledger.in_order().context("the backlog")?;
-    let highest = samples.iter().copied().fold(height, f64::max);
-    let flat = if highest <= FLAT * before { "flat" } else { "NOT flat: the goal is missed" };
-    let count = scale.backlog;
-    let what = format!("backlog of {count}: published and confirmed");
-    let back = (reconnected - asked).as_secs_f64();
-    let note = format!("in order, {} came twice; first {back:.1} s after", seen.ledger.repeated);
-    let first = Figure::new(ROW, what, published, "1/s").note(note);
-    let what = format!("backlog of {count}: received by one consumer");
-    let received = Figure::new(ROW, what, seen.span.rate(), "1/s");
-    let what = "writes while the broker is away".to_owned();
-    let writes = Figure::of_rates(ROW, what, "1/s", &[written]);
-    let what = format!("server, highest, backlog of {count} written and drained");
-    let note = format!("before {before:.0}, at its height {height:.0}: {flat}");
-    let memory = Figure::new(ROW, what, highest, "MB PSS")
-        .note(note)
-        .also("before_mb", before)
-        .also("height_mb", height);
-    let example = seen.example.clone().context("no event of the backlog")?;
-    Ok((vec![first, received, writes, memory], published, example))
+    Ok(Away {
+        count,
+        written,
+        back: reconnected - asked,
+        published,
+        received: seen.span.rate(),
+        repeated: seen.ledger.repeated,
+        before,
+        height,
+        highest: samples.iter().copied().fold(height, f64::max),
+        example: seen.example.clone().context("no event of the backlog")?,
+    })
 }
 
 /// Changes pods, each change with its number.
-async fn change(client: &Client, first: usize, count: usize) -> Result<Sample> {
+async fn change(client: &Client, prefix: &str, first: usize, count: usize) -> Result<Sample> {
     let mut all = Sample::default();
     let started = Instant::now();
     for from in (first..first + count).step_by(CHUNK) {
         let requests = (from..(from + CHUNK).min(first + count))
             .map(|n| {
-                let path = format!("{PODS}/{}", pod::name(PREFIX, n % PODS_CHANGED));
+                let path = format!("{PODS}/{}", pod::name(prefix, n % PODS_CHANGED));
                 let kind = "application/merge-patch+json";
                 client.request(Method::PATCH, &path, kind, pod::numbered(n))
             })
@@ -246,7 +317,7 @@ async fn agent_away(scale: &Scale, rabbit: &RabbitMq, example: &Message) -> Resu
     declared(rabbit, std::slice::from_ref(&queue)).await?;
     let on = |_| Some(NODE.to_owned());
     client.closed_loop(creates(&client, PREFIX, PODS_CHANGED, on), IN_FLIGHT).await?;
-    change(&client, 0, scale.node_backlog).await?;
+    change(&client, PREFIX, 0, scale.node_backlog).await?;
     relayed(&client).await?;
     let held = held(rabbit, &queue).await?;
     let all = scale.node_backlog >= NODE_QUEUE_MESSAGES;
