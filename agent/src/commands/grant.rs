@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
-use warren_api::{Object, Reason, Status};
+use warren_api::{Object, Reason, Status, manifest};
 
 use super::{Wish, Worker};
 use crate::api::ApiError;
@@ -39,7 +39,12 @@ impl Worker {
                 match self.api.create_pod(&body, Some(by)).await {
                     Ok(pod) => Ok(made(201, &pod)),
                     Err(ApiError::AlreadyExists(_)) if !name.is_empty() => {
-                        self.patch(object, by).await.map(|pod| made(200, &pod))
+                        let pod = self.patch(object, by).await?;
+                        match pod.metadata.deletion_timestamp {
+                            // To be silent would be to lose it.
+                            Some(_) => Err(ApiError::Conflict(manifest::BEING_DELETED.into())),
+                            None => Ok(made(200, &pod)),
+                        }
                     }
                     Err(error) => Err(error),
                 }
