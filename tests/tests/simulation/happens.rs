@@ -23,7 +23,7 @@ pub enum Caller {
 
 #[derive(Clone, Debug)]
 pub enum Token {
-    Status { uid: Arc<str>, delete: bool },
+    Status { uid: Arc<str>, delete: bool, epoch: Option<u64> },
     Beat { lost: bool },
     Register,
     Ready,
