@@ -156,7 +156,7 @@ impl Feed {
                     handing = Some(self.commands.clone().hand_in(command).boxed());
                 }
                 Delivery::Down { reason, .. } => {
-                    tracing::info!(node = %node, reason, "the fabric is out of reach");
+                    tracing::info!(node = %node, reason, "no events come by the fabric");
                     // It may be the queue alone that is gone; the server declares it anew.
                     heads.ask_soon(true);
                 }

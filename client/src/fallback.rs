@@ -133,14 +133,15 @@ impl Subscriber for Both {
                     Delivery::Down { reason, silent } => {
                         let already = !matches!(self.standby, Standby::Idle);
                         if !already {
-                            tracing::warn!(%reason, "the broker is away");
+                            // It may be there: the reader's queue alone can be gone.
+                            tracing::warn!(%reason, "no events come by the broker");
                             self.standby = Standby::Waiting(Instant::now() + patience(*silent));
                             return delivery;
                         }
                     }
                     Delivery::Relist { .. } | Delivery::Reconnected { .. } => {
                         if matches!(self.standby, Standby::Active(_)) {
-                            tracing::info!("the broker is back; HTTP watch ends");
+                            tracing::info!("events come by the broker again; HTTP watch ends");
                         }
                         self.standby = Standby::Idle;
                         return delivery;
@@ -150,7 +151,7 @@ impl Subscriber for Both {
                 delivery = from_standby => match delivery {
                     Some(delivery) => return delivery,
                     None => {
-                        tracing::warn!("reading events by HTTP watch until the broker is back");
+                        tracing::warn!("reading events by HTTP watch until they come by the broker again");
                         let watch = self.http.watch(&self.subscription);
                         self.standby = Standby::Active(Box::new(watch));
                     }

@@ -164,7 +164,7 @@ impl InformerSet {
                     asking = self.ask(&asked, RELIST_JITTER.mul_f64(rand::random()));
                 }
                 Delivery::Down { reason, .. } => {
-                    tracing::warn!(%reason, "the event fabric is away")
+                    tracing::warn!(%reason, "no events come by the fabric")
                 }
                 Delivery::Present(_, ack) => {
                     tracing::warn!(
