@@ -31,6 +31,7 @@ fn the_life_of_a_cluster() {
     this.is_ready_now();
     the_next_three_commands_work(this, &said);
     the_printed_addresses_are_right(this, &said);
+    rabbitmqctl_works(this);
     identities_are_private(this);
     ports_are_on_loopback(this);
     a_file_in_the_folder_runs(this);
@@ -104,6 +105,25 @@ fn the_printed_addresses_are_right(this: &Installation, said: &str) {
     let overview = this.management("admin", &std::fs::read_to_string(password).unwrap());
     assert_eq!(overview, 200, "the page takes the password that is printed");
     assert_eq!(this.management("guest", "guest"), 401, "there is no guest");
+}
+
+/// As docs/events.md names it.
+fn rabbitmqctl_works(this: &Installation) {
+    let kubeconfig = this.data().join("kubeconfig/admin.conf");
+    let rabbitmqctl = |arguments: &str| {
+        let script = format!(
+            "KUBECONFIG={} kubectl exec -n kube-system broker-{} -- rabbitmqctl {arguments}",
+            kubeconfig.display(),
+            this.node()
+        );
+        sh(&script, &this.path()).ok().to_owned()
+    };
+    rabbitmqctl("import_definitions /etc/warren/rabbitmq/definitions.json");
+    let users = rabbitmqctl("list_users --silent");
+    for account in ["server", "controllers", "admin", &format!("node-{}", this.node())] {
+        let mut names = users.lines().filter_map(|line| line.split_whitespace().next());
+        assert!(names.any(|name| name == account), "{account}: {users}");
+    }
 }
 
 fn identities_are_private(this: &Installation) {
