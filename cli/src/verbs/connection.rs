@@ -29,7 +29,7 @@ pub(crate) enum Failure {
     /// The server's own words.
     Status { code: u16, status: Value },
     /// No answer, or none that could be read.
-    Unreachable { server: String, reason: String },
+    Unreachable { server: String, reason: String, remedy: String },
 }
 
 impl std::error::Error for Failure {}
@@ -38,11 +38,11 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (code, status) = match self {
             Failure::Status { code, status } => (*code, status),
-            Failure::Unreachable { server, reason } => {
+            Failure::Unreachable { server, reason, remedy } => {
                 return write!(
                     f,
-                    "The server {server} cannot be reached: {reason}. Does it run? Start one with `warren up`, or name \
-                     another with --kubeconfig"
+                    "The server {server} cannot be reached: {reason}. Does it run? {remedy}, or name another with \
+                     --kubeconfig"
                 );
             }
         };
@@ -111,10 +111,26 @@ pub(crate) struct Connection {
     client: kube::Client,
     server: String,
     namespace: String,
+    /// What is advised where the server does not answer.
+    remedy: String,
+    /// Whether the server's warnings are told.
+    warns: bool,
 }
 
 impl Connection {
     pub(crate) async fn open(args: &ConnectionArgs) -> anyhow::Result<Self> {
+        Self::to(args, Self::config(args).await?)
+    }
+
+    /// For who asks again by itself: each answer is told as it comes, 429, 503 and 504 too. Without warnings where the
+    /// person named nothing that they could be about.
+    pub(crate) async fn open_once(args: &ConnectionArgs, warns: bool) -> anyhow::Result<Self> {
+        let mut config = Self::config(args).await?;
+        config.default_retry = false;
+        Ok(Self { warns, ..Self::to(args, config)? })
+    }
+
+    async fn config(args: &ConnectionArgs) -> anyhow::Result<Config> {
         let options =
             KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
         let admin = DataDir::new(&args.data_dir).kubeconfig("admin");
@@ -136,17 +152,17 @@ impl Connection {
                 )
             })?,
         };
-        let config = Config::from_custom_kubeconfig(config, &options).await?;
-        Self::to(config)
+        Ok(Config::from_custom_kubeconfig(config, &options).await?)
     }
 
-    pub(crate) fn to(mut config: Config) -> anyhow::Result<Self> {
+    fn to(args: &ConnectionArgs, mut config: Config) -> anyhow::Result<Self> {
         // Watches and logs may be silent for as long as they like.
         config.read_timeout = None;
         let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let namespace = config.default_namespace.clone();
         let client = kube::Client::try_from(config)?;
-        Ok(Self { client, server, namespace })
+        let remedy = remedy(&args.data_dir, &server);
+        Ok(Self { client, server, namespace, remedy, warns: true })
     }
 
     /// The namespace that the kubeconfig's context names, else `default`.
@@ -167,7 +183,9 @@ impl Connection {
     pub(crate) async fn call(&self, call: Call<'_>) -> Result<(StatusCode, Value), Failure> {
         let answer = self.send(call).await?;
         let code = answer.status();
-        warn(answer.headers());
+        if self.warns {
+            warn(answer.headers());
+        }
         let body = self.collect(answer).await?;
         let value = serde_json::from_slice(&body)
             .map_err(|error| self.unreachable(&format!("it answered no JSON ({error})")))?;
@@ -211,7 +229,11 @@ impl Connection {
     }
 
     pub(crate) fn unreachable(&self, reason: &str) -> Failure {
-        Failure::Unreachable { server: self.server.clone(), reason: reason.to_owned() }
+        Failure::Unreachable {
+            server: self.server.clone(),
+            reason: reason.to_owned(),
+            remedy: self.remedy.clone(),
+        }
     }
 }
 
@@ -228,6 +250,20 @@ impl<'a> Call<'a> {
     pub(crate) fn new(method: Method, path: &'a str) -> Self {
         Self { method, path, accept: "application/json", content_type: None, body: vec![] }
     }
+}
+
+/// What starts the server: the installer where it has put up this one, and notes so in the data folder.
+fn remedy(data_dir: &Path, server: &str) -> String {
+    let options = std::fs::read_to_string(data_dir.join("options")).unwrap_or_default();
+    let port = options.lines().find_map(|line| line.strip_prefix("api_port="));
+    if port.is_none_or(|port| server != format!("https://127.0.0.1:{port}")) {
+        return "Start one with `warren up`".to_owned();
+    }
+    let named = match data_dir == DataDir::default_path() {
+        true => String::new(),
+        false => format!(" --data-dir {}", data_dir.display()),
+    };
+    format!("What was installed here is started by `./installer.sh{named}`")
 }
 
 /// The path may be a list of files, as `$KUBECONFIG` is.
@@ -295,6 +331,36 @@ mod tests {
         for (code, body, expected) in table {
             assert_eq!(Failure::from_answer(code, body.as_bytes()).to_string(), expected);
         }
+    }
+
+    #[test]
+    fn what_was_installed_is_started_by_the_installer() {
+        let dir = tempfile::tempdir().unwrap();
+        let advice = |server: &str| remedy(dir.path(), server);
+        let up = "Start one with `warren up`";
+        assert_eq!(advice("https://127.0.0.1:6443"), up);
+        std::fs::write(dir.path().join("options"), "node=n\napi_port=6443\n").unwrap();
+        let installer = format!(
+            "What was installed here is started by `./installer.sh --data-dir {}`",
+            dir.path().display()
+        );
+        for (server, wanted) in [
+            ("https://127.0.0.1:6443", installer.as_str()),
+            ("https://127.0.0.1:64430", up),
+            ("https://api.example.org:6443", up),
+        ] {
+            assert_eq!(advice(server), wanted, "{server}");
+        }
+        let server = "https://127.0.0.1:6443".to_owned();
+        let failure =
+            Failure::Unreachable { remedy: advice(&server), server, reason: "refused".to_owned() };
+        assert_eq!(
+            failure.to_string(),
+            format!(
+                "The server https://127.0.0.1:6443 cannot be reached: refused. Does it run? {installer}, or name another \
+                 with --kubeconfig"
+            )
+        );
     }
 
     #[test]

@@ -55,7 +55,12 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: &Args) -> Result<()> {
     let connection = Connection::open(&args.connection).await?;
-    if args.follow { follow(args, &connection).await } else { recorded(args, &connection).await }
+    if !args.follow {
+        return recorded(args, &connection).await;
+    }
+    // Of all kinds some are deprecated, and nobody asked for those.
+    let watches = Connection::open_once(&args.connection, args.kinds.is_some()).await?;
+    follow(args, &connection, &watches).await
 }
 
 async fn recorded(args: &Args, connection: &Connection) -> Result<()> {
@@ -88,17 +93,23 @@ async fn recorded(args: &Args, connection: &Connection) -> Result<()> {
     Ok(())
 }
 
-async fn follow(args: &Args, connection: &Connection) -> Result<()> {
+async fn follow(args: &Args, connection: &Connection, watches: &Connection) -> Result<()> {
     let discovery = Discovery::read(connection).await?;
     let resources = chosen(&discovery, args.kinds.as_deref(), args.namespace.is_some())?;
     let namespace = args.namespace.as_deref();
     let begin = match args.since {
-        Some(revision) => revision,
-        None => source::newest(connection, &resources[0].path(namespace)).await?,
+        Some(0) => 0,
+        since => {
+            let at = source::newest(watches, &resources[0].path(namespace)).await?;
+            if let Some(since) = since.filter(|since| *since > at) {
+                crate::note!("{}", behind(since, at));
+            }
+            since.unwrap_or(at).min(at)
+        }
     };
     let mut sources = SelectAll::new();
     for resource in resources {
-        let source = Source::open(connection, resource, namespace, begin).await?;
+        let source = Source::open(watches, resource, namespace, begin).await?;
         sources.push(
             futures::stream::unfold(source, |mut source| async {
                 let told = source.next().await?;
@@ -110,6 +121,7 @@ async fn follow(args: &Args, connection: &Connection) -> Result<()> {
     let mut columns = Columns::default();
     let mut held = Held::default();
     let mut away = 0_usize;
+    let mut is_behind = false;
     loop {
         let next = match held.wait() {
             None => sources.next().await,
@@ -124,6 +136,7 @@ async fn follow(args: &Args, connection: &Connection) -> Result<()> {
         let Some((resource, told)) = next else { return Ok(()) };
         match told {
             Told::Event(event) if wants(args, &event) => {
+                is_behind = false;
                 held.events.push(timed(event));
                 held.since.get_or_insert_with(Instant::now);
                 if held.events.len() >= MOST_HELD {
@@ -144,6 +157,12 @@ async fn follow(args: &Args, connection: &Connection) -> Result<()> {
                     crate::note!("the server is back: going on where it was");
                 }
             }
+            // Each kind's watch finds out; it is one server.
+            Told::Missed { after, up_to } if up_to < after => {
+                if !std::mem::replace(&mut is_behind, true) {
+                    crate::note!("{}", behind(after, up_to));
+                }
+            }
             Told::Missed { after, up_to } => {
                 let kind = &resource.plural;
                 crate::note!(
@@ -157,6 +176,13 @@ async fn follow(args: &Args, connection: &Connection) -> Result<()> {
             }
         }
     }
+}
+
+/// What is told where the server does not have the revision that was asked for.
+fn behind(after: u64, at: u64) -> String {
+    format!(
+        "the server is only at revision {at}, before {after} (after a restore, say): following it from {at} on"
+    )
 }
 
 fn chosen<'a>(

@@ -63,3 +63,29 @@ fn it_goes_on_where_it_was_when_the_server_was_killed_or_restarted() {
     assert_eq!(seen.len(), all_lines.len(), "nothing is told twice");
     assert!(!all.has_ended());
 }
+
+#[test]
+fn a_revision_that_the_server_does_not_have_yet_is_said_once() {
+    let cluster = Cluster::simulated();
+    let pods = events(&cluster, &["configmaps,pods", "--since", "99999999"]);
+    let said = || pods.output().matches("the server is only at revision ").count();
+    until("it is said", SOON, || said() == 1);
+    cluster.kubectl(["create", "configmap", "later"]).ok();
+    until("what comes then is told", SOON, || {
+        lines(&pods).iter().any(|line| line["object"]["metadata"]["name"] == "later")
+    });
+    assert_eq!(said(), 1, "{}", pods.output());
+}
+
+#[test]
+fn warnings_are_about_kinds_that_were_named() {
+    let cluster = Cluster::simulated();
+    let endpoints = events(&cluster, &["endpoints", "--since", "0"]);
+    let warned = |running: &warren_tests::running::Running| running.output().contains("Warning: ");
+    until("the deprecated kind warns", SOON, || warned(&endpoints));
+    let all = events(&cluster, &["--since", "0"]);
+    until("all kinds are told", SOON, || {
+        lines(&all).iter().any(|line| line["object"]["kind"] == "Service")
+    });
+    assert!(!warned(&all), "{}", all.output());
+}

@@ -32,7 +32,8 @@ pub(super) enum Told {
     Away(String),
     /// It does again.
     Back,
-    /// What happened after the one revision and up to the other is not known.
+    /// What happened after the one revision and up to the other is not known. The server is behind what was told where
+    /// `up_to` is the smaller one.
     Missed {
         after: u64,
         up_to: u64,
@@ -231,7 +232,7 @@ pub(super) async fn newest(connection: &Connection, path: &str) -> Result<u64> {
 /// Without the advice for who meant to ask once.
 fn reason(error: &Error) -> String {
     match error.downcast_ref() {
-        Some(Failure::Unreachable { server, reason }) => {
+        Some(Failure::Unreachable { server, reason, .. }) => {
             format!("the server {server} cannot be reached: {reason}")
         }
         _ => error.to_string(),
@@ -249,7 +250,11 @@ mod tests {
         let status =
             |code| Error::from(Failure::Status { code, status: json!({"message": "words"}) });
         let ahead = json!({"details": {"causes": [{"reason": "ResourceVersionTooLarge"}]}});
-        let unreachable = Failure::Unreachable { server: "s".into(), reason: "refused".into() };
+        let unreachable = Failure::Unreachable {
+            server: "s".into(),
+            reason: "refused".into(),
+            remedy: "start it".into(),
+        };
         let cut = serde_json::from_str::<Value>(r#"{"type":"ADD"#).unwrap_err();
         for (error, wanted) in [
             (unreachable.into(), Next::Again),
