@@ -314,7 +314,24 @@ impl Collector {
         let Some(object) = member.objects.get(&address.namespace, &address.name) else {
             return Ok(None);
         };
-        let meta = &object.metadata;
+        match self.decided(member, &object.metadata).await {
+            // A node's Lease that was renewed is behind for ever, as renewals are no events.
+            Err(ExecuteError::Conflict { .. }) => {
+                match self.found(member.kind, &address.namespace, &address.name).await? {
+                    Some(now) if now.uid == object.metadata.uid => self.decided(member, &now).await,
+                    _ => Ok(None),
+                }
+            }
+            done => done,
+        }
+    }
+
+    /// Decides about an object as it is here, and does it.
+    async fn decided(
+        &self,
+        member: &Member,
+        meta: &ObjectMeta,
+    ) -> Result<Option<Duration>, ExecuteError> {
         let uid = meta.uid.as_deref().unwrap_or_default();
         let owned = self.graph.dependents(uid);
         // Only what has owners that wait, and dependents, can be part of a circle.
@@ -375,7 +392,18 @@ impl Collector {
         if let Some(known @ (Owner::Solid | Owner::Waiting)) = cached {
             return Ok(Some(known));
         }
-        let path = format!("{}/{}", resource(member.kind).path(namespace), owner.name);
+        let found = self.found(member.kind, namespace, &owner.name).await?;
+        Ok(Some(found.map_or(Owner::Absent, |meta| state(&meta))))
+    }
+
+    /// What the API itself has; `None` where there is none.
+    async fn found(
+        &self,
+        kind: &dyn Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<ObjectMeta>, ExecuteError> {
+        let path = format!("{}/{name}", resource(kind).path(namespace));
         let what = format!("get {path}");
         let request = http::Request::get(path).body(Vec::new());
         let request = request.map_err(|error| ExecuteError::Refused {
@@ -385,8 +413,8 @@ impl Collector {
             message: error.to_string(),
         })?;
         match self.context.client.request::<Found>(request).await {
-            Ok(found) => Ok(Some(state(&found.metadata))),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Some(Owner::Absent)),
+            Ok(found) => Ok(Some(found.metadata)),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
             Err(source) => Err(ExecuteError::Unreachable { what, source: Box::new(source) }),
         }
     }

@@ -233,6 +233,31 @@ fn owners_in_a_circle_are_deleted_in_the_foreground() {
     });
 }
 
+/// Its renewals are no events, so who collects it has an old state of it.
+#[test]
+fn a_lease_that_was_renewed_goes_with_its_node() {
+    let cluster = nodes(1);
+    let node = r#"{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "gone"}}"#;
+    cluster.kubectl_with(["create", "-f", "-"], node).ok();
+    let uid = &cluster.object("node", "", "gone").unwrap()["metadata"]["uid"];
+    let lease = serde_json::json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": {"name": "gone", "namespace": "kube-node-lease", "ownerReferences": [
+            {"apiVersion": "v1", "kind": "Node", "name": "gone", "uid": uid}]},
+        "spec": {"holderIdentity": "gone", "leaseDurationSeconds": 40}});
+    cluster.kubectl_with(["create", "-f", "-"], &lease.to_string()).ok();
+    for second in 1..=3 {
+        let renewal =
+            format!(r#"{{"spec": {{"renewTime": "2026-01-01T00:00:0{second}.000000Z"}}}}"#);
+        let patch =
+            ["patch", "lease", "gone", "-n", "kube-node-lease", "--type=merge", "-p", &renewal];
+        cluster.kubectl(patch).ok();
+    }
+    cluster.kubectl(["delete", "node", "gone"]).ok();
+    until("the Lease is gone", SOON, || {
+        cluster.object("lease", "kube-node-lease", "gone").is_none()
+    });
+}
+
 #[test]
 fn a_node_is_drained() {
     let cluster = nodes(2);
