@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -11,6 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::kubectl::{self, Output};
+use crate::ports;
 use crate::rabbitmq::{RabbitMq, RabbitMqCluster};
 use crate::running::Running;
 use crate::wait::until_some;
@@ -541,8 +541,8 @@ pub fn binary() -> PathBuf {
 
 /// A port that was free a moment ago.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
+    let [port] = ports::free();
+    port
 }
 
 fn ready_nodes(list: &Value) -> usize {

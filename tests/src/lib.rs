@@ -13,6 +13,7 @@ pub mod forwarded;
 pub mod history;
 pub mod http;
 pub mod kubectl;
+mod ports;
 pub mod proxy;
 pub mod rabbitmq;
 pub mod running;

@@ -1,7 +1,6 @@
 //! A RabbitMQ of one's own: real, on random loopback ports, with its own data, cookie and epmd, gone at the end.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -16,6 +15,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::ports;
 
 pub use self::cluster::RabbitMqCluster;
 
@@ -87,7 +88,7 @@ impl RabbitMq {
         passwords: BTreeMap<String, String>,
         more: &str,
     ) -> Result<Self> {
-        let [amqp, epmd_port] = free_ports()?;
+        let [amqp, epmd_port] = ports::free();
         let mut broker = Self::prepare(definitions, passwords, amqp, epmd_port, more)?;
         broker.epmd = Some(epmd(epmd_port)?);
         broker.restart().await?;
@@ -103,7 +104,7 @@ impl RabbitMq {
         more: &str,
     ) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("warren-rabbitmq-").tempdir()?;
-        let [management, dist] = free_ports()?;
+        let [management, dist] = ports::free();
         let at = |name: &str| folder.path().join(name);
         std::fs::write(at("definitions.json"), definitions.to_string())?;
         std::fs::write(at("enabled_plugins"), "[rabbitmq_management].\n")?;
@@ -415,16 +416,4 @@ fn program(name: &str) -> Command {
 fn signal_group(child: &Child, signal: &str) {
     let group = format!("-{}", child.id());
     let _ = Command::new("kill").args([&format!("-{signal}"), "--", &group]).status();
-}
-
-/// All held at once, so that they differ.
-fn free_ports<const N: usize>() -> Result<[u16; N]> {
-    let mut ports = [0; N];
-    let mut held = Vec::with_capacity(N);
-    for port in &mut ports {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        *port = listener.local_addr()?.port();
-        held.push(listener);
-    }
-    Ok(ports)
 }

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde_json::Value;
 
-use super::{RabbitMq, epmd, free_ports, node_name};
+use super::{RabbitMq, epmd, node_name};
+use crate::ports;
 
 /// A node that says nothing for so long (a quarter more or less) is lost to the others; RabbitMQ's own default is a minute.
 /// Much less, and a busy machine parts nodes that run.
@@ -31,7 +32,7 @@ impl RabbitMqCluster {
         passwords: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self> {
         let passwords: BTreeMap<String, String> = passwords.into_iter().collect();
-        let [epmd_port, ports @ ..]: [u16; 4] = free_ports()?;
+        let [epmd_port, ports @ ..]: [u16; 4] = ports::free();
         let mut config = PARTITIONS.to_owned();
         writeln!(config, "cluster_formation.peer_discovery_backend = classic_config")?;
         for (n, port) in ports.iter().enumerate() {
