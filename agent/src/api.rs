@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Secret};
 use kube::api::{Api, DeleteParams, ObjectList, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::Value;
 use tokio::sync::watch;
-use warren_api::{EPOCH_HEADER, Listed, NodeName, Revision};
+use warren_api::{Listed, NodeName, Revision};
 use warren_broker::Heads;
 use warren_broker::heads::{self, Asked};
 
@@ -67,22 +67,12 @@ pub trait NodeApi: Send + Sync {
         patch: &Value,
         by: Option<&Identity>,
     ) -> Result<Pod, ApiError>;
-    /// A strategic merge patch of `status`; `patch.metadata.uid` is the precondition, and so is the incarnation of the
-    /// database, where it is known.
+    /// A strategic merge patch of `status`; `patch.metadata.uid` is the precondition.
     async fn patch_pod_status(
         &self,
         namespace: &str,
         name: &str,
         patch: &Value,
-        epoch: Option<u64>,
-    ) -> Result<(), ApiError>;
-    /// Nothing of a pod that was deleted is left; with the same preconditions.
-    async fn end_pod(
-        &self,
-        namespace: &str,
-        name: &str,
-        uid: &str,
-        epoch: Option<u64>,
     ) -> Result<(), ApiError>;
     async fn delete_pod(
         &self,
@@ -215,23 +205,6 @@ fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         .map_err(|e| ApiError::Unreachable(format!("the answer cannot be read: {e}")))
 }
 
-fn within(epoch: Option<u64>) -> Option<(&'static str, String)> {
-    epoch.map(|epoch| (EPOCH_HEADER, epoch.to_string()))
-}
-
-fn delete_options(uid: Option<&str>, grace_seconds: Option<u32>) -> Vec<u8> {
-    let options = DeleteParams {
-        grace_period_seconds: grace_seconds,
-        preconditions: uid
-            .map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
-        ..DeleteParams::default()
-    };
-    let mut body = serde_json::to_value(&options).unwrap_or_default();
-    body["apiVersion"] = "v1".into();
-    body["kind"] = "DeleteOptions".into();
-    json(&body)
-}
-
 fn json(value: &Value) -> Vec<u8> {
     value.to_string().into_bytes()
 }
@@ -283,25 +256,9 @@ impl NodeApi for KubeApi {
         namespace: &str,
         name: &str,
         patch: &Value,
-        epoch: Option<u64>,
     ) -> Result<(), ApiError> {
         let uri = format!("/api/v1/namespaces/{namespace}/pods/{name}/status");
-        let request = http::Request::builder().method(http::Method::PATCH).uri(uri);
-        let request = request.header("content-type", STRATEGIC);
-        self.send(request, json(patch), within(epoch)).await.map(drop)
-    }
-
-    async fn end_pod(
-        &self,
-        namespace: &str,
-        name: &str,
-        uid: &str,
-        epoch: Option<u64>,
-    ) -> Result<(), ApiError> {
-        let request = http::Request::builder().method(http::Method::DELETE);
-        let request = request.uri(format!("/api/v1/namespaces/{namespace}/pods/{name}"));
-        let request = request.header("content-type", "application/json");
-        self.send(request, delete_options(Some(uid), Some(0)), within(epoch)).await.map(drop)
+        self.send_as(http::Method::PATCH, &uri, STRATEGIC, json(patch), None).await.map(drop)
     }
 
     async fn delete_pod(
@@ -312,10 +269,18 @@ impl NodeApi for KubeApi {
         grace_seconds: Option<u32>,
         by: Option<&Identity>,
     ) -> Result<(), ApiError> {
-        let body = delete_options(uid, grace_seconds);
+        let options = DeleteParams {
+            grace_period_seconds: grace_seconds,
+            preconditions: uid
+                .map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
+            ..DeleteParams::default()
+        };
+        let mut body = serde_json::to_value(&options).unwrap_or_default();
+        body["apiVersion"] = "v1".into();
+        body["kind"] = "DeleteOptions".into();
         let uri = format!("/api/v1/namespaces/{namespace}/pods/{name}");
         let delete = http::Method::DELETE;
-        self.send_as(delete, &uri, "application/json", body, by).await.map(drop)
+        self.send_as(delete, &uri, "application/json", json(&body), by).await.map(drop)
     }
 
     async fn create_namespace(&self, name: &str) -> Result<(), ApiError> {

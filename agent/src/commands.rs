@@ -47,8 +47,6 @@ pub(crate) struct Command {
     pub publisher: Option<String>,
     /// The same came before, without an id.
     pub repeated: bool,
-    /// The same came before, with its id: whoever waits is told so, and nothing is done.
-    pub again: bool,
     pub reply: Option<ReplyTo>,
     pub imitation: bool,
     pub ack: Box<dyn Ack>,
@@ -147,12 +145,6 @@ struct Worker {
     again: Instant,
 }
 
-fn told(why: &str) -> Value {
-    let mut status = success(200, Value::Null);
-    status["message"] = why.into();
-    status
-}
-
 /// What is known of a message beside its body.
 struct Said<'a> {
     publisher: Option<&'a str>,
@@ -183,8 +175,7 @@ impl Worker {
     }
 
     async fn command(&mut self, command: Command) {
-        let Command { body, message_id, publisher, repeated, again, reply, imitation, ack } =
-            command;
+        let Command { body, message_id, publisher, repeated, reply, imitation, ack } = command;
         let said = Said {
             publisher: publisher.as_deref(),
             reply: reply.as_ref(),
@@ -193,9 +184,6 @@ impl Worker {
         };
         let done = match imitation {
             true => Err(Status::bad_request(NO_EVENT)),
-            // What waits for the API is answered when that has heard of it.
-            false if again && self.log.lock().knows(&format!("{}/0", said.content)) => Ok(None),
-            false if again => Ok(Some(told(manifest::CAME_BEFORE))),
             false => self.take(&body, repeated, &said).await,
         };
         let answer = match &done {
@@ -253,7 +241,9 @@ impl Worker {
                     let made = manifest::MADE_ALREADY;
                     tracing::info!(node = %self.node, said.publisher, left_out, "{made}");
                 }
-                last = Some(told(manifest::MADE_ALREADY));
+                let mut status = success(200, Value::Null);
+                status["message"] = manifest::MADE_ALREADY.into();
+                last = Some(status);
                 continue;
             }
             if known && said.has_id {

@@ -1,5 +1,5 @@
-//! Events about pods and the node: counted where they repeat, bounded in number. While the API is away they wait, in
-//! memory; what finds no room is dropped, and counted.
+//! Events about pods and the node: counted where they repeat, bounded in number, dropped (and counted) when nobody
+//! takes them.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -15,7 +15,6 @@ use warren_api::NodeName;
 use warren_process::{Clock, Shutdown, Tasks};
 
 use crate::api::{ApiError, SharedApi};
-use crate::pod::memory::Backoff;
 
 /// Events that may wait; more are dropped and counted.
 const WAITING: usize = 256;
@@ -24,8 +23,6 @@ const REMEMBERED: usize = 512;
 /// So many at once, then one each interval: a pod that fails in a loop does not fill the store.
 const BURST: u32 = 50;
 const INTERVAL: Duration = Duration::from_millis(200);
-/// Between tries while the API is away.
-const RETRY: Backoff = Backoff { first: Duration::from_millis(300), last: Duration::from_secs(10) };
 /// Longer messages are cut; Kubernetes refuses them.
 const MESSAGE: usize = 1024;
 
@@ -55,9 +52,7 @@ struct About {
 /// A handle; clones share the queue.
 #[derive(Clone)]
 pub struct Events {
-    /// With the moment at which it was so.
-    send: mpsc::Sender<(Note, Timestamp)>,
-    clock: Arc<dyn Clock>,
+    send: mpsc::Sender<Note>,
     dropped: Arc<AtomicU64>,
     /// Simulated nodes keep quiet about what goes well, unless told otherwise.
     normal: bool,
@@ -75,13 +70,14 @@ impl Events {
         let sink = Sink {
             api,
             node,
+            clock,
             seen: HashMap::new(),
             order: VecDeque::new(),
             tokens: BURST,
             refilled: tokio::time::Instant::now(),
         };
         tasks.spawn("agent-events", sink.run(receive, tasks.shutdown().clone()));
-        Self { send, clock, dropped: Arc::default(), normal }
+        Self { send, dropped: Arc::default(), normal }
     }
 
     /// About a pod, or (with `field`) about a container of it.
@@ -128,7 +124,7 @@ impl Events {
     }
 
     fn note(&self, note: Note) {
-        if self.send.try_send((note, self.clock.now())).is_err() {
+        if self.send.try_send(note).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -145,6 +141,7 @@ fn cut(message: &str) -> String {
 struct Sink {
     api: SharedApi,
     node: NodeName,
+    clock: Arc<dyn Clock>,
     seen: HashMap<Note, (String, i32)>,
     order: VecDeque<Note>,
     tokens: u32,
@@ -152,34 +149,17 @@ struct Sink {
 }
 
 impl Sink {
-    async fn run(mut self, mut notes: mpsc::Receiver<(Note, Timestamp)>, shutdown: Shutdown) {
-        tokio::select! {
-            () = shutdown.draining() => {}
-            () = async {
-                while let Some((note, at)) = notes.recv().await {
-                    self.throttle().await;
-                    self.until_told(note, at).await;
-                }
-            } => {}
-        }
-    }
-
-    /// Outages are when people look for Events: each waits for the API, and those behind it with it.
-    async fn until_told(&mut self, note: Note, at: Timestamp) {
-        let name = format!("{}.{:x}", note.about.name, unique(at));
-        let mut failures = 0;
-        while let Err(error) = self.write(&note, &name, at).await {
-            // It is there: the answer to the try before was lost.
-            if matches!(error, ApiError::AlreadyExists(_)) {
-                return;
-            }
-            if !error.is_transient() {
+    async fn run(mut self, mut notes: mpsc::Receiver<Note>, shutdown: Shutdown) {
+        loop {
+            let note = tokio::select! {
+                note = notes.recv() => note,
+                () = shutdown.draining() => return,
+            };
+            let Some(note) = note else { return };
+            self.throttle().await;
+            if let Err(error) = self.write(note).await {
                 tracing::debug!(node = %self.node, %error, "an event was not written");
-                return;
             }
-            failures += 1;
-            let wait = RETRY.after(failures).mul_f64(rand::random_range(0.5..1.0));
-            tokio::time::sleep(wait).await;
         }
     }
 
@@ -199,20 +179,20 @@ impl Sink {
         }
     }
 
-    async fn write(&mut self, note: &Note, name: &str, at: Timestamp) -> Result<(), ApiError> {
-        if let Some((known, count)) = self.seen.get_mut(note) {
-            let patch = json!({"count": *count + 1, "lastTimestamp": Time(at)});
-            match self.api.patch_event(&note.about.namespace, known, &patch).await {
+    async fn write(&mut self, note: Note) -> Result<(), ApiError> {
+        let now = self.clock.now();
+        if let Some((name, count)) = self.seen.get_mut(&note) {
+            *count += 1;
+            let patch = json!({"count": *count, "lastTimestamp": Time(now)});
+            match self.api.patch_event(&note.about.namespace, name, &patch).await {
                 Err(ApiError::NotFound(_)) => {}
-                result => {
-                    *count += i32::from(result.is_ok());
-                    return result;
-                }
+                result => return result,
             }
         }
-        self.api.create_event(&self.event(note, name, at)).await?;
-        if self.seen.insert(note.clone(), (name.to_owned(), 1)).is_none() {
-            self.order.push_back(note.clone());
+        let name = format!("{}.{:x}", note.about.name, unique(now));
+        self.api.create_event(&self.event(&note, &name, now)).await?;
+        if self.seen.insert(note.clone(), (name, 1)).is_none() {
+            self.order.push_back(note);
         }
         if self.order.len() > REMEMBERED
             && let Some(oldest) = self.order.pop_front()

@@ -28,9 +28,6 @@ use listing::{Listing, answer, saw};
 mod listing;
 mod stored;
 
-/// The note that says which incarnation of the database the pods on disk are of.
-const EPOCH: &str = "epoch";
-
 /// Never ends.
 pub(crate) struct Feed {
     pub context: Arc<Context>,
@@ -136,22 +133,13 @@ impl Feed {
                     message_id,
                     publisher,
                     repeated,
-                    again,
                     reply,
                     imitation,
                     ack,
                     ..
                 } => {
-                    let command = Command {
-                        body,
-                        message_id,
-                        publisher,
-                        repeated,
-                        again,
-                        reply,
-                        imitation,
-                        ack,
-                    };
+                    let command =
+                        Command { body, message_id, publisher, repeated, reply, imitation, ack };
                     // Not waited for: who carries it out may wait for this task.
                     handing = Some(self.commands.clone().hand_in(command).boxed());
                 }

@@ -31,7 +31,7 @@ mod queue;
 const BACKOFF: Backoff =
     Backoff { first: Duration::from_millis(200), last: Duration::from_secs(10) };
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Update {
     pub pod: PodRef,
     /// The pod is static: its status stands in its mirror.
@@ -39,8 +39,6 @@ pub(crate) struct Update {
     pub status: Arc<PodStatus>,
     /// Nothing of it is left: after this the object may go.
     pub delete: bool,
-    /// The incarnation of the database by which that is so: a restored one may know nothing of what has ended the pod.
-    pub epoch: Option<u64>,
 }
 
 /// An update as it is on disk.
@@ -51,8 +49,6 @@ struct KeptUpdate {
     name: String,
     status: PodStatus,
     delete: bool,
-    #[serde(default)]
-    epoch: Option<u64>,
 }
 
 /// A handle; clones share it. Bounded by the number of pods: there is at most one update for each.
@@ -110,10 +106,8 @@ impl StatusWriter {
         Self(shared)
     }
 
-    /// What an agent before this one could not tell, by uid. It is told before anything new. `epoch`: of the database whose
-    /// pods are on disk.
-    pub(crate) async fn restore(&self, epoch: Option<u64>) -> Vec<(Arc<str>, Arc<PodStatus>)> {
-        self.0.queue.lock().kept(epoch);
+    /// What an agent before this one could not tell, by uid. It is told before anything new.
+    pub(crate) async fn restore(&self) -> Vec<(Arc<str>, Arc<PodStatus>)> {
         let rows = match self.0.keep.statuses().await {
             Ok(rows) => rows,
             Err(error) => {
@@ -125,12 +119,12 @@ impl StatusWriter {
         for (uid, bytes) in rows {
             let uid = Arc::<str>::from(uid);
             match serde_json::from_slice::<KeptUpdate>(&bytes) {
-                Ok(KeptUpdate { sequence, namespace, name, status, delete, epoch }) => {
+                Ok(KeptUpdate { sequence, namespace, name, status, delete }) => {
                     let status = Arc::new(status);
                     found.push((uid.clone(), Arc::clone(&status)));
                     let pod =
                         PodRef { namespace: namespace.into(), name: name.into(), uid: uid.clone() };
-                    let update = Update { pod, mirror: false, status, delete, epoch };
+                    let update = Update { pod, mirror: false, status, delete };
                     self.0.queue.lock().restore(uid, update, sequence, Instant::now());
                 }
                 Err(error) => tracing::warn!(%uid, %error, "a kept status cannot be read"),
@@ -149,12 +143,6 @@ impl StatusWriter {
     /// The pod is gone.
     pub(crate) fn forget(&self, uid: &str) {
         self.0.queue.lock().forget(uid);
-        self.0.ready.notify_one();
-    }
-
-    /// The manager has been told of all that this incarnation of the database wants. Before that nothing is written.
-    pub(crate) fn listed(&self, epoch: Option<u64>) {
-        self.0.queue.lock().listed(epoch);
         self.0.ready.notify_one();
     }
 
@@ -245,7 +233,6 @@ impl Shared {
                         name: update.pod.name.to_string(),
                         status: (*update.status).clone(),
                         delete: update.delete,
-                        epoch: update.epoch,
                     };
                     let Ok(body) = serde_json::to_vec(&kept) else { continue };
                     (uid, Some(Bytes::from(body)))
@@ -269,9 +256,9 @@ impl Shared {
             uid.clone()
         };
         let patch = status::patch(Some(&target), &update.status);
-        let mut result = self.api.patch_pod_status(namespace, name, &patch, update.epoch).await;
+        let mut result = self.api.patch_pod_status(namespace, name, &patch).await;
         if update.delete && (result.is_ok() || refused(&result)) {
-            result = self.api.end_pod(namespace, name, &target, update.epoch).await;
+            result = self.api.delete_pod(namespace, name, Some(&target), Some(0), None).await;
         }
         match result {
             Ok(()) => {
@@ -282,7 +269,7 @@ impl Shared {
                 tracing::debug!(pod = %update.pod, %error, "the status was not written; again later");
                 Outcome::Failed
             }
-            // Another pod of that name, or none, or another database: nobody waits for this status.
+            // Another pod of that name, or none: nobody waits for this status.
             Err(ApiError::NotFound(_) | ApiError::Conflict(_)) => Outcome::Done,
             Err(error) => {
                 tracing::warn!(pod = %update.pod, %error, "the API refused a pod's status");

@@ -68,15 +68,6 @@ pub(crate) struct FakeApi {
     pub(crate) on_pod: Mutex<Option<OnPod>>,
 }
 
-impl State {
-    fn same_epoch(&self, epoch: Option<u64>) -> Result<(), ApiError> {
-        match epoch.is_none_or(|epoch| epoch == self.epoch) {
-            true => Ok(()),
-            false => Err(ApiError::Conflict("another epoch".into())),
-        }
-    }
-}
-
 impl FakeApi {
     pub(crate) fn put_config_map(&self, namespace: &str, name: &str, data: &[(&str, &str)]) {
         let data = data.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
@@ -132,12 +123,6 @@ impl FakeApi {
     pub(crate) fn told(&self) -> Vec<(String, String)> {
         let of = |text: &Option<String>| text.clone().unwrap_or_default();
         self.state.lock().events.iter().map(|e| (of(&e.reason), of(&e.message))).collect()
-    }
-
-    pub(crate) fn first_event(&self, reason: &str) -> Option<Timestamp> {
-        let state = self.state.lock();
-        let event = state.events.iter().find(|e| e.reason.as_deref() == Some(reason))?;
-        event.first_timestamp.as_ref().map(|time| time.0)
     }
 
     pub(crate) fn reasons(&self) -> Vec<String> {
@@ -211,17 +196,8 @@ impl FakeApi {
     /// Goes back to a database that knows the node by name only, and none of its pods. Where the one before it is lost,
     /// its revision does not depend on that one's.
     pub(crate) fn restore(&self) {
-        self.restore_with(&[]);
-    }
-
-    /// The same, with these pods.
-    pub(crate) fn restore_with(&self, pods: &[Value]) {
         let mut state = self.state.lock();
-        let key = |pod: &Value| {
-            let text = |field: &str| pod["metadata"][field].as_str().unwrap().to_owned();
-            (text("namespace"), text("name"))
-        };
-        state.pods = pods.iter().map(|pod| (key(pod), pod.clone())).collect();
+        state.pods.clear();
         state.epoch += 1;
         state.revision = 1_000_000_000;
         for (name, node) in &mut state.nodes {
@@ -348,9 +324,8 @@ impl NodeApi for FakeApi {
         namespace: &str,
         name: &str,
         patch: &Value,
-        epoch: Option<u64>,
     ) -> Result<(), ApiError> {
-        self.up()?.same_epoch(epoch)?;
+        drop(self.up()?);
         let mut pod = self.get(namespace, name).ok_or_else(|| missing(name))?;
         if patch["metadata"]["uid"] != pod["metadata"]["uid"] {
             return Err(ApiError::Conflict("uid".into()));
@@ -358,16 +333,6 @@ impl NodeApi for FakeApi {
         merge(&mut pod, patch);
         self.apply(pod);
         Ok(())
-    }
-    async fn end_pod(
-        &self,
-        namespace: &str,
-        name: &str,
-        uid: &str,
-        epoch: Option<u64>,
-    ) -> Result<(), ApiError> {
-        self.up()?.same_epoch(epoch)?;
-        self.delete_pod(namespace, name, Some(uid), Some(0), None).await
     }
     async fn delete_pod(
         &self,
@@ -537,7 +502,6 @@ impl FakeFabric {
             body: body.to_owned().into(),
             message_id: None,
             repeated,
-            again: false,
             publisher: publisher.map(str::to_owned),
             routing_key: "node.n1".into(),
             reply: reply.map(|queue| ReplyTo { queue: queue.to_owned(), correlation_id: None }),

@@ -8,10 +8,6 @@ use crate::{GroupResource, ObjectKey};
 /// A write with this header is accepted only while the term that it names lasts.
 pub const FENCE_HEADER: &str = "warren-fence";
 
-/// A write with this header is accepted only by the incarnation of the database that it names: what was decided by one may be
-/// wrong for the backup that was restored in its place.
-pub const EPOCH_HEADER: &str = "warren-epoch";
-
 /// A namespace (63 bytes), a name and a holder (253 each), a number, and what parts them.
 const MAX_BYTES: usize = 600;
 

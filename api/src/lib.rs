@@ -27,7 +27,7 @@ pub mod validation;
 pub mod yaml;
 
 pub use conversion::Conversion;
-pub use fence::{EPOCH_HEADER, FENCE_HEADER, Fence};
+pub use fence::{FENCE_HEADER, Fence};
 pub use key::{GroupResource, NodeName, ObjectKey, Revision, Shard, Uid};
 pub use kind::{BuiltIn, Column, ColumnType, Kind, Registry, Scope, Subresource};
 pub use lease::{LEADER_QUEUE, LISTED, Listed};

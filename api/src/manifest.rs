@@ -20,11 +20,6 @@ pub const ORIGINAL_NAME: &str = "warren.dev/original-name";
 /// The answer to a repetition of a message that would make a second object.
 pub const MADE_ALREADY: &str =
     "the same message without a message_id came within ten minutes: no second object is made";
-/// The answer to a message whose id came before.
-pub const CAME_BEFORE: &str =
-    "a message with this message_id came within ten minutes: it is not done again";
-/// The answer to who wants a pod that is on its way out: it would be gone in a moment, whatever is changed of it.
-pub const BEING_DELETED: &str = "the pod is being deleted: say it again when it is gone";
 
 /// One object of a text.
 #[derive(Clone, Debug, PartialEq)]

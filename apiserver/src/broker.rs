@@ -112,15 +112,7 @@ async fn commands(api: Arc<Api>, link: ServerLink) {
             () = api.shutdown.draining() => return,
         };
         let Delivery::Command {
-            body,
-            publisher,
-            repeated,
-            again,
-            routing_key,
-            reply,
-            imitation,
-            ack,
-            ..
+            body, publisher, repeated, routing_key, reply, imitation, ack, ..
         } = delivery
         else {
             continue;
@@ -129,7 +121,6 @@ async fn commands(api: Arc<Api>, link: ServerLink) {
             true => Err(Status::bad_request(
                 "it has the form of an event, and the server did not send it".to_owned(),
             )),
-            false if again => Ok(nothing_done(manifest::CAME_BEFORE)),
             false => execute(&api, &log, &body, repeated, publisher.as_deref(), &routing_key).await,
         };
         let status = match &done {
@@ -150,14 +141,6 @@ async fn commands(api: Arc<Api>, link: ServerLink) {
     }
 }
 
-fn nothing_done(why: &str) -> Value {
-    let mut status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 200});
-    if !why.is_empty() {
-        status["message"] = why.into();
-    }
-    status
-}
-
 /// Does all that a message asks for, in its order, until one fails.
 async fn execute(
     api: &Arc<Api>,
@@ -173,7 +156,8 @@ async fn execute(
     let commands = manifest::commands(&api.registry, body)
         .map_err(|error| Status::bad_request(error.to_string()))?;
     let user = Arc::new(User::broker(publisher));
-    let mut last = nothing_done("");
+    let mut last =
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"});
     for command in commands {
         if repeated && command.makes_another() {
             if let Some(left_out) = log.pass(manifest::MADE_ALREADY) {
@@ -191,12 +175,7 @@ async fn execute(
                     Some(uid) => json!({"preconditions": {"uid": uid}}),
                     None => Value::Null,
                 };
-                let answer = call(api, &user, Method::DELETE, &path, &options).await?;
-                match answer.0 {
-                    // What should not be there is not.
-                    StatusCode::NOT_FOUND => nothing_done("it is not there"),
-                    _ => succeed(answer)?,
-                }
+                succeed(call(api, &user, Method::DELETE, &path, &options).await?)?
             }
             Command::StartManifest { name } => {
                 return Err(Status::bad_request(format!(
@@ -250,13 +229,7 @@ async fn apply(
     if let Some(patch) = patch.as_object_mut() {
         patch.remove("status");
     }
-    let patched = call(api, user, Method::PATCH, &path, &patch).await?;
-    let now: Object = serde_json::from_slice(&patched.1).unwrap_or_default();
-    match is_pod && patched.0.is_success() && now.is_being_deleted() {
-        // To be silent would be to lose it.
-        true => Err(Status::conflict(&api.pods(), &name, manifest::BEING_DELETED)),
-        false => succeed(patched),
-    }
+    succeed(call(api, user, Method::PATCH, &path, &patch).await?)
 }
 
 fn path(

@@ -126,7 +126,7 @@ pub(crate) fn reports(facts: &Facts) -> Vec<CheckReport> {
     }
     let depths = facts.broker.as_ref().and_then(|link| link.depths.as_deref());
     for one in &facts.leaders {
-        add("leader", leader(one, depths, facts.broker.as_ref().map(away)));
+        add("leader", leader(one, depths));
     }
     if let Some(depths) = depths {
         add("node-queues", node_queues(depths));
@@ -174,14 +174,7 @@ fn outbox(link: &Link) -> CheckState {
     }
 }
 
-/// For how long the broker is known to be.
-fn away(link: &Link) -> Duration {
-    let lost = [&link.publishes, &link.reads].into_iter().filter(|status| !status.connected);
-    lost.map(|status| status.since.elapsed().unwrap_or_default()).max().unwrap_or_default()
-}
-
-/// `away`: how long the broker is, where there is one.
-fn leader(one: &Leader, depths: Option<&Depths>, away: Option<Duration>) -> CheckState {
+fn leader(one: &Leader, depths: Option<&Depths>) -> CheckState {
     let Leader { lease, holder, term, renewed, queue } = one;
     let Some(holder) = holder else {
         return CheckState::Degraded(format!("{lease}: nobody leads; the last term was {term}"));
@@ -199,10 +192,6 @@ fn leader(one: &Leader, depths: Option<&Depths>, away: Option<Duration>) -> Chec
         Some(Some(Some(QueueDepth { consumers, .. }))) => {
             let standbys = consumers - 1;
             CheckState::Told(format!("{leads}, {standbys} standing by"))
-        }
-        // Until just now it led by its queue, and had nothing to renew.
-        _ if queue.is_some() && away.is_some_and(|away| away < RENEWED_WITHIN) => {
-            CheckState::Told(leads)
         }
         _ if *renewed > RENEWED_WITHIN => {
             CheckState::Degraded(format!("{leads}, not renewed for {}", time(*renewed)))

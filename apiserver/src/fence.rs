@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
-use warren_api::{Cause, EPOCH_HEADER, FENCE_HEADER, Fence, FieldError, ObjectKey, Reason, Status};
+use warren_api::{Cause, FENCE_HEADER, Fence, FieldError, ObjectKey, Status};
 use warren_store::Expected;
 
 use crate::api::Api;
@@ -14,25 +14,6 @@ use crate::authn::User;
 use crate::authz::{self, Facts};
 use crate::cache::Cache;
 use crate::request::{ResourceRequest, Verb};
-
-/// Refuses what was decided by another incarnation of the database than this one, where the sender says by which.
-pub(crate) fn same_epoch(headers: &HeaderMap, epoch: u64) -> Result<(), Status> {
-    let bad = || Status::bad_request(format!("the header {EPOCH_HEADER} must be one whole number"));
-    let mut all = headers.get_all(EPOCH_HEADER).iter();
-    let Some(first) = all.next() else { return Ok(()) };
-    let named: Option<u64> = first.to_str().ok().and_then(|text| text.parse().ok());
-    match named.filter(|_| all.next().is_none()) {
-        None => Err(bad()),
-        Some(named) if named == epoch => Ok(()),
-        Some(named) => Err(Status::new(
-            Reason::Conflict,
-            format!(
-                "the write was decided by epoch {named} of the database, and this is epoch {epoch}: it was restored; \
-                 list again"
-            ),
-        )),
-    }
-}
 
 /// The fence of a write, if its sender set one. Only whoever could take the Lease may name it: the answer tells of it.
 pub(crate) fn of(

@@ -52,9 +52,6 @@ pub enum Delivery {
         /// It has no id, and its content came before within ten minutes: whoever says what a name already says may say
         /// it again, but nothing is to be made twice.
         repeated: bool,
-        /// Its id came before, within ten minutes: nothing is to be done, and only who waits for an answer is told so. Those
-        /// that nobody waits for do not come.
-        again: bool,
         /// As published: on `warren.commands` a node's name or `apply`; the queue's name where it was put on a queue
         /// by hand.
         routing_key: String,

@@ -252,32 +252,6 @@ async fn a_missing_config_map_is_waited_for() {
     world.pod_is("ready", |p| condition(p, "Ready") == "True").await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn events_wait_for_the_api() {
-    let began = TokioClock::new().now();
-    let world = start(|_| {}).await;
-    world.api.apply(pod(one(json!({})), json!({})));
-    world.pod_is("ready", |p| condition(p, "Ready") == "True").await;
-    world.api.set_down(true);
-    let before = world.api.told().len();
-    let mut bad = pod(one(json!({})), json!({}));
-    bad["metadata"]["name"] = "bad".into();
-    bad["spec"]["containers"][0]["image"] = "missing.invalid/x:1".into();
-    world.api.apply(bad);
-    let fails = |_: &FakeApi| {
-        let entry = world.index.by_name("default", "bad")?;
-        let state = entry.status.container_statuses.as_ref()?.first()?.state.clone()?;
-        (state.waiting?.reason.as_deref() == Some("ImagePullBackOff")).then_some(())
-    };
-    world.api.until("it fails", fails).await;
-    assert_eq!(world.api.told().len(), before);
-    tokio::time::sleep(Duration::from_secs(3_600)).await;
-    world.api.set_down(false);
-    let first = |api: &FakeApi| api.first_event("Failed");
-    let at = world.api.until("told", first).await;
-    assert!(at.duration_since(began).as_secs() < 600, "as of when it happened: {began} {at}");
-}
-
 #[tokio::test]
 async fn what_the_queue_brings_is_not_asked_for() {
     let dir = tempfile::tempdir().unwrap();
@@ -610,54 +584,6 @@ async fn a_backup_that_is_restored_again_is_another_database() {
     let of_second = |api: &FakeApi| listed(api).filter(|at| at.covers(second));
     world.api.until("the lease says so of the second, which is behind the first", of_second).await;
     assert_eq!(runtime.pods().await.unwrap().len(), 0, "not before the pod has ended");
-}
-
-/// The backup knows nothing of the deletion: the pod must be there, and run again. `heard`: the old database had heard
-/// that nothing was left of it, and the new one came before anybody said that it had gone.
-async fn a_deletion_is_undone(heard: bool) {
-    let world = start(|_| {}).await;
-    let runtime = world.simulation.node("n1");
-    let mut spec = one(json!({}));
-    spec["terminationGracePeriodSeconds"] = 1.into();
-    world.api.apply(pod(spec, json!({})));
-    let backup = world.pod_is("it runs", |pod| phase(pod) == "Running").await;
-    world.api.delete_gracefully("default", "web", 1);
-    *world.api.on_pod.lock() = None;
-    // What is told of it from now on is not heard.
-    if heard {
-        let gone = |api: &FakeApi| api.get("default", "web").is_none().then_some(());
-        world.api.until("it is gone", gone).await;
-    } else {
-        world.api.set_down(true);
-    }
-    while !runtime.pods().await.unwrap().is_empty() {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    // Time to tell, or to try to.
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    world.api.restore_with(std::slice::from_ref(&backup));
-    world.api.set_down(false);
-    // The old word comes before the list does.
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    world.fabric.relist_for(warren_broker::consume::reason::EPOCH);
-    let runs = |_: &FakeApi| {
-        let entry = world.index.by_name("default", "web")?;
-        entry.observed.container("c").filter(|c| c.is_running()).map(drop)
-    };
-    world.api.until("it runs again", runs).await;
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    let there = world.api.get("default", "web").expect("nobody has deleted it");
-    assert_eq!((phase(&there), &there["metadata"]["uid"]), ("Running", &backup["metadata"]["uid"]));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_deletion_that_a_restore_undoes_was_heard() {
-    a_deletion_is_undone(true).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_deletion_that_a_restore_undoes_waits_to_be_told() {
-    a_deletion_is_undone(false).await;
 }
 
 #[tokio::test(start_paused = true)]

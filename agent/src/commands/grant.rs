@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
-use warren_api::{Object, Reason, Status, manifest};
+use warren_api::{Object, Reason, Status};
 
 use super::{Wish, Worker};
 use crate::api::ApiError;
@@ -39,12 +39,7 @@ impl Worker {
                 match self.api.create_pod(&body, Some(by)).await {
                     Ok(pod) => Ok(made(201, &pod)),
                     Err(ApiError::AlreadyExists(_)) if !name.is_empty() => {
-                        let pod = self.patch(object, by).await?;
-                        match pod.metadata.deletion_timestamp {
-                            // To be silent would be to lose it.
-                            Some(_) => Err(ApiError::Conflict(manifest::BEING_DELETED.into())),
-                            None => Ok(made(200, &pod)),
-                        }
+                        self.patch(object, by).await.map(|pod| made(200, &pod))
                     }
                     Err(error) => Err(error),
                 }

@@ -10,7 +10,7 @@ use warren_api::Revision;
 use warren_broker::{Stream, Subscriber};
 use warren_process::Backoff;
 
-use super::{EPOCH, Feed};
+use super::Feed;
 use crate::api::PodList;
 use crate::desired::Desired;
 use crate::mirror;
@@ -87,7 +87,7 @@ impl Feed {
     }
 
     async fn listed(&self, desired: &mut Desired, list: PodList) {
-        let (listed, PodList { pods, at, epoch }) = (list.listed(), list);
+        let (listed, PodList { pods, at, .. }) = (list.listed(), list);
         let bodies: Vec<(String, Bytes)> = pods
             .iter()
             .filter(|p| mirror::mirrors(p).is_none())
@@ -99,11 +99,6 @@ impl Feed {
         let kept = self.keep.replace_pods(bodies).await;
         if let Err(error) = &kept {
             tracing::error!(%error, "the pods of this node are not on disk");
-        } else if let Some(epoch) = epoch
-            // After them: pods of a newer database by an older one's name are only told of later.
-            && let Err(error) = self.keep.put_note(EPOCH, epoch.to_string().into()).await
-        {
-            tracing::warn!(%error, "it is not on disk which database this node's pods are of");
         }
         // Pods that are on their way out may still need theirs.
         let ending = self.context.index.pods(Some(&self.context.node.0));
@@ -116,8 +111,7 @@ impl Feed {
         self.context.objects.forget_all();
         self.sinks.iter().for_each(|sink| sink.relist());
         // What is not on disk a restart would not know.
-        let listed = listed.filter(|_| kept.is_ok());
-        self.tell(Change::Complete { epoch, listed }).await;
+        self.tell(Change::Complete(listed.filter(|_| kept.is_ok()))).await;
         self.writer.wake();
         self.context.api_answers.notify_one();
     }

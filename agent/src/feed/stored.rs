@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
-use super::{EPOCH, Feed};
+use super::Feed;
 use crate::desired::Desired;
 use crate::keep::Keep;
 use crate::pod::manager::{Change, Source};
@@ -15,9 +15,7 @@ impl Feed {
     /// What is on disk runs first: a cold start needs nobody.
     pub(super) async fn stored(&self, node: &str, desired: &mut Desired) {
         // What has become of them since the API was last heard.
-        let epoch = self.keep.note(EPOCH).await.ok().flatten();
-        let epoch = epoch.and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok());
-        let mut since: HashMap<_, _> = self.writer.restore(epoch).await.into_iter().collect();
+        let mut since: HashMap<_, _> = self.writer.restore().await.into_iter().collect();
         let pods = match self.keep.pods().await {
             Ok(pods) => pods,
             Err(error) => {

@@ -51,13 +51,8 @@ pub(crate) enum Change {
     Remove(Arc<str>, Option<Arc<Pod>>),
     /// A pod that is not wanted, and of which something may be left.
     Ended(Arc<Pod>),
-    /// Everything that is wanted has been said: what else runs is an orphan.
-    Complete {
-        /// The incarnation of the database that says so, where it is known.
-        epoch: Option<u64>,
-        /// By this list, where it is on disk.
-        listed: Option<Listed>,
-    },
+    /// Everything that is wanted has been said: what else runs is an orphan. By this list, where it is on disk.
+    Complete(Option<Listed>),
     /// What the API has for this pod was made anew (a static pod's mirror, a pod that was begun without the API): it has no
     /// status.
     Mirrored(Arc<str>),
@@ -359,8 +354,7 @@ fn update(slot: &Slot, delete: bool) -> Update {
         }
         status = Arc::new(last);
     }
-    let mirror = slot.source == Source::Static;
-    Update { pod: spec::pod_ref(&slot.pod), mirror, status, delete, epoch: None }
+    Update { pod: spec::pod_ref(&slot.pod), mirror: slot.source == Source::Static, status, delete }
 }
 
 fn wanted(slot: &mut Slot, now: Timestamp) -> Wanted {

@@ -34,9 +34,6 @@ pub(super) struct Queue {
     /// What is not newer than this waited for the API.
     behind: u64,
     pub(super) away: bool,
-    /// Of the database by which the manager decides, and whether it was told by now what that wants.
-    epoch: Option<u64>,
-    is_told: bool,
 }
 
 struct Waiting {
@@ -63,15 +60,10 @@ impl Queue {
     /// A deletion that waits stays one: the object would never go.
     pub(super) fn put(&mut self, uid: Uid, mut update: Update, now: Instant) {
         self.last += 1;
-        update.epoch = self.epoch.filter(|_| !update.mirror);
         let settles = !update.delete && status::is_interim(&update.status);
         let mut not_before = if settles { now + SETTLE } else { now };
         if let Some(old) = self.updates.get(&uid) {
-            update.delete |= old.update.delete && old.update.epoch == update.epoch;
-            if old.update == update {
-                // It keeps its place.
-                return;
-            }
+            update.delete |= old.update.delete;
             not_before = not_before.min(old.not_before);
         }
         let sequence = self.last;
@@ -84,23 +76,6 @@ impl Queue {
         self.behind = self.last;
         self.kept.insert(uid.clone());
         self.updates.insert(uid, Waiting { update, not_before: now, sequence, is_kept: true });
-    }
-
-    /// What is on disk, by which is decided until there is a list, is of this database.
-    pub(super) fn kept(&mut self, epoch: Option<u64>) {
-        self.epoch = epoch;
-    }
-
-    /// Who decides was told of all that this database wants, and tells anew what was decided by another, or by nobody knows
-    /// which: by an event of before a restore, say. Until then that does not go.
-    pub(super) fn listed(&mut self, epoch: Option<u64>) {
-        let first = !std::mem::replace(&mut self.is_told, true);
-        if epoch.is_none() || epoch == self.epoch && !first {
-            return;
-        }
-        self.epoch = epoch;
-        let stays = |update: &Update| update.mirror || update.epoch == epoch;
-        self.updates.retain(|_, waiting| stays(&waiting.update));
     }
 
     pub(super) fn forget(&mut self, uid: &str) {
@@ -147,13 +122,9 @@ impl Queue {
             Again::NoMirror => drop(self.no_mirror.insert(uid.clone())),
             Again::Stuck => drop(self.stuck.insert(uid.clone())),
         }
-        let (delete, epoch) = (update.delete, update.epoch);
-        if epoch.is_some() && epoch != self.epoch {
-            return;
-        }
+        let delete = update.delete;
         let waiting = Waiting { update, not_before: now, sequence, is_kept: false };
-        let newest = &mut self.updates.entry(uid).or_insert(waiting).update;
-        newest.delete |= delete && newest.epoch == epoch;
+        self.updates.entry(uid).or_insert(waiting).update.delete |= delete;
     }
 
     /// The API answers: the oldest is tried, and what it did not take before as well.
@@ -169,7 +140,7 @@ impl Queue {
         let waits = |uid: &Uid| self.updates.contains_key(uid) || self.in_flight.contains_key(uid);
         let old = self.kept.iter().filter(|uid| !waits(uid));
         let mut rows: Vec<Row> = old.map(|uid| Row::Delete(uid.clone())).collect();
-        if self.away || !self.is_told {
+        if self.away {
             // A mirror's status is told anew when there is a mirror.
             let new = self.updates.iter().filter(|(_, w)| !w.is_kept && !w.update.mirror);
             rows.extend(new.map(|(uid, waiting)| Row::Put(uid.clone(), waiting.sequence)));
@@ -206,10 +177,7 @@ impl Queue {
 
     fn free(&self) -> impl Iterator<Item = (&Uid, &Waiting)> {
         let free = |uid: &Uid| !self.in_flight.contains_key(uid) && !self.held(uid);
-        // By whose word, must be known.
-        let known = |update: &Update| self.is_told || update.mirror || update.epoch.is_some();
-        let all = self.updates.iter();
-        all.filter(move |(uid, waiting)| free(uid) && known(&waiting.update))
+        self.updates.iter().filter(move |(uid, _)| free(uid))
     }
 }
 
@@ -231,13 +199,7 @@ mod tests {
     fn update(status: serde_json::Value, delete: bool) -> Update {
         let pod = PodRef { namespace: "ns".into(), name: "p".into(), uid: "u".into() };
         let status = Arc::new(serde_json::from_value(status).unwrap());
-        Update { pod, mirror: false, status, delete, epoch: Some(1) }
-    }
-
-    fn told() -> Queue {
-        let mut queue = Queue::default();
-        queue.listed(Some(1));
-        queue
+        Update { pod, mirror: false, status, delete }
     }
 
     fn said(text: &str) -> Update {
@@ -269,7 +231,7 @@ mod tests {
             (running, false, false),
             (json!({"phase": "Pending"}), false, false),
         ] {
-            let mut queue = told();
+            let mut queue = Queue::default();
             queue.put("a".into(), update(status.clone(), delete), now);
             assert_eq!(queue.take(now).is_none(), waits, "{status}");
             assert_eq!(queue.take(now + SETTLE).is_some(), waits, "{status}");
@@ -279,7 +241,7 @@ mod tests {
     #[test]
     fn what_waited_for_the_api_goes_one_by_one_in_order() {
         let now = Instant::now();
-        let mut queue = told();
+        let mut queue = Queue::default();
         queue.put("a".into(), said("a1"), now);
         queue.put("b".into(), said("b1"), now);
         let (_, first, taken_a) = take(&mut queue, now).unwrap();
@@ -319,7 +281,7 @@ mod tests {
     #[test]
     fn what_was_kept_goes_first_and_a_newer_word_takes_its_place() {
         let now = Instant::now();
-        let mut queue = told();
+        let mut queue = Queue::default();
         queue.restore("b".into(), said("b"), 9, now);
         queue.restore("a".into(), said("a"), 7, now);
         queue.restore("gone".into(), update(json!({}), true), 8, now);
@@ -335,49 +297,9 @@ mod tests {
     }
 
     #[test]
-    fn what_another_database_has_decided_is_not_told() {
-        let now = Instant::now();
-        let mut queue = Queue::default();
-        queue.put("before".into(), said("by an event of nobody knows when"), now);
-        assert!(take(&mut queue, now).is_none(), "nor is it told");
-        queue.kept(Some(1));
-        queue.restore("kept".into(), said("kept"), 5, now);
-        queue.restore("ended".into(), update(json!({}), true), 6, now);
-        queue.put("new".into(), said("new"), now);
-        let (_, first, taken) = take(&mut queue, now).unwrap();
-        assert_eq!((&*first, taken.update.epoch), ("kept", Some(1)), "before there is a list");
-        queue.listed(Some(1));
-        queue.put("kept".into(), said("kept"), now);
-        assert_eq!(
-            queue.updates.len(),
-            3,
-            "the same database: all of it stays, but what was of none"
-        );
-        queue.listed(Some(2));
-        assert_eq!(queue.updates.len(), 0);
-        queue.again(taken, Again::Away, now);
-        assert_eq!(queue.updates.len(), 0, "it comes back too late");
-        queue.put("ended".into(), said("it lives"), now);
-        queue.is_back();
-        let (_, text, taken) = take(&mut queue, now).unwrap();
-        assert_eq!((&*text, taken.update.delete), ("it lives", false));
-    }
-
-    #[test]
-    fn the_same_word_keeps_its_place() {
-        let now = Instant::now();
-        let mut queue = told();
-        for text in ["a", "b", "a"] {
-            queue.put(text.into(), said(text), now);
-        }
-        let (uid, _, _) = take(&mut queue, now).unwrap();
-        assert_eq!(uid, "a");
-    }
-
-    #[test]
     fn what_is_not_taken_holds_up_nobody() {
         let now = Instant::now();
-        let mut queue = told();
+        let mut queue = Queue::default();
         queue.restore("a".into(), said("a"), 1, now);
         queue.restore("b".into(), said("b"), 2, now);
         let (_, _, taken) = take(&mut queue, now).unwrap();

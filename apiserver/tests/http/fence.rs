@@ -109,32 +109,6 @@ async fn every_verb_that_writes_is_fenced() {
     world.stop().await;
 }
 
-/// A backup that was restored may know nothing of what somebody has decided by.
-#[tokio::test]
-async fn what_another_database_decided_is_refused() {
-    let world = World::start().await;
-    let mut admin = world.admin().await;
-    let epoch = metric(&mut admin, "warren_epoch").await;
-    let mut write = async |epoch: &[&str]| {
-        let content = ("content-type", "application/json");
-        let named = epoch.iter().map(|epoch| ("warren-epoch", *epoch));
-        let headers: Vec<_> = std::iter::once(content).chain(named).collect();
-        let body = json!({"metadata": {"generateName": "m-"}}).to_string();
-        let answer = admin.call("POST", MAPS, &headers, body).await;
-        (answer.code.as_u16(), String::from_utf8_lossy(&answer.body).into_owned())
-    };
-    let (this, other) = (epoch.to_string(), (epoch - 1).to_string());
-    assert_eq!(write(&[&this]).await.0, 201);
-    let (code, body) = write(&[&other]).await;
-    assert!(code == 409 && body.contains("it was restored; list again"), "{code} {body}");
-    for bad in [&["x"][..], &[""], &["-1"], &[&this, &this]] {
-        let (code, body) = write(bad).await;
-        assert!(code == 400 && body.contains("the header warren-epoch must be"), "{code} {body}");
-    }
-    assert_eq!(admin.call("GET", MAPS, &[("warren-epoch", &other)], "").await.code.as_u16(), 200);
-    world.stop().await;
-}
-
 #[tokio::test]
 async fn a_fence_is_checked_before_it_is_believed() {
     let world = World::start().await;

@@ -111,13 +111,8 @@ impl Session {
         };
         let content = fingerprint(&routing_key, publisher.as_deref(), said);
         let repeated = !self.seen.is_new(content, Instant::now());
-        let reply = text(message.properties.reply_to()).map(|queue| ReplyTo {
-            queue,
-            correlation_id: text(message.properties.correlation_id()),
-        });
         // Without an id a repetition may be a second wish; what the broker brings again is none.
-        let again = repeated && (message_id.is_some() || message.redelivered);
-        if again {
+        if repeated && (message_id.is_some() || message.redelivered) {
             add(&self.metrics.duplicates, 1);
             if let Some(left_out) = self.log.pass("came before") {
                 tracing::info!(
@@ -128,12 +123,14 @@ impl Session {
                     "dropped a message that came before within ten minutes"
                 );
             }
-            if reply.is_none() {
-                return self.acknowledge(channel, tag).await;
-            }
+            return self.acknowledge(channel, tag).await;
         }
         let count = self.counts.get(&content).copied().unwrap_or(0) + 1;
         let body = Bytes::from(std::mem::take(&mut message.data));
+        let reply = text(message.properties.reply_to()).map(|queue| ReplyTo {
+            queue,
+            correlation_id: text(message.properties.correlation_id()),
+        });
         let letter = self
             .dead_letters
             .is_some()
@@ -148,7 +145,6 @@ impl Session {
             message_id,
             publisher,
             repeated,
-            again,
             routing_key,
             reply,
             imitation,

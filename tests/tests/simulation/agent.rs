@@ -37,7 +37,6 @@ struct Update {
     target: Target,
     status: Arc<PodStatus>,
     delete: bool,
-    epoch: Option<u64>,
 }
 
 /// What the world does for the agent.
@@ -71,8 +70,6 @@ pub struct Agent {
     /// What its lease says of the list that it agrees with.
     pub agreed: Option<Listed>,
     updates: BTreeMap<Arc<str>, Update>,
-    /// Of the database by which it decides.
-    epoch: Option<u64>,
     /// A status is on its way.
     pub writing: bool,
     pub todo: Vec<Todo>,
@@ -104,7 +101,6 @@ impl Agent {
             agreement: Agreement::default(),
             agreed: None,
             updates: BTreeMap::new(),
-            epoch: None,
             writing: false,
             todo: Vec::new(),
             registered: false,
@@ -120,7 +116,6 @@ impl Agent {
 
     /// The process starts: what is on disk runs first, then what the runtime has is looked at.
     pub fn start(&mut self, machine: &Machine, now: Timestamp) {
-        self.epoch = (!machine.keep.is_empty()).then(|| machine.epoch());
         let stored: Vec<Pod> =
             machine.keep.values().filter_map(|body| serde_json::from_slice(body).ok()).collect();
         for pod in stored {
@@ -143,10 +138,6 @@ impl Agent {
 
     fn upsert(&mut self, pod: Arc<Pod>, machine: &Machine, now: Timestamp) {
         let PodRef { namespace, name, uid } = spec::pod_ref(&pod);
-        let ends = |slot: &Slot| slot.removed || slot.pod.metadata.deletion_timestamp.is_some();
-        if pod.metadata.deletion_timestamp.is_none() && self.slots.get(&uid).is_some_and(ends) {
-            self.ends_no_more(&uid, &pod, machine, now);
-        }
         if let Some(slot) = self.slots.get_mut(&uid) {
             let (old, new) = (&slot.pod.metadata, &pod.metadata);
             let same = old.generation == new.generation
@@ -168,16 +159,6 @@ impl Agent {
         self.names.entry((namespace, name)).or_default().push(uid.clone());
         self.insert(uid.clone(), pod, false, memory, status);
         self.step(&uid, machine, now);
-    }
-
-    /// As the manager: a restore knows nothing of the pod's deletion.
-    fn ends_no_more(&mut self, uid: &Arc<str>, pod: &Pod, machine: &Machine, now: Timestamp) {
-        self.updates.remove(uid);
-        let Some(slot) = self.slots.get_mut(uid) else { return };
-        if slot.cleaned {
-            return self.drop_slot(uid, machine, now);
-        }
-        slot.status = Arc::new(pod.status.clone().unwrap_or_default());
     }
 
     fn insert(
@@ -217,15 +198,10 @@ impl Agent {
     /// All that is wanted has been said: what else runs is ended.
     pub fn complete(&mut self, listed: Listed, machine: &Machine, now: Timestamp) {
         self.complete = true;
-        if self.epoch != Some(listed.epoch) {
-            self.epoch = Some(listed.epoch);
-            self.updates.retain(|_, update| update.epoch == self.epoch);
-        }
         self.agreement.listed(listed);
         self.look(machine, now);
         let differs = |slot: &Slot| {
-            let same = |s| status::same(s, &slot.status);
-            slot.learnt && (slot.cleaned || slot.pod.status.as_ref().is_none_or(|s| !same(s)))
+            slot.learnt && slot.pod.status.as_ref().is_none_or(|s| !status::same(s, &slot.status))
         };
         let again: Vec<_> = self
             .slots
@@ -422,9 +398,6 @@ impl Agent {
             Op::Remove { name, .. } => memory.container(name).busy = None,
             Op::CleanUp => {
                 memory.cleaning = false;
-                if !slot.removed && slot.pod.metadata.deletion_timestamp.is_none() {
-                    return self.step(uid, machine, now);
-                }
                 slot.cleaned = true;
                 if slot.removed {
                     return self.drop_slot(uid, machine, now);
@@ -524,9 +497,7 @@ impl Agent {
 
     fn put(&mut self, uid: &str, delete: bool) {
         let Some(slot) = self.slots.get(uid) else { return };
-        let epoch = self.epoch;
-        let known = self.updates.get(uid);
-        let delete = delete || known.is_some_and(|known| known.delete && known.epoch == epoch);
+        let delete = delete || self.updates.get(uid).is_some_and(|update| update.delete);
         let mut status = Arc::clone(&slot.status);
         if delete {
             let mut last = (*status).clone();
@@ -537,7 +508,7 @@ impl Agent {
             }
             status = Arc::new(last);
         }
-        let update = Update { target: Target::of(&*slot.pod), status, delete, epoch };
+        let update = Update { target: Target::of(&*slot.pod), status, delete };
         self.updates.insert(uid.into(), update);
     }
 
@@ -546,21 +517,14 @@ impl Agent {
         if self.writing || !self.up {
             return None;
         }
-        // By whose word, must be known.
-        let known = |update: &Update| self.complete || update.epoch.is_some();
-        let uid = self.updates.iter().find(|(_, update)| known(update))?.0.clone();
-        let (uid, update) = self.updates.remove_entry(&uid)?;
+        let (uid, update) = self.updates.pop_first()?;
         self.writing = true;
         let patch: Value = status::patch(Some(&uid), &update.status);
-        let Update { target, delete, epoch, .. } = update;
-        Some((uid, Request::Status { target, patch, delete, epoch }))
+        Some((uid, Request::Status { target: update.target, patch, delete: update.delete }))
     }
 
     /// Nobody heard it: it waits again, unless something newer does.
-    pub fn again(&mut self, uid: &Arc<str>, delete: bool, epoch: Option<u64>) {
-        if epoch.is_some() && epoch != self.epoch {
-            return;
-        }
+    pub fn again(&mut self, uid: &Arc<str>, delete: bool) {
         match self.updates.get_mut(uid) {
             Some(newer) => newer.delete |= delete,
             None => self.put(uid, delete),

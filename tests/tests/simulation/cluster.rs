@@ -140,13 +140,13 @@ impl World {
     fn node_answered(&mut self, node: usize, request: &Request, token: Token, answer: &Answer) {
         let run = self.agents[node].run;
         match (token, answer) {
-            (Token::Status { uid, delete, epoch }, answer) => {
+            (Token::Status { uid, delete }, answer) => {
                 self.agents[node].writing = false;
                 let mut pause = 0;
                 let again = matches!(answer, Answer::Nobody)
                     || matches!(answer, Answer::Refused { code, .. } if *code >= 500);
                 if again {
-                    self.agents[node].again(&uid, delete, epoch);
+                    self.agents[node].again(&uid, delete);
                     pause = self.rng.range(300, 1_000);
                 }
                 self.after(pause, Happens::WriteStatus { node, run });
@@ -302,11 +302,8 @@ impl World {
 
     pub fn write_status(&mut self, node: usize) {
         if let Some((uid, request)) = self.agents[node].take() {
-            let (delete, epoch) = match &request {
-                Request::Status { delete, epoch, .. } => (*delete, *epoch),
-                _ => (false, None),
-            };
-            self.ask(Caller::Node(node), request, Token::Status { uid, delete, epoch }, None);
+            let delete = matches!(request, Request::Status { delete: true, .. });
+            self.ask(Caller::Node(node), request, Token::Status { uid, delete }, None);
         }
     }
 

@@ -23,7 +23,7 @@ pub enum Caller {
 
 #[derive(Clone, Debug)]
 pub enum Token {
-    Status { uid: Arc<str>, delete: bool, epoch: Option<u64> },
+    Status { uid: Arc<str>, delete: bool },
     Beat { lost: bool },
     Register,
     Ready,

@@ -208,11 +208,6 @@ impl Manager {
     /// Nothing is left of the pod on this machine.
     pub(super) fn cleaned(&mut self, uid: &str) {
         let Some(slot) = self.slots.get_mut(uid) else { return };
-        let ends = slot.removed || slot.pod.metadata.deletion_timestamp.is_some();
-        if slot.source == Source::Api && !ends {
-            // A restore has undone the deletion meanwhile: it begins anew.
-            return self.observe(uid);
-        }
         slot.cleaned = true;
         slot.probes.clear();
         if slot.removed || slot.source == Source::Static {

@@ -39,10 +39,8 @@ impl Manager {
                     self.insist(&uid);
                 }
             }
-            Change::Complete { epoch, listed } => {
+            Change::Complete(listed) => {
                 self.complete = true;
-                // Only now: what was decided by what was said before may be wrong for a restored database.
-                self.writer.listed(epoch);
                 if let Some(listed) = listed {
                     self.agreement.listed(listed);
                 }
@@ -50,9 +48,7 @@ impl Manager {
                 for (uid, slot) in &self.slots {
                     let stored = slot.pod.status.as_ref();
                     let differs = stored.is_none_or(|s| !status::same(s, &slot.status));
-                    // It is still there, so nobody heard that nothing is left of it.
-                    let tells = differs || slot.cleaned;
-                    if slot.source == Source::Api && slot.observed.is_some() && tells {
+                    if slot.source == Source::Api && slot.observed.is_some() && differs {
                         self.writer.put(uid.clone(), update(slot, slot.cleaned));
                     }
                 }
@@ -89,12 +85,6 @@ impl Manager {
     fn upsert(&mut self, pod: Arc<Pod>, source: Source) {
         let pod_ref = spec::pod_ref(&pod);
         let uid = pod_ref.uid.clone();
-        let ends = |slot: &Slot| slot.removed || slot.pod.metadata.deletion_timestamp.is_some();
-        let undone = pod.metadata.deletion_timestamp.is_none()
-            && self.slots.get(&uid).is_some_and(|slot| source == Source::Api && ends(slot));
-        if undone {
-            self.ends_no_more(&uid, &pod);
-        }
         if let Some(slot) = self.slots.get_mut(&uid) {
             let (old, new) = (&slot.pod.metadata, &pod.metadata);
             let same = old.generation == new.generation
@@ -135,17 +125,6 @@ impl Manager {
         if self.listed {
             self.observe(&uid);
         }
-    }
-
-    /// The database was restored, and knows nothing of the pod's deletion: what that made of the pod does not count.
-    fn ends_no_more(&mut self, uid: &Arc<str>, pod: &Pod) {
-        self.writer.forget(uid);
-        let Some(slot) = self.slots.get_mut(uid) else { return };
-        if slot.cleaned {
-            // Of a pod that is gone nothing is left to go on with.
-            return self.drop_slot(uid);
-        }
-        slot.status = Arc::new(pod.status.clone().unwrap_or_default());
     }
 
     fn insert(
