@@ -85,6 +85,11 @@ impl Manager {
     fn upsert(&mut self, pod: Arc<Pod>, source: Source) {
         let pod_ref = spec::pod_ref(&pod);
         let uid = pod_ref.uid.clone();
+        let lives = source == Source::Api && pod.metadata.deletion_timestamp.is_none();
+        if lives && self.slots.get(&uid).is_some_and(|slot| slot.cleaned) {
+            // A restore has undone its deletion: it begins anew, and is not ended once more.
+            self.drop_slot(&uid);
+        }
         if let Some(slot) = self.slots.get_mut(&uid) {
             let (old, new) = (&slot.pod.metadata, &pod.metadata);
             let same = old.generation == new.generation
