@@ -196,8 +196,17 @@ impl FakeApi {
     /// Goes back to a database that knows the node by name only, and none of its pods. Where the one before it is lost,
     /// its revision does not depend on that one's.
     pub(crate) fn restore(&self) {
+        self.restore_with(&[]);
+    }
+
+    /// The same, with these pods.
+    pub(crate) fn restore_with(&self, pods: &[Value]) {
         let mut state = self.state.lock();
-        state.pods.clear();
+        let key = |pod: &Value| {
+            let text = |field: &str| pod["metadata"][field].as_str().unwrap().to_owned();
+            (text("namespace"), text("name"))
+        };
+        state.pods = pods.iter().map(|pod| (key(pod), pod.clone())).collect();
         state.epoch += 1;
         state.revision = 1_000_000_000;
         for (name, node) in &mut state.nodes {

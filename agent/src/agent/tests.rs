@@ -9,6 +9,8 @@ use crate::runtime::simulated::Simulation;
 use crate::testing::{FakeApi, FakeFabric, TokioClock};
 
 mod alone;
+mod references;
+mod restored;
 
 struct World {
     api: Arc<FakeApi>,
@@ -235,57 +237,6 @@ async fn liveness_restarts_and_deadline_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_missing_config_map_is_waited_for() {
-    let world = start(|_| {}).await;
-    let spec = one(json!({"env": [{"name": "A",
-        "valueFrom": {"configMapKeyRef": {"name": "m", "key": "k"}}}]}));
-    world.api.apply(pod(spec, json!({})));
-    let waiting = world
-        .pod_is("waiting", |p| {
-            p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"]
-                == "CreateContainerConfigError"
-        })
-        .await;
-    let state = &waiting["status"]["containerStatuses"][0]["state"]["waiting"];
-    assert_eq!(state["message"], "configmap \"m\" not found");
-    world.api.put_config_map("default", "m", &[("k", "v")]);
-    world.pod_is("ready", |p| condition(p, "Ready") == "True").await;
-}
-
-#[tokio::test]
-async fn what_the_queue_brings_is_not_asked_for() {
-    let dir = tempfile::tempdir().unwrap();
-    let world = start(|config| config.dir = Some(dir.path().join("agent"))).await;
-    let refers = |name: &str, map: &str| {
-        let from = json!({"configMapKeyRef": {"name": map, "key": "k"}});
-        let spec = one(json!({"env": [{"name": "A", "valueFrom": from}]}));
-        let mut pod = pod(spec, json!({}));
-        pod["metadata"]["name"] = name.into();
-        pod
-    };
-    world.api.apply(refers("first", "none"));
-    world
-        .api
-        .until("the node has listed its pods", |_| world.index.by_name("default", "first"))
-        .await;
-    world.api.set_down(true);
-    let map = |data: &str| json!({"metadata": {"namespace": "default", "name": "m", "resourceVersion": "5"}, "data": {"k": data}});
-    world.fabric.brings("configmaps", &map("v"));
-    // Of other things nothing is made, and nothing is damaged by what cannot be read.
-    world.fabric.brings("persistentvolumeclaims", &map("v"));
-    world.fabric.brings("configmaps", &json!({"metadata": "m"}));
-    world.api.apply(refers("web", "m"));
-    let runs = |_: &FakeApi| {
-        let entry = world.index.by_name("default", "web")?;
-        entry.observed.container("c").filter(|c| c.is_running()).map(drop)
-    };
-    world.api.until("runs", runs).await;
-    let waits = world.index.by_name("default", "first").unwrap();
-    assert!(waits.observed.container("c").is_none(), "nobody brought its map");
-    assert!(world.fabric.outcomes.lock().iter().all(|outcome| outcome == "ack"));
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_failed_pull_backs_off_and_a_deletion_ends_it() {
     let world = start(|_| {}).await;
     let mut spec = one(json!({}));
@@ -478,77 +429,6 @@ async fn a_manifest_runs_without_an_api_and_is_mirrored_later() {
     world.api.until("ended", |_| world.index.pods(None).is_empty().then_some(())).await;
 }
 
-#[tokio::test]
-async fn a_cold_start_needs_no_api() {
-    let dir = tempfile::tempdir().unwrap();
-    let agent_dir = dir.path().join("agent");
-    let world = start(|config| config.dir = Some(agent_dir.clone())).await;
-    world.api.put_config_map("default", "m", &[("k", "v")]);
-    world.api.put_secret("default", "s", &[("k", "hush hush")]);
-    let env = json!([
-        {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "k"}}},
-        {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
-    ]);
-    world.api.apply(pod(one(json!({"env": env})), json!({})));
-    world.pod_is("ready", |p| condition(p, "Ready") == "True").await;
-    world.tasks.shutdown().trigger();
-    world.tasks.wait(Duration::from_secs(5)).await.unwrap();
-    drop(world);
-    for file in std::fs::read_dir(&agent_dir).unwrap() {
-        let path = file.unwrap().path();
-        let bytes = std::fs::read(&path).unwrap_or_default();
-        // As JSON has it: the data of a Secret are base64.
-        for plain in [&b"hush hush"[..], b"aHVzaCBodXNo"] {
-            let there = bytes.windows(plain.len()).any(|part| part == plain);
-            assert!(!there, "the secret stands in {}", path.display());
-        }
-    }
-
-    // Another machine of the same name and disk: no API, no containers.
-    let clock: Arc<dyn Clock> = Arc::new(TokioClock::new());
-    let tasks = Tasks::new();
-    let fabric = FakeFabric::new();
-    let world = World {
-        api: Arc::new(FakeApi::default()),
-        simulation: Simulation::new(Arc::clone(&clock), &tasks),
-        fabric,
-        index: PodIndex::default(),
-        tasks,
-    };
-    world.api.set_down(true);
-    world.agent(clock, |config| config.dir = Some(agent_dir)).await;
-    world
-        .api
-        .until("runs", |_| {
-            let entry = world.index.by_name("default", "web")?;
-            entry.observed.container("c").filter(|c| c.is_running()).map(drop)
-        })
-        .await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_orphan_is_ended_only_when_all_is_known() {
-    let world = start(|_| {}).await;
-    let runtime = world.simulation.node("n1");
-    let pod_ref = crate::runtime::PodRef {
-        namespace: "default".into(),
-        name: "left".into(),
-        uid: "left-over".into(),
-    };
-    let body: k8s_openapi::api::core::v1::Pod = serde_json::from_value(json!({
-        "metadata": {"name": "left", "namespace": "default", "uid": "left-over"}}))
-    .unwrap();
-    let config = crate::pod::execute::sandbox_config(&body, 0);
-    assert_eq!(config.pod, pod_ref);
-    runtime.create_sandbox(config).await.unwrap();
-    world.fabric.relist();
-    let mut left = 1;
-    while left > 0 {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        left = runtime.pods().await.unwrap().len();
-    }
-}
-
 #[test]
 fn what_is_lost_with_a_damaged_database_is_said() {
     let (path, detail) = ("/var/lib/warren/agent.db".into(), "page 7".to_owned());
@@ -558,56 +438,4 @@ fn what_is_lost_with_a_damaged_database_is_said() {
     }
     let other = warren_store::OpenError::InUse { path: "/var/lib/warren/agent.db".into() };
     assert!(!StartError::from(other).to_string().contains("move it"));
-}
-
-/// What the lease says of the list with which all agrees.
-fn listed(api: &FakeApi) -> Option<warren_api::Listed> {
-    api.lease("n1")?["metadata"]["annotations"][warren_api::LISTED].as_str()?.parse().ok()
-}
-
-/// Both restores come to the same revision, as nothing is known of the database in between.
-#[tokio::test(start_paused = true)]
-async fn a_backup_that_is_restored_again_is_another_database() {
-    let world = start(|_| {}).await;
-    world.api.restore();
-    world.fabric.relist_for(warren_broker::consume::reason::EPOCH);
-    world.api.apply(pod(one(json!({})), json!({})));
-    world.pod_is("it runs", |pod| phase(pod) == "Running").await;
-    world.fabric.relist();
-    let of_first =
-        |api: &FakeApi| listed(api).filter(|at| at.epoch == 1 && at.revision.0 > 1_000_000_000);
-    world.api.until("it has listed more than the backup has", of_first).await;
-    let runtime = world.simulation.node("n1");
-    world.api.restore();
-    world.fabric.relist_for(warren_broker::consume::reason::EPOCH);
-    let second = warren_api::Listed { epoch: 2, revision: warren_api::Revision(1_000_000_000) };
-    let of_second = |api: &FakeApi| listed(api).filter(|at| at.covers(second));
-    world.api.until("the lease says so of the second, which is behind the first", of_second).await;
-    assert_eq!(runtime.pods().await.unwrap().len(), 0, "not before the pod has ended");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_restored_api_is_told_anew_and_what_it_does_not_know_ends() {
-    let world = start(|_| {}).await;
-    let before = pod(one(json!({})), json!({}));
-    world.api.apply(before);
-    world.pod_is("it runs", |pod| phase(pod) == "Running").await;
-    world.api.restore();
-    world.fabric.relist_for(warren_broker::consume::reason::EPOCH);
-    let runtime = world.simulation.node("n1");
-    world
-        .api
-        .until("the lease says that all agrees with the new database", |api| {
-            listed(api).filter(|at| (at.epoch, at.revision.0) == (1, 1_000_000_000))
-        })
-        .await;
-    assert_eq!(runtime.pods().await.unwrap().len(), 0, "not before the pod has ended");
-    world
-        .api
-        .until("the node says what it is", |api| {
-            let node = api.node_object("n1")?;
-            let labelled = node["metadata"]["labels"]["kubernetes.io/os"] == "linux";
-            (labelled && node["status"]["conditions"].is_array()).then_some(())
-        })
-        .await;
 }
